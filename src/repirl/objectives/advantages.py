@@ -1,0 +1,140 @@
+"""From token rewards to advantages: returns, baselines, scales. All rows of the global batch go in together.
+
+A row whose reward is unknown (a verifier's failure) is not `scorable`: it takes no part in baselines or scales, and its
+advantage is 0.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from repirl.objectives.reduce import group_sum
+
+RewardScale = Literal["max_abs_return", "std", "none"]
+EPS = 1e-8  # all-zero rewards (the Q-head's start) must give zero, not NaN
+
+
+def returns_to_go(
+    rewards: Float[Tensor, "rows time"], response_mask: Bool[Tensor, "rows time"]
+) -> Float[Tensor, "rows time"]:
+    """G_t = sum_{l >= t} r_l, 0 outside the response."""
+    rewards = rewards.masked_fill(~response_mask, 0)
+    return rewards.flip(-1).cumsum(-1).flip(-1).masked_fill(~response_mask, 0)
+
+
+def scale_rewards(
+    *, rewards: Float[Tensor, "rows time"], response_mask: Bool[Tensor, "rows time"], scale: RewardScale
+) -> Float[Tensor, "rows time"]:
+    """Rewards divided by the batch's largest |G_t|, by their standard deviation over tokens, or as they are."""
+    if not rewards.numel():
+        return rewards
+    if scale == "max_abs_return":
+        return rewards / returns_to_go(rewards, response_mask).abs().amax().clamp(min=EPS)
+    if scale == "std":
+        values = rewards[response_mask]
+        return rewards / values.std(unbiased=False).clamp(min=EPS) if len(values) else rewards
+    return rewards
+
+
+def leave_one_out(
+    *,
+    returns: Float[Tensor, "rows time"],
+    response_mask: Bool[Tensor, "rows time"],
+    group: Int[Tensor, " rows"],
+    scorable: Bool[Tensor, " rows"],
+    alone: Literal["zero_baseline", "drop"] = "zero_baseline",
+) -> Float[Tensor, "rows time"]:
+    """A^k_t = G^k_t - b^k_t, b^k_t the mean of G_t over the *other* rows of the prompt still active at t (RLOO).
+
+    Where no other row is active b = 0 (`zero_baseline`) or the advantage is 0 (`drop`, biased). With a constant reward c
+    per token and no whitening this is c (T_k - mean of the others' T): longer responses gain.
+    """
+    active = response_mask & scorable[:, None]
+    counted = returns.masked_fill(~active, 0)
+    groups = int(group.max()) + 1 if len(group) else 0
+    others = group_sum(active.to(returns.dtype), group, groups)[group] - active.to(returns.dtype)
+    baseline = (group_sum(counted, group, groups)[group] - counted) / others.clamp(min=1)
+    keep = active & (others > 0) if alone == "drop" else active
+    return (returns - baseline).masked_fill(~keep, 0)
+
+
+def group_normalised(
+    *,
+    rewards: Float[Tensor, "rows time"],
+    rewarded: Bool[Tensor, "rows time"],
+    response_mask: Bool[Tensor, "rows time"],
+    group: Int[Tensor, " rows"],
+    scorable: Bool[Tensor, " rows"],
+    divide_by_std: bool = True,
+) -> Float[Tensor, "rows time"]:
+    """Rewards centred (and scaled) over the prompt's rewarded tokens, then summed from t on (GRPO, DeepSeekMath section 4.1).
+
+    `rewarded` marks the tokens that carry a reward: the last one for an outcome reward (A = (r - mean) / std on every
+    token), all of them for a process reward. Without the division: Dr. GRPO's advantage.
+    """
+    where = rewarded & response_mask & scorable[:, None]
+    groups = int(group.max()) + 1 if len(group) else 0
+    count = group_sum(where.to(rewards.dtype).sum(-1), group, groups).clamp(min=1)
+    mean = group_sum(rewards.masked_fill(~where, 0).sum(-1), group, groups) / count
+    centred = (rewards - mean[group][:, None]).masked_fill(~where, 0)
+    if divide_by_std:
+        std = (group_sum(centred.square().sum(-1), group, groups) / count).sqrt()
+        # Equal rewards leave rounding noise in `centred`: a group without spread has no preference.
+        centred = torch.where(std[group][:, None] > 1e-6, centred / std.clamp(min=1e-6)[group][:, None], 0.0)
+    return returns_to_go(centred, response_mask & scorable[:, None])
+
+
+def prime_advantage(
+    *,
+    rewards: Float[Tensor, "rows time"],
+    response_mask: Bool[Tensor, "rows time"],
+    group: Int[Tensor, " rows"],
+    scorable: Bool[Tensor, " rows"],
+) -> Float[Tensor, "rows time"]:
+    """Token rewards minus the mean of the other rows' *mean* token reward, summed from t on (PRIME, eq. 5).
+
+    A constant reward per token gives 0: no length bias. A row with no other scorable row keeps its own mean as baseline.
+    """
+    active = response_mask & scorable[:, None]
+    means = rewards.masked_fill(~active, 0).sum(-1) / active.sum(-1).clamp(min=1)
+    groups = int(group.max()) + 1 if len(group) else 0
+    others = group_sum(scorable.to(rewards.dtype), group, groups)[group] - scorable.to(rewards.dtype)
+    baseline = (group_sum(means, group, groups)[group] - means) / others.clamp(min=1)
+    baseline = torch.where(others > 0, baseline, means)
+    return returns_to_go(rewards - baseline[:, None], active)
+
+
+def whiten(
+    *, advantages: Float[Tensor, "rows time"], where: Bool[Tensor, "rows time"]
+) -> Float[Tensor, "rows time"]:
+    """Mean 0 and standard deviation 1 over the tokens that count; all zero where they are all equal."""
+    values = advantages[where]
+    if not len(values):
+        return torch.zeros_like(advantages)
+    std = values.std(unbiased=False)
+    centred = (advantages - values.mean()) / std.clamp(min=EPS)
+    return torch.where(where & (std > EPS), centred, 0.0)
+
+
+Estimator = Literal["rloo", "grpo", "dr_grpo", "prime"]
+
+
+def estimate(
+    estimator: Estimator,
+    *,
+    rewards: Float[Tensor, "rows time"],
+    rewarded: Bool[Tensor, "rows time"],
+    response_mask: Bool[Tensor, "rows time"],
+    group: Int[Tensor, " rows"],
+    scorable: Bool[Tensor, " rows"],
+    alone: Literal["zero_baseline", "drop"] = "zero_baseline",
+) -> Float[Tensor, "rows time"]:
+    """The advantages of one reward source by name; `rewarded` marks the tokens that carry its reward."""
+    shared = {"response_mask": response_mask, "group": group, "scorable": scorable}
+    if estimator == "rloo":
+        return leave_one_out(returns=returns_to_go(rewards, response_mask), alone=alone, **shared)
+    if estimator == "prime":
+        return prime_advantage(rewards=rewards, **shared)
+    return group_normalised(rewards=rewards, rewarded=rewarded, divide_by_std=estimator == "grpo", **shared)

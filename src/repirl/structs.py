@@ -1,0 +1,148 @@
+"""Records that cross layers, and the Protocols by which layers meet. No behaviour beyond validation.
+
+Shapes: N rows (one response each), P prompt columns (left-padded), T response columns (right-padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VerdictStatus = Literal[
+    "equal",  # the answer was read and equals the gold answer
+    "not_equal",  # the answer was read and differs
+    "no_answer",  # no answer found in the response
+    "answer_timeout",  # the answer could not be judged in time: reward 0, counted
+    "gold_unparsed",  # the gold answer is unreadable, a fault of the data set: masked
+    "infra_error",  # the verifier itself failed: masked, never a 0
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of one response.
+
+    correct: True or False; None where nothing can be said (`gold_unparsed`, `infra_error`): such a row is masked.
+    status: why.
+    """
+
+    correct: bool | None
+    status: VerdictStatus
+
+    def __post_init__(self) -> None:
+        unknown = self.status in ("gold_unparsed", "infra_error")
+        if (self.correct is None) != unknown or (self.correct is True) != (self.status == "equal"):
+            raise ValueError(f"verdict {self.status!r} cannot have correct={self.correct}")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem in words.
+
+    id: unique in its data set. text: the problem statement, without any template.
+    answer: the gold answer, None where unknown. solutions: expert solutions, without any template.
+    """
+
+    id: str
+    text: str
+    answer: str | None = None
+    solutions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.id or not self.text.strip():
+            raise ValueError(f"problem {self.id!r}: id and text must not be empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One expert trajectory in tokens: the response part only, EOS included.
+
+    correct: the verifier's word on it; None where it was not verified.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    correct: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.token_ids:
+            raise ValueError("an expert trajectory needs at least one token")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One problem in tokens: what the policy reads, and the expert trajectories that answer it."""
+
+    problem: Problem
+    token_ids: tuple[int, ...]
+    experts: tuple[Expert, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.token_ids:
+            raise ValueError(f"problem {self.problem.id!r}: the prompt has no tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One sampled response. finished: it ended by EOS or a stop string, not at the length limit."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Responses after their prompts, as tensors.
+
+    prompt_ids, prompt_mask: [N, P], left-padded. response_ids, response_mask: [N, T], right-padded; True = counts.
+    Every row has at least one prompt token and one response token.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+
+    def __post_init__(self) -> None:
+        if self.prompt_ids.shape != self.prompt_mask.shape or self.response_ids.shape != self.response_mask.shape:
+            raise ValueError("ids and masks must have equal shapes")
+        if len(self.prompt_ids) != len(self.response_ids):
+            raise ValueError(f"{len(self.prompt_ids)} prompts but {len(self.response_ids)} responses")
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Words to tokens and back: the only place where templates are applied, to rollouts and experts alike."""
+
+    def encode_prompt(self, problem: str) -> tuple[int, ...]:
+        """The prompt's tokens, up to and including the header after which the response starts."""
+
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        """A response's tokens, the final EOS included."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """A response's text, special tokens removed."""
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Samples responses."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, samples: int, seeds: Sequence[int]) -> list[list[Response]]:
+        """`samples` responses to each prompt; `seeds[i]` alone decides the randomness of prompt i."""
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Judges final answers."""
+
+    def verify(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
+        """One verdict for each (problem, response) pair, in order. Never raises for a bad response."""
+
+    def close(self) -> None:
+        """Ends worker processes; safe to call twice."""
