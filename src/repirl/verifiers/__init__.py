@@ -1,0 +1,1 @@
+"""Verifiers: a completion goes in, a `Verdict` comes out."""
