@@ -1,0 +1,1 @@
+"""Problems, expert trajectories, and the loaders that hand them to the modules."""

@@ -1,0 +1,135 @@
+"""Words to tokens and back over a Hugging Face tokenizer. The only place where templates are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+_PROBE_PROBLEM = "What is 2 + 3?"
+# A digit and a letter merge differently with what precedes them.
+_PROBE_RESPONSES = ("2 + 3 = 5\nThe answer is \\boxed{5}.", "The answer is \\boxed{5}.")
+
+
+class ChatCodec:
+    """The `Codec` of a tokenizer.
+
+    `chat`: the prompt is the chat template's, up to and including the header of the assistant's turn; a response ends
+    with the token that the template puts after an assistant's turn. `plain`: the prompt is `prompt_format` (after the
+    tokenizer's own beginning-of-text token, if it adds one); a response ends with the tokenizer's EOS.
+    Prompt and response are never tokenised together, so the tokens of one do not depend on the other.
+
+    Attributes:
+        pad_id: the tokenizer's pad token, or the end token where it has none: masks decide what counts.
+        eos_ids: all tokens that end a response; the first is the one that `encode_response` appends.
+
+    Args:
+        tokenizer: any tokenizer of the transformers library; it is not changed.
+        instruction: text put right after every problem.
+        template: `auto` is `chat` where the tokenizer has a chat template, else `plain`.
+        prompt_format: the plain prompt; `{problem}` and `{instruction}` are filled in.
+        template_options: variables for the chat template, e.g. {"enable_thinking": False}.
+
+    Raises: ValueError, here, when the template and the rollouts' view of it disagree on a probe conversation.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        instruction: str = "",
+        template: Literal["auto", "chat", "plain"] = "auto",
+        prompt_format: str = "{problem}{instruction}\n",
+        template_options: dict[str, Any] | None = None,
+    ) -> None:
+        if template == "chat" and not tokenizer.chat_template:
+            raise ValueError(
+                "template 'chat': this tokenizer has no chat template; use 'plain', or set tokenizer.chat_template"
+            )
+        if prompt_format.count("{problem}") != 1:
+            raise ValueError(f"prompt_format must contain {{problem}} exactly once: {prompt_format!r}")
+        self.tokenizer = tokenizer
+        self.instruction = instruction
+        self.template: Literal["chat", "plain"] = (
+            ("chat" if tokenizer.chat_template else "plain") if template == "auto" else template
+        )
+        self.prompt_format = prompt_format
+        self.template_options = dict(template_options or {})
+        known = set(tokenizer.all_special_tokens)
+        known.update(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._special_texts = sorted(known, key=len, reverse=True)
+        if self.template == "chat":
+            end_id = self._checked_end_id()
+        elif tokenizer.eos_token_id is None:
+            raise ValueError("this tokenizer has no EOS token, so no response could end; set tokenizer.eos_token")
+        else:
+            end_id = int(tokenizer.eos_token_id)
+        eos_id = end_id if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
+        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys((end_id, eos_id)))
+        self.pad_id: int = end_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+
+    def encode_prompt(self, problem: str) -> tuple[int, ...]:
+        """The prompt's tokens, up to and including the header after which the response starts.
+
+        Raises ValueError where the problem contains the text of a special token, which would end or open a turn.
+        """
+        for special in self._special_texts:
+            if special in problem:
+                raise ValueError(f"the problem contains the special token {special!r}; remove it from {problem[:60]!r}")
+        if self.template == "chat":
+            return self._tokens(self._rendered(problem))
+        before, after = self.prompt_format.replace("{instruction}", self.instruction).split("{problem}")
+        return self._beginning(before + problem + after) + self._tokens(before + problem + after)
+
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        """The text's tokens and the end token. The text of a special token is encoded as ordinary text."""
+        return (*self._tokens(text, parse_special=False), self.eos_ids[0])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text, without special and end tokens."""
+        kept = [token for token in token_ids if token not in self.eos_ids]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _tokens(self, text: str, *, parse_special: bool = True) -> tuple[int, ...]:
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not parse_special)
+        return tuple(encoded["input_ids"])
+
+    def _beginning(self, text: str) -> tuple[int, ...]:
+        """What the tokenizer itself puts before a text: its beginning-of-text token, or nothing."""
+        bare, full = self._tokens(text), tuple(self.tokenizer(text)["input_ids"])
+        for start in range(len(full) - len(bare) + 1):
+            if full[start : start + len(bare)] == bare:
+                return full[:start]
+        raise ValueError("this tokenizer changes a text's tokens when it adds special tokens; it cannot be used here")
+
+    def _rendered(self, problem: str, response: str | None = None) -> str:
+        turns = [{"role": "user", "content": problem + self.instruction}]
+        if response is not None:
+            turns.append({"role": "assistant", "content": response})
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=response is None, tokenize=False, **self.template_options
+            )
+        )
+
+    def _checked_end_id(self) -> int:
+        """The end token of an assistant's turn. Raises ValueError where the template does not fit."""
+        advice = "use template 'plain', or set template_options to what the template needs"
+        prompt = self._rendered(_PROBE_PROBLEM)
+        if (_PROBE_PROBLEM + self.instruction).strip() not in prompt:
+            raise ValueError(f"the chat template changes the problem's text; it writes {prompt!r}; {advice}")
+        special_ids = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
+        for response in _PROBE_RESPONSES:
+            whole = self._rendered(_PROBE_PROBLEM, response)
+            if not whole.startswith(prompt + response):
+                raise ValueError(
+                    f"the chat template does not write a response right after the header that opens it: rollouts would "
+                    f"start after {prompt[-40:]!r}, a written response with {whole[len(prompt) :][:80]!r}; {advice}"
+                )
+            tail = self._tokens(whole[len(prompt + response) :])
+            if not tail or tail[0] not in special_ids:
+                raise ValueError(f"the chat template puts no end token after a response; {advice}")
+            parts = self._tokens(prompt) + self._tokens(response, parse_special=False) + tail[:1]
+            if self._tokens(whole)[: len(parts)] != parts:
+                raise ValueError(f"prompt and response, tokenised apart, are not the chat template's tokens; {advice}")
+        return tail[0]

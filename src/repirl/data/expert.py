@@ -1,0 +1,307 @@
+"""Prompts with expert trajectories."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from repirl.data.loaders import EvalLoader, PromptBatch, TrainLoader, check_positive
+from repirl.data.prompts import PromptSampler, UniformSampler
+from repirl.data.sources import Source
+from repirl.structs import Codec, Expert, Problem, Prompt
+
+_log = logging.getLogger(__name__)
+_BOX = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+@dataclass(slots=True)
+class PreparationReport:
+    """What became of a split's problems and solutions. The first three counts are problems, the others solutions."""
+
+    kept: int = 0
+    prompts_too_long: int = 0
+    without_expert: int = 0
+    experts_too_long: int = 0
+    experts_beyond_limit: int = 0
+    answers_appended: int = 0
+
+
+def has_boxed(text: str) -> bool:
+    r"""Whether the text holds a `\boxed{...}` that is closed and not empty. An escaped brace is not a brace."""
+    for box in _BOX.finditer(text):
+        depth = 1
+        for brace in _BRACE.finditer(text, box.end()):
+            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+            if depth == 0:
+                if text[box.end() : brace.start()].strip():
+                    return True
+                break
+    return False
+
+
+def final_answer_appended(solution: str, answer: str | None) -> str:
+    """The solution, with the final answer in the rollouts' format where it lacks one and the answer is known."""
+    if answer is None or has_boxed(solution):
+        return solution
+    return f"{solution}\nThe answer is \\boxed{{{answer}}}."
+
+
+def encode_problem(
+    problem: Problem,
+    codec: Codec,
+    *,
+    max_prompt_tokens: int,
+    max_response_tokens: int,
+    max_experts: int,
+    report: PreparationReport,
+) -> Prompt | None:
+    """The problem in tokens with its first `max_experts` solutions that fit; None where the prompt is too long.
+
+    Nothing is ever cut. Outer whitespace of solutions goes, so that it cannot tell experts from rollouts. Drops and
+    appended answers are added to `report`. Raises ValueError, naming the problem, where the codec cannot encode it.
+    """
+    experts: list[Expert] = []
+    try:
+        token_ids = codec.encode_prompt(problem.text)
+        if len(token_ids) > max_prompt_tokens:
+            report.prompts_too_long += 1
+            return None
+        for number, solution in enumerate(problem.solutions):
+            if len(experts) == max_experts:
+                report.experts_beyond_limit += len(problem.solutions) - number
+                break
+            written = solution.strip()
+            text = final_answer_appended(written, problem.answer)
+            response_ids = codec.encode_response(text)
+            if len(response_ids) > max_response_tokens:
+                report.experts_too_long += 1
+                continue
+            report.answers_appended += text != written
+            experts.append(Expert(text=text, token_ids=tuple(response_ids)))
+    except ValueError as error:
+        raise ValueError(f"problem {problem.id!r}: {error}") from error
+    return Prompt(problem=problem, token_ids=tuple(token_ids), experts=tuple(experts))
+
+
+def encode_problems(
+    problems: Iterable[Problem],
+    codec: Codec,
+    *,
+    max_prompt_tokens: int,
+    max_response_tokens: int,
+    max_experts: int,
+    require_experts: bool,
+) -> tuple[list[Prompt], PreparationReport]:
+    """All problems that fit, in order, and the counts. With `require_experts` those without any expert are dropped."""
+    report = PreparationReport()
+    prompts: list[Prompt] = []
+    for problem in problems:
+        prompt = encode_problem(
+            problem,
+            codec,
+            max_prompt_tokens=max_prompt_tokens,
+            max_response_tokens=max_response_tokens,
+            max_experts=max_experts,
+            report=report,
+        )
+        if prompt is None:
+            continue
+        report.without_expert += not prompt.experts
+        if prompt.experts or not require_experts:
+            prompts.append(prompt)
+    report.kept = len(prompts)
+    return prompts, report
+
+
+def overlap(first: Iterable[Problem], second: Iterable[Problem]) -> list[str]:
+    """Ids of the problems in `second` whose letters and digits equal those of one in `first`."""
+    texts = {_letters_and_digits(problem.text) for problem in first}
+    return [problem.id for problem in second if _letters_and_digits(problem.text) in texts]
+
+
+def _letters_and_digits(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
+def prepared(
+    trainer: Trainer | None, split: str, problems: Sequence[Problem], *, max_experts: int, require_experts: bool
+) -> list[Prompt]:
+    """The split's prompts by the codec and limits of the trainer's module; logs the report on rank zero.
+
+    Raises ValueError where no problem is left, or the module has no `codec` or no limits.
+    """
+    if trainer is None:
+        raise ValueError("the data module has no trainer; pass it to Trainer.fit, validate, test or predict")
+    module: Any = trainer.lightning_module
+    for name in ("codec", "max_prompt_tokens", "max_response_tokens"):
+        if getattr(module, name, None) is None:
+            raise ValueError(f"{type(module).__name__} has no `{name}`; the data module needs it before setup")
+    prompts, report = encode_problems(
+        problems,
+        module.codec,
+        max_prompt_tokens=module.max_prompt_tokens,
+        max_response_tokens=module.max_response_tokens,
+        max_experts=max_experts,
+        require_experts=require_experts,
+    )
+    counts = ", ".join(f"{name} {count}" for name, count in asdict(report).items() if count)
+    if not prompts:
+        raise ValueError(
+            f"{split}: none of {len(problems)} problems is usable ({counts}); raise max_prompt_tokens "
+            f"({module.max_prompt_tokens}) or max_response_tokens ({module.max_response_tokens}), or check the data"
+        )
+    if trainer.is_global_zero:
+        dropped = report.prompts_too_long + report.experts_too_long + (len(problems) - report.kept)
+        _log.log(logging.WARNING if dropped else logging.INFO, "%s: %s of %d problems", split, counts, len(problems))
+    return prompts
+
+
+class ExpertData(LightningDataModule):
+    """Training prompts with expert trajectories, and held-out prompts.
+
+    A step gets a `list[Prompt]`. Tokens are made in `setup` with the module's `codec`, `max_prompt_tokens` and
+    `max_response_tokens`, so the module must have them from its constructor on. An epoch is as many iterations as whole
+    batches fit into the training set; the rest of a pass opens the next one.
+
+    Args:
+        train: training problems.
+        val: problems of the validation loop.
+        test: problems of the test loop.
+        predict: problems of the predict loop; `problem` texts are enough.
+        batch_prompts: prompts per iteration over all ranks together, split evenly.
+        eval_batch_prompts: prompts per evaluation batch over all ranks together.
+        max_experts: largest number of expert trajectories of a prompt; later ones are left out.
+        require_experts: drop training problems without an expert trajectory.
+        sampler: the order of training prompts; default UniformSampler.
+        seed: seed of that order.
+
+    Raises (in `setup` and when the training loader is made): ValueError for unusable data.
+    """
+
+    def __init__(
+        self,
+        train: Source,
+        val: Source | None = None,
+        test: Source | None = None,
+        predict: Source | None = None,
+        batch_prompts: int = 16,
+        eval_batch_prompts: int = 64,
+        max_experts: int = 4,
+        require_experts: bool = True,
+        sampler: PromptSampler | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_positive(batch_prompts=batch_prompts, eval_batch_prompts=eval_batch_prompts, max_experts=max_experts)
+        self.sources: dict[str, Source | None] = {"train": train, "val": val, "test": test, "predict": predict}
+        self.batch_prompts, self.eval_batch_prompts = batch_prompts, eval_batch_prompts
+        self.max_experts, self.require_experts = max_experts, require_experts
+        self.sampler: PromptSampler = UniformSampler() if sampler is None else sampler
+        self.seed = seed
+        self._prompts: dict[str, list[Prompt]] = {}
+        self._restored: dict[str, Any] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Loads and encodes what the stage needs. A fit without a restored state starts the prompt order anew."""
+        stage = TrainerFn(stage).value
+        needed = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (stage,))
+        problems = {split: source.load() for split in needed if (source := self.sources[split]) is not None}
+        if stage != "fit" and not problems:
+            raise ValueError(f"ExpertData has no `{needed[0]}` source, which trainer.{stage} needs")
+        for split in problems:
+            self._prompts[split] = prepared(
+                self.trainer,
+                split,
+                problems[split],
+                max_experts=self.max_experts,
+                require_experts=self.require_experts and split == "train",
+            )
+        if stage == "fit":
+            self._warn_of_overlap(problems)
+            self.sampler.start([prompt.problem.id for prompt in self._prompts["train"]], self.seed)
+            if self._restored is not None:
+                self._restore(self._restored)
+
+    def train_dataloader(self) -> TrainLoader:
+        """This rank's share of the training batches."""
+        size, world = len(self._prompts["train"]), self._trainer().world_size
+        if self.batch_prompts % world:
+            raise ValueError(f"batch_prompts {self.batch_prompts} must be a multiple of the {world} processes")
+        if size < self.batch_prompts:
+            raise ValueError(f"batch_prompts {self.batch_prompts} exceeds the {size} usable training prompts; lower it")
+        rank = self._trainer().global_rank
+        return TrainLoader(self._prompts["train"], self.sampler, self.batch_prompts, rank, world)
+
+    def val_dataloader(self) -> EvalLoader | list[Any]:
+        """This rank's share of the validation prompts; no loader without a `val` source."""
+        return self._eval_loader("val") if "val" in self._prompts else []
+
+    def test_dataloader(self) -> EvalLoader:
+        """This rank's share of the test prompts."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> EvalLoader:
+        """This rank's share of the prompts to predict."""
+        return self._eval_loader("predict")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batch as a list; records stay where they are."""
+        return batch.prompts if isinstance(batch, PromptBatch) else batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the prompt order stands, and which training set it is over."""
+        if "train" not in self._prompts:
+            return {}
+        return {"sampler": self.sampler.state_dict(), "training_set": self._training_set()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from that place. Raises ValueError where the training set differs from the state's."""
+        if "train" in self._prompts:
+            self._restore(state)
+        else:
+            self._restored = state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state["training_set"] != self._training_set():
+            raise ValueError(
+                f"the checkpoint's training set has {state['training_set']['prompts']} usable prompts, this one "
+                f"{len(self._prompts['train'])}, or other ids: a run can be resumed only with its own data, tokenizer "
+                "and length limits; start a new run from the weights instead"
+            )
+        self.sampler.load_state_dict(state["sampler"])
+        self._restored = None
+
+    def _training_set(self) -> dict[str, Any]:
+        ids = "\n".join(prompt.problem.id for prompt in self._prompts["train"])
+        digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
+        return {"prompts": len(self._prompts["train"]), "ids": digest}
+
+    def _warn_of_overlap(self, problems: dict[str, list[Problem]]) -> None:
+        test = self.sources["test"]
+        held_out = {"val": problems.get("val", []), "test": [] if test is None else test.load()}
+        for split, others in held_out.items():
+            if (shared := overlap(problems["train"], others)) and self._trainer().is_global_zero:
+                _log.warning(
+                    "%d of %d %s problems are also training problems (first: %s): results on them are not held out",
+                    len(shared),
+                    len(others),
+                    split,
+                    shared[0],
+                )
+
+    def _eval_loader(self, split: str) -> EvalLoader:
+        trainer = self._trainer()
+        return EvalLoader(self._prompts[split], self.eval_batch_prompts, trainer.global_rank, trainer.world_size)
+
+    def _trainer(self) -> Trainer:
+        assert self.trainer is not None, "setup has checked it"
+        return self.trainer

@@ -1,0 +1,425 @@
+"""Encoding of experts, and the data modules: sharding, exact resume, reports."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning import LightningDataModule, LightningModule, Trainer
+from transformers import PreTrainedTokenizerBase
+
+from repirl.data.arithmetic import ARITHMETIC_TOKENS, ChainSums
+from repirl.models.tokenizers import character_tokenizer
+from repirl.data.codec import ChatCodec
+from repirl.data.expert import (
+    ExpertData,
+    PreparationReport,
+    encode_problem,
+    encode_problems,
+    final_answer_appended,
+    has_boxed,
+    overlap,
+)
+from repirl.data.math import MathData
+from repirl.data.prompts import CurriculumSampler, UniformSampler
+from repirl.data.sources import Rows, Sample, Source
+from repirl.structs import Problem, Prompt
+
+
+class Given(Source):
+    """Problems from memory."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+
+    def load(self) -> list[Problem]:
+        return self.problems
+
+
+class Recorder(LightningModule):
+    """Records what each step is given; the weight counts the training steps."""
+
+    def __init__(self, accuracies: bool = False) -> None:
+        super().__init__()
+        self.codec = ChatCodec(character_tokenizer(ARITHMETIC_TOKENS))
+        self.max_prompt_tokens, self.max_response_tokens = 20, 60
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.accuracies = accuracies
+        self.seen: dict[str, list[list[str]]] = {"train": [], "validate": [], "test": [], "predict": []}
+
+    def training_step(self, batch: list[Prompt], batch_idx: int) -> torch.Tensor:
+        self._record("train", batch)
+        if self.accuracies:
+            ids = [prompt.problem.id for prompt in batch]
+            self.trainer.datamodule.sampler.update(ids, [len(i) % 3 / 2 for i in ids])
+        return self.weight * 1.0
+
+    def validation_step(self, batch: list[Prompt], batch_idx: int) -> None:
+        self._record("validate", batch)
+
+    def test_step(self, batch: list[Prompt], batch_idx: int) -> None:
+        self._record("test", batch)
+
+    def predict_step(self, batch: list[Prompt], batch_idx: int) -> None:
+        self._record("predict", batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    def _record(self, loop: str, batch: list[Prompt]) -> None:
+        assert type(batch) is list
+        assert all(isinstance(prompt, Prompt) for prompt in batch)
+        self.seen[loop].append([prompt.problem.id for prompt in batch])
+
+
+def trainer(tmp_path: Path, **arguments: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return Trainer(default_root_dir=tmp_path, **{"enable_checkpointing": False, **quiet, **arguments})
+
+
+def attached(data: LightningDataModule, stage: str, rank: int = 0, world: int = 1, **module: Any) -> Any:
+    """The data module after setup, as rank `rank` of `world` would have it."""
+    codec = ChatCodec(character_tokenizer(ARITHMETIC_TOKENS))
+    parts = {"codec": codec, "max_prompt_tokens": 20, "max_response_tokens": 60, **module}
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        lightning_module=SimpleNamespace(**parts), global_rank=rank, world_size=world, is_global_zero=rank == 0
+    )
+    data.setup(stage)
+    return data
+
+
+def ids(batch: Any) -> list[str]:
+    return [prompt.problem.id for prompt in batch]
+
+
+# --- experts in tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r"so \boxed{9}", True),
+        (r"\boxed{\frac{1}{2}}.", True),
+        (r"\boxed{\{1, 2\}}", True),
+        (r"\boxed{\left\{ x \right.}", True),
+        (r"\boxed{ }", False),
+        (r"\boxed{9", False),
+        (r"\boxed{9\}", False),
+        (r"\boxed 9", False),
+        (r"\boxed{} then \boxed{3}", True),
+        ("", False),
+    ],
+)
+def test_has_boxed(text: str, found: bool) -> None:
+    assert has_boxed(text) is found
+
+
+def test_final_answer_is_appended_only_where_missing() -> None:
+    assert final_answer_appended("It is 4.", "4") == "It is 4.\nThe answer is \\boxed{4}."
+    assert final_answer_appended("It is \\boxed{5}.", "4") == "It is \\boxed{5}."
+    assert final_answer_appended("It is 4.", None) == "It is 4."
+
+
+@pytest.mark.smollm2
+def test_encoding_counts_and_never_cuts(smollm2: PreTrainedTokenizerBase) -> None:
+    codec = ChatCodec(smollm2)
+    problem = Problem(
+        id="p", text="2+2?", answer="4", solutions=(" It is 4.\n", "word " * 50, "So \\boxed{4}.", "One.", "Two.")
+    )
+    report = PreparationReport()
+    limits = {"max_prompt_tokens": 60, "max_response_tokens": 30, "max_experts": 2}
+    prompt = encode_problem(problem, codec, report=report, **limits)
+    assert prompt is not None
+    assert prompt.problem is problem
+    assert prompt.token_ids == codec.encode_prompt("2+2?")
+    assert [expert.text for expert in prompt.experts] == ["It is 4.\nThe answer is \\boxed{4}.", "So \\boxed{4}."]
+    assert [expert.token_ids for expert in prompt.experts] == [codec.encode_response(e.text) for e in prompt.experts]
+    # The second solution has 50 words and more; the last two come after two that fit.
+    assert report == PreparationReport(experts_too_long=1, experts_beyond_limit=2, answers_appended=1)
+    # A limit of exactly the length keeps, one less drops.
+    for limit, kept in ((len(prompt.token_ids), True), (len(prompt.token_ids) - 1, False)):
+        found = encode_problem(problem, codec, report=report, **{**limits, "max_prompt_tokens": limit})
+        assert (found is not None) is kept
+    assert report.prompts_too_long == 1
+    assert encode_problem(problem, codec, report=report, **{**limits, "max_response_tokens": 5}) is not None
+
+
+@pytest.mark.smollm2
+def test_the_sample_gets_its_answers(smollm2: PreTrainedTokenizerBase) -> None:
+    limits = {"max_prompt_tokens": 512, "max_response_tokens": 512, "max_experts": 4}
+    prompts, report = encode_problems(Sample().load(), ChatCodec(smollm2), require_experts=True, **limits)
+    assert len(prompts) == 64
+    assert report == PreparationReport(kept=64, answers_appended=64)
+    assert all(p.experts[0].text.endswith(f"\nThe answer is \\boxed{{{p.problem.answer}}}.") for p in prompts)
+
+
+def test_problems_without_experts_are_dropped_only_where_required(arithmetic: PreTrainedTokenizerBase) -> None:
+    problems = [Problem("a", "1+1", "2", ("1+1=2",)), Problem("b", "1+2", "3"), Problem("c", "1+3", "4", ("1" * 99,))]
+    limits = {"max_prompt_tokens": 20, "max_response_tokens": 20, "max_experts": 1}
+    without_answers = [Problem(p.id, p.text, None, p.solutions) for p in problems]
+    for required, kept in ((True, ["a"]), (False, ["a", "b", "c"])):
+        prompts, report = encode_problems(without_answers, ChatCodec(arithmetic), require_experts=required, **limits)
+        assert ids(prompts) == kept
+        assert report == PreparationReport(kept=len(kept), without_expert=2, experts_too_long=1)
+
+
+def test_a_problem_that_cannot_be_encoded_is_named() -> None:
+    data = ExpertData(Given([Problem("odd", "1 + 1", "2", ("1+1=2",))]))
+    with pytest.raises(ValueError, match="problem 'odd': no token for ' '"):
+        attached(data, "fit")
+
+
+# --- loaders
+
+
+def test_ranks_share_the_global_batch() -> None:
+    one = attached(ExpertData(ChainSums(50, 0), batch_prompts=12), "fit").train_dataloader()
+    whole = [ids(batch) for batch in one]
+    assert len(whole) == len(one) == 4  # 50 // 12
+    for world in (2, 3, 4):
+        parts = []
+        for rank in range(world):
+            loader = attached(ExpertData(ChainSums(50, 0), batch_prompts=12), "fit", rank, world).train_dataloader()
+            parts.append([ids(batch) for batch in loader])
+        for number, batch in enumerate(whole):
+            for rank in range(world):
+                assert parts[rank][number] == batch[rank::world]
+    with pytest.raises(ValueError, match="batch_prompts 12 must be a multiple of the 5 processes"):
+        attached(ExpertData(ChainSums(50, 0), batch_prompts=12), "fit", 0, 5).train_dataloader()
+
+
+def test_every_prompt_comes_equally_often_also_where_epochs_do_not_divide() -> None:
+    data = attached(ExpertData(ChainSums(10, 0), batch_prompts=4), "fit")
+    loader = data.train_dataloader()
+    counts = Counter(
+        i for _ in range(10) for batch in loader for i in ids(batch)
+    )  # 10 epochs of 2 x 4 = 8 passes of 10
+    assert set(counts.values()) == {8}
+
+
+@pytest.mark.parametrize(("count", "world"), [(10, 1), (10, 3), (7, 2), (130, 4), (1, 2)])
+def test_evaluation_covers_every_prompt_once(count: int, world: int) -> None:
+    source = ChainSums(count, 0, split="test")
+    parts = []
+    for rank in range(world):
+        data = attached(MathData(test=source, eval_batch_prompts=8), "test", rank, world)
+        parts.append([ids(batch) for batch in data.test_dataloader()])
+    assert len({len(part) for part in parts}) == 1, "ranks agree on the number of batches"
+    assert len(parts[0]) == -(-count // 8)
+    assert sorted(i for part in parts for batch in part for i in batch) == sorted(p.id for p in source.load())
+    assert all(len(part[number]) <= -(-8 // world) for part in parts for number in range(len(part)))
+
+
+@pytest.mark.parametrize("sampler", [UniformSampler, CurriculumSampler])
+def test_resume_is_exact_at_every_position(sampler: type) -> None:
+    """Stops after each of 3 epochs' iterations, epoch ends included; 10 prompts in batches of 4 leave a tail of 2."""
+
+    def step(data: ExpertData, batch: Any) -> list[str]:
+        data.sampler.update(ids(batch), [len(prompt.problem.text) % 4 / 3 for prompt in batch])
+        return ids(batch)
+
+    def make() -> ExpertData:
+        return attached(ExpertData(ChainSums(10, 0), batch_prompts=4, sampler=sampler(), seed=3), "fit")
+
+    whole = make()
+    expected, states = [], []
+    for _ in range(3):
+        for batch in whole.train_dataloader():
+            expected.append(step(whole, batch))
+            states.append(json.loads(json.dumps(whole.state_dict())))  # inside the loop: as a checkpoint would be taken
+    assert len(expected) == 6
+    assert len({tuple(batch) for batch in expected}) > 1
+    for position, state in enumerate(states):
+        resumed = make()
+        next(iter(resumed.train_dataloader()))  # whatever has been drawn before the state is loaded does not matter
+        resumed.load_state_dict(state)
+        found = []
+        while len(found) < 6 - position - 1:
+            iter(resumed.train_dataloader())  # an iterator that nobody uses takes nothing
+            found += [step(resumed, batch) for batch in resumed.train_dataloader()]
+        assert found[: 6 - position - 1] == expected[position + 1 :]
+
+
+def test_a_state_loaded_before_setup_is_applied_by_it() -> None:
+    one = attached(ExpertData(ChainSums(20, 0), batch_prompts=4), "fit")
+    next(iter(one.train_dataloader()))
+    other = ExpertData(ChainSums(20, 0), batch_prompts=4)
+    other.load_state_dict(one.state_dict())
+    attached(other, "fit")
+    assert [ids(b) for b in other.train_dataloader()] == [ids(b) for b in one.train_dataloader()]
+
+
+def test_a_state_of_other_data_is_refused() -> None:
+    state = attached(ExpertData(ChainSums(20, 0), batch_prompts=4), "fit").state_dict()
+    with pytest.raises(ValueError, match=r"training set has 20 usable prompts, this one 20, or other ids"):
+        attached(ExpertData(ChainSums(20, 1), batch_prompts=4), "fit").load_state_dict(state)
+
+
+# --- in Lightning
+
+
+@pytest.mark.parametrize("sampler", [UniformSampler, CurriculumSampler])
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_lightning_resumes_exactly(tmp_path: Path, stop: int, sampler: type) -> None:
+    """10 prompts in batches of 3: epochs of 3 iterations; stops within epochs and at their ends."""
+
+    def run(steps: int, checkpoint: str | None = None) -> tuple[list[list[str]], Trainer]:
+        module, data = Recorder(accuracies=True), ExpertData(ChainSums(10, 0), batch_prompts=3, sampler=sampler())
+        fit = trainer(tmp_path, max_steps=steps, max_epochs=-1)
+        fit.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        assert module.weight.item() == -steps
+        return module.seen["train"], fit
+
+    expected, _ = run(9)
+    assert len(expected) == 9
+    first, stopped = run(stop)
+    stopped.save_checkpoint(tmp_path / "stop.ckpt")
+    rest, _ = run(9, str(tmp_path / "stop.ckpt"))
+    assert first + rest == expected
+
+
+def test_lightning_checkpoints_of_the_loop_resume_exactly(tmp_path: Path) -> None:
+    """Checkpoints that Lightning writes itself after each iteration and each epoch."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    def run(folder: str, epochs: int, checkpoint: Path | None = None) -> list[list[str]]:
+        saver = [
+            ModelCheckpoint(tmp_path / folder, "step{step}", save_top_k=-1, every_n_train_steps=1, monitor=None),
+            ModelCheckpoint(tmp_path / folder, "epoch{epoch}", save_top_k=-1, save_on_train_epoch_end=True),
+        ]
+        module, data = Recorder(), ExpertData(ChainSums(10, 0), val=ChainSums(3, 0, split="val"), batch_prompts=3)
+        fit = trainer(tmp_path, max_epochs=epochs, enable_checkpointing=True, callbacks=saver)
+        fit.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        return module.seen["train"]
+
+    expected = run("whole", 3)
+    assert len(expected) == 9
+    written = sorted((tmp_path / "whole").glob("*.ckpt"))
+    assert len(written) == 12
+    for path in written:
+        done = torch.load(path, weights_only=False)["global_step"]
+        assert run("again", 3, path) == expected[done:], path.name
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
+def test_all_loops_get_lists_of_prompts(tmp_path: Path, precision: Any) -> None:
+    module = Recorder()
+    data = ExpertData(
+        ChainSums(8, 0),
+        val=ChainSums(5, 0, split="val"),
+        test=ChainSums(3, 0, split="test"),
+        predict=ChainSums(2, 0, split="test", solution=False),
+        batch_prompts=4,
+        eval_batch_prompts=2,
+    )
+    fit = trainer(tmp_path, max_epochs=1, precision=precision, num_sanity_val_steps=0)
+    fit.fit(module, datamodule=data)
+    fit.validate(module, datamodule=data, verbose=False)
+    fit.test(module, datamodule=data, verbose=False)
+    fit.predict(module, datamodule=data)
+    assert [len(batch) for batch in module.seen["train"]] == [4, 4]
+    assert [len(batch) for batch in module.seen["validate"]] == [1, 2, 2] * 2  # 5 in three batches of nearly equal size
+    assert [len(batch) for batch in module.seen["test"]] == [1, 2]
+    assert [len(batch) for batch in module.seen["predict"]] == [2]
+
+
+def test_limited_epochs_go_on_where_they_stopped(tmp_path: Path) -> None:
+    module, data = Recorder(), ExpertData(ChainSums(12, 0), batch_prompts=3)
+    trainer(tmp_path, max_epochs=4, limit_train_batches=1).fit(module, datamodule=data)
+    assert sorted(i for batch in module.seen["train"] for i in batch) == sorted(p.id for p in ChainSums(12, 0).load())
+
+
+def test_evaluation_module(tmp_path: Path) -> None:
+    module, data = Recorder(), MathData(predict=Given([Problem("x", "1+1"), Problem("y", "1+2")]))
+    trainer(tmp_path).predict(module, datamodule=data)
+    assert module.seen["predict"] == [["x", "y"]]
+    with pytest.raises(ValueError, match=r"MathData has no `test` source, which trainer\.test needs"):
+        trainer(tmp_path).test(module, datamodule=data)
+    with pytest.raises(ValueError, match="MathData is for evaluation only"):
+        trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
+
+
+def test_a_fit_needs_no_validation_source_but_validate_does(tmp_path: Path) -> None:
+    module, data = Recorder(), ExpertData(ChainSums(4, 0), batch_prompts=2)
+    trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
+    with pytest.raises(ValueError, match=r"ExpertData has no `val` source, which trainer\.validate needs"):
+        trainer(tmp_path).validate(module, datamodule=data)
+
+
+# --- reports and errors
+
+
+def test_the_report_is_logged_once_by_rank_zero(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "repirl")
+    long = Problem("long", "1+" * 30 + "1", "1", ("1",))
+    for rank in range(2):
+        attached(ExpertData(Given([*ChainSums(5, 0).load(), long]), batch_prompts=2), "fit", rank, 2)
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", "train: kept 5, prompts_too_long 1 of 6 problems")
+    ]
+
+
+def test_overlap_of_training_and_held_out_problems_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    train = ChainSums(5, 0).load()
+    leaked = Problem("leaked", f" {train[2].text} ", train[2].answer)
+    assert overlap(train, [leaked]) == ["leaked"]
+    assert overlap([Problem("a", "What's  ½ of_X?")], [Problem("b", "whats ½ of x"), Problem("c", "Whats 2 of x")]) == [
+        "b"
+    ]
+    held_out = Given([*ChainSums(3, 0, split="test").load(), Problem("leaked", train[2].text, "1")])
+    attached(ExpertData(Given(train), val=ChainSums(4, 0, split="val"), test=held_out, batch_prompts=2), "fit")
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert record.getMessage().startswith("1 of 4 test problems are also training problems (first: leaked)")
+
+
+def test_unusable_training_sets_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train: none of 5 problems is usable \(without_expert 5\)"):
+        attached(ExpertData(ChainSums(5, 0, solution=False)), "fit")
+    with pytest.raises(ValueError, match=r"none of 5 .*prompts_too_long 5.*raise max_prompt_tokens \(3\)"):
+        attached(ExpertData(ChainSums(5, 0)), "fit", max_prompt_tokens=3)
+    with pytest.raises(ValueError, match="batch_prompts 16 exceeds the 5 usable training prompts; lower it"):
+        attached(ExpertData(ChainSums(5, 0)), "fit").train_dataloader()
+    with pytest.raises(ValueError, match="SimpleNamespace has no `codec`"):
+        attached(ExpertData(ChainSums(5, 0)), "fit", codec=None)
+    with pytest.raises(ValueError, match="has no trainer"):
+        ExpertData(ChainSums(5, 0)).setup("fit")
+    for bad in ({"batch_prompts": 0}, {"eval_batch_prompts": -1}, {"max_experts": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            ExpertData(ChainSums(5, 0), **bad)
+
+
+def test_data_modules_come_from_yaml(tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    path = tmp_path / "data.yaml"
+    path.write_text(
+        """
+data:
+  class_path: repirl.data.expert.ExpertData
+  init_args:
+    train:
+      class_path: repirl.data.sources.Rows
+      init_args: {path: train.jsonl, columns: {problem: question}, format: gsm8k, limit: 5}
+    val: {class_path: repirl.data.sources.Sample, init_args: {limit: 8}}
+    test: {class_path: repirl.data.arithmetic.ChainSums, init_args: {count: 3, seed: 1, split: test}}
+    batch_prompts: 8
+    sampler: {class_path: repirl.data.prompts.CurriculumSampler, init_args: {target: 0.4}}
+"""
+    )
+    data = parser.instantiate(parser.parse_path(path)).data
+    assert isinstance(data, ExpertData)
+    assert isinstance(data.sources["train"], Rows)
+    assert data.sources["train"].columns == {"problem": "question"}
+    assert isinstance(data.sources["test"], ChainSums)
+    assert len(data.sources["val"].load()) == 8
+    assert isinstance(data.sampler, CurriculumSampler)
+    assert data.sampler.target == 0.4
+    path.write_text("data: {class_path: repirl.data.math.MathData, init_args: {test: repirl.data.sources.Sample}}")
+    assert isinstance(parser.instantiate(parser.parse_path(path)).data, MathData)
