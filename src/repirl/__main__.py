@@ -1,0 +1,102 @@
+"""`repirl`: the table of subcommands. Light: Lightning is imported only by a subcommand that needs it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from repirl import __version__
+from repirl.config import ConfigError
+
+LIGHTNING = {
+    "fit": "train: repirl fit --config configs/repirl.yaml",
+    "validate": "one pass over the validation data",
+    "test": "one pass over the test data",
+    "predict": "one pass over the prediction data",
+}
+"""Subcommand of the LightningCLI -> its line in the help."""
+
+EXTRA: dict[str, tuple[str, str]] = {
+    "quickstart": (
+        "repirl.applications.quickstart:main",
+        "train a small model on the CPU in minutes and show what it learned",
+    ),
+}
+"""Other subcommands -> ("module:function", line in the help). The function gets the remaining arguments."""
+
+_HELP = """usage: repirl <subcommand> [options]
+
+{title}
+
+subcommands:
+{rows}
+
+options:
+  -h, --help  show this help; 'repirl <subcommand> --help' shows all options of one subcommand
+  --version   show the version
+
+fit, validate, test and predict read YAML files, merged left to right, then command-line overrides:
+  repirl fit --config base.yaml --config overlay.yaml --model.init_args.samples=4
+Add --print_config to see the result. REPIRL_TRACEBACK=1 shows the traceback of a configuration error.
+"""
+
+
+def help_text() -> str:
+    """The text of `repirl --help`."""
+    lines = LIGHTNING | {name: line for name, (_, line) in EXTRA.items()}
+    width = max(map(len, lines))
+    rows = "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
+    return _HELP.format(title=sys.modules["repirl"].__doc__, rows=rows)
+
+
+def dispatch(argv: Sequence[str]) -> int | None:
+    """Runs one subcommand; returns its exit status."""
+    command = argv[0] if argv else "--help"
+    if command in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return None
+    if command == "--version":
+        print(f"repirl {__version__}")
+        return None
+    if command in EXTRA:
+        module, _, function = EXTRA[command][0].partition(":")
+        status: int | None = getattr(import_module(module), function)(list(argv[1:]))
+        return status
+    name = _subcommand(argv)
+    if name not in LIGHTNING:
+        near = difflib.get_close_matches(str(name), [*LIGHTNING, *EXTRA], n=1)
+        raise ConfigError(
+            f"unknown subcommand {name!r}" if name else "no subcommand given",
+            f"did you mean {near[0]!r}?" if near else f"give one of: {', '.join([*LIGHTNING, *EXTRA])}",
+        )
+    cli = import_module("repirl.cli")
+    cli.RepirlCLI(argv)
+    return None
+
+
+def _subcommand(argv: Sequence[str]) -> str | None:
+    """The first word that is neither `--config` nor its value: files may be named before the subcommand."""
+    from repirl.config import split
+
+    rest = split(argv)[1]
+    return rest[0] if rest else None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. A configuration error ends with two lines on stderr and status 2."""
+    try:
+        status = dispatch(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        if os.environ.get("REPIRL_TRACEBACK"):
+            raise
+        print(error, file=sys.stderr)
+        status = 2
+    if status:
+        raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The only LightningCLI. Importing it imports Lightning; `repirl.__main__` does so when a subcommand needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from repirl import config
+
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's own calls
+_CKPT_WORDS = ("best", "last", "hpc", "registry")
+
+
+class RepirlCLI(LightningCLI):
+    """`repirl fit | validate | test | predict`: YAML files, merged left to right, then command-line overrides."""
+
+    def __init__(self, args: Sequence[str], *, run: bool = True) -> None:
+        """Parses, builds and (with `run`) executes the subcommand in args[0]; without `run`, args has no subcommand."""
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "repirl", "allow_abbrev": False, "exit_on_error": False},
+            auto_configure_optimizers=False,
+            args=list(args),
+            run=run,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Merges the `--config` files ourselves and explains errors in two lines."""
+        assert isinstance(args, list)
+        paths, rest = config.split(args)
+        command = rest[:1] if rest and not rest[0].startswith("-") else []
+        files = final = config.load(paths)
+        where = config.origins(paths)
+        for key, text in config.overrides(rest):
+            value = config.parse_value(text)
+            dotted = config.canonical(final, key, value)
+            final = config.assign(final, dotted, value)
+            where[dotted] = config.COMMAND_LINE
+        files = config.forget_replaced(files, final)
+        merged = [f"--config={config.dump(files)}"] if files else []
+        try:
+            self.config = parser.parse_args([*command, *merged, *rest[len(command) :]])
+        except argparse.ArgumentError as error:
+            chosen = self._subcommand_parsers.get(command[0], parser) if command else parser
+            options = [action.dest for action in chosen._actions if action.option_strings]
+            config.explain(str(error), final, where, options)
+
+    def _parse_ckpt_path(self) -> None:
+        """Checks that the checkpoint exists. Its hyper-parameters never override what the user passed."""
+        path = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
+        if path is None or path in _CKPT_WORDS or "://" in str(path) or Path(path).exists():
+            return
+        raise config.ConfigError(
+            f"--ckpt_path: {str(path)!r} does not exist",
+            f"give an existing checkpoint, or one of {', '.join(_CKPT_WORDS)}, or leave --ckpt_path out",
+        )
+
+    def instantiate_classes(self) -> None:
+        """Builds data, model and trainer; a value that a constructor refuses is the user's to correct."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            cause = _origin(error)
+            if not isinstance(cause, (ValueError, MisconfigurationException)):
+                raise cause from cause.__cause__
+            raise config.ConfigError(
+                f"cannot build what the configuration describes: {cause}",
+                "correct that setting (REPIRL_TRACEBACK=1 shows where it was refused)",
+            ) from error
+
+
+def _origin(error: BaseException) -> BaseException:
+    """What a constructor raised, below the errors in which the argument parser wraps it."""
+    while (inner := error.__cause__ or error.__context__) and "jsonargparse" in _raised_in(error):
+        error = inner
+    return error
+
+
+def _raised_in(error: BaseException) -> str:
+    return traceback.extract_tb(error.__traceback__)[-1].filename
