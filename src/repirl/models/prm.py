@@ -1,0 +1,119 @@
+"""Process reward models: one real number per response token, r_phi(s_t, a_t)."""
+
+import copy
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from repirl.models.log_probs import token_log_probs
+from repirl.models.policy import Policy, pack
+from repirl.objectives.steps import step_ends, sum_to_step_ends
+from repirl.structs import Rows
+
+Kind = Literal["q_head", "logit_difference", "implicit", "head", "linear"]
+BOUND = 1.0  # of the `head` parameterisation (tanh)
+
+
+class PRM(nn.Module):
+    r"""A process reward model over a causal LM.
+
+    Args:
+        kind: `q_head`: r = W[a_t] . h(s_t), W zero at the start, read before the token.
+            `logit_difference`: beta (z_phi(a_t|s_t) - z_ref(a_t|s_t)), raw logits; ref = the backbone at the start.
+            `implicit`: beta (log pi_phi(a_t|s_t) - log pi_ref(a_t|s_t)) (PRIME).
+            `head`: a tanh MLP on the hidden state at the token itself, r in (-1, 1); `linear`: one linear layer there.
+        backbone: its own language model (same tokenizer as the policy); None = a copy of the policy at the start.
+        beta: scale of the log-ratio kinds.
+        rank: of a low-rank q_head (W = U V, U zero); None = full.
+        granularity: `token`, or `step`: token rewards of a line summed onto its last token.
+        freeze_backbone: train the head only.
+    """
+
+    def __init__(
+        self,
+        kind: Kind = "q_head",
+        backbone: Policy | None = None,
+        beta: float = 1.0,
+        rank: int | None = None,
+        granularity: Literal["token", "step"] = "token",
+        freeze_backbone: bool = False,
+    ) -> None:
+        super().__init__()
+        if freeze_backbone and kind in ("logit_difference", "implicit"):
+            raise ValueError(f"prm: kind {kind!r} has no weights beside its backbone, which freeze_backbone would freeze")
+        if rank is not None and kind != "q_head":
+            raise ValueError(f"prm: rank belongs to q_head, not to {kind!r}")
+        self.kind, self.beta, self.rank, self.granularity = kind, beta, rank, granularity
+        self.freeze_backbone = freeze_backbone
+        self._built = False
+        self.backbone, self.reference = backbone, cast("Policy | None", None)
+
+    def build(self, policy: Policy) -> "PRM":
+        """Makes the weights: of the own backbone, or from a copy of the (loaded) policy; nothing the second time."""
+        if self._built:
+            return self
+        self._built = True
+        self.backbone = copy.deepcopy(policy) if self.backbone is None else self.backbone.load()
+        if self.backbone.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+            raise ValueError("prm.backbone: its tokenizer differs from the policy's; token rewards need the same tokens")
+        self.backbone.requires_grad_(not self.freeze_backbone)
+        if self.kind in ("logit_difference", "implicit"):
+            self.reference = copy.deepcopy(self.backbone).requires_grad_(False)
+        hidden, vocabulary = self.backbone.hidden_size, self.backbone.vocabulary_size
+        if self.kind == "q_head":
+            self.query = nn.Linear(hidden, self.rank, bias=False) if self.rank else nn.Identity()
+            self.action = nn.Embedding(vocabulary, self.rank or hidden)
+            nn.init.zeros_(self.action.weight)
+        elif self.kind == "head":
+            self.score = nn.Sequential(
+                nn.Linear(hidden, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1), nn.Tanh()
+            )
+        elif self.kind == "linear":
+            self.score = nn.Linear(hidden, 1)
+        pieces = self.backbone.tokenizer.batch_decode([[i] for i in range(len(self.backbone.tokenizer))])
+        ends_line = torch.zeros(max(vocabulary, len(pieces)), dtype=torch.bool)
+        ends_line[: len(pieces)] = torch.tensor(["\n" in piece for piece in pieces])
+        self.register_buffer("ends_line", ends_line, persistent=False)
+        return self.to(self.backbone.device)
+
+    def forward(self, rows: Rows) -> Float[Tensor, "rows time"]:
+        """r_phi(s_t, a_t) of every response token, float32, 0 outside the response."""
+        assert self.backbone is not None, "call build(policy) first"
+        states = (self._states_at if self.kind in ("head", "linear") else self.backbone.response_states)(rows)
+        mask = rows.response_mask
+        hidden, tokens = states[mask], rows.response_ids[mask]
+        if self.kind == "q_head":
+            values = (self.query(hidden) * self.action(tokens)).sum(-1)
+        elif self.kind in ("head", "linear"):
+            values = self.score(hidden)[:, 0]
+        else:
+            assert self.reference is not None
+            with torch.no_grad():
+                reference = self.reference.response_states(rows)[mask]
+            values = self.beta * (self._value(self.backbone, hidden, tokens) - self._value(self.reference, reference, tokens))
+        rewards = torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values.float())
+        if self.granularity == "step":
+            ends = step_ends(is_separator=self.ends_line[rows.response_ids], response_mask=mask)
+            rewards = sum_to_step_ends(rewards=rewards, ends=ends, response_mask=mask)
+        return rewards
+
+    @property
+    def bound(self) -> float | None:
+        """The largest possible |r|, None where rewards are unbounded."""
+        return BOUND if self.kind == "head" else None
+
+    def _states_at(self, rows: Rows) -> Float[Tensor, "rows time hidden"]:
+        """Hidden states at the token itself: they have seen a_t."""
+        assert self.backbone is not None
+        packed = pack(rows)
+        hidden = self.backbone.hidden_states(packed.ids)
+        return hidden.gather(1, packed.at[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    def _value(self, model: Policy, hidden: Tensor, tokens: Tensor) -> Float[Tensor, " tokens"]:
+        """The raw logit (`logit_difference`) or the log-probability (`implicit`) of each token."""
+        if self.kind == "implicit":
+            return token_log_probs(hidden, model.head_weight, tokens, model.head_bias)[0]
+        logits = (hidden * nn.functional.embedding(tokens, model.head_weight)).sum(-1)
+        return logits if model.head_bias is None else logits + model.head_bias[tokens]

@@ -1,0 +1,105 @@
+"""What crosses ranks: one gather for rows, one sum for gradients, one vote for trouble; and the strategy that allows it.
+
+Every rank may hold another number of rows and columns. With one process all of this is the identity.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.overrides.distributed import _sync_module_states
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+
+class ReplicatedStrategy(DDPStrategy):
+    """One replica per process without DDP's wrapper: gradients are summed explicitly, once per optimiser step.
+
+    The wrapper reduces in backward hooks, which hang or double when ranks run different numbers of micro-batches, and
+    fails when a backward pass touches only one of two sub-models.
+    """
+
+    def configure_ddp(self) -> None:
+        """Copies rank 0's weights to all ranks instead of wrapping the module."""
+        assert self.model is not None
+        _sync_module_states(self.model)
+
+
+def require_explicit_gradients(trainer: Trainer) -> None:
+    """Raises ValueError where several processes would train without `ReplicatedStrategy`."""
+    if trainer.world_size > 1 and not isinstance(trainer.strategy, ReplicatedStrategy):
+        raise ValueError(
+            f"trainer.strategy is {type(trainer.strategy).__name__} on {trainer.world_size} processes; "
+            "set trainer.strategy.class_path to repirl.modules.distributed.ReplicatedStrategy"
+        )
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """The rows of all ranks, [sum of N_r, ...], in rank order; a second dimension is right-padded with 0 to the largest."""
+    if world_size() == 1:
+        return tensor
+    kind = tensor.dtype
+    tensor = tensor.detach().long() if kind == torch.bool else tensor.detach()
+    shape = torch.tensor(tensor.shape, device=tensor.device)
+    shapes = [torch.empty_like(shape) for _ in range(world_size())]
+    dist.all_gather(shapes, shape)
+    sizes = torch.stack(shapes)
+    padded = tensor.new_zeros(sizes.amax(0).tolist())
+    padded[tuple(slice(0, n) for n in tensor.shape)] = tensor
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(n)] for part, n in zip(parts, sizes[:, 0], strict=True)]).to(kind)
+
+
+def own_rows(gathered: Tensor, rows: int) -> Tensor:
+    """This rank's `rows` rows of a gathered tensor."""
+    counts = gather_rows(torch.tensor([rows], device=gathered.device))
+    start = int(counts[: rank()].sum())
+    return gathered[start : start + rows]
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of a tensor over ranks."""
+    if world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """True if the flag is set on any rank: all ranks then take the same way."""
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Adds the gradients of all ranks, in one flat buffer per dtype; a parameter without a gradient here counts as 0."""
+    if world_size() == 1:
+        return
+    trained = [p for p in parameters if p.requires_grad]
+    for dtype in {p.dtype for p in trained}:
+        same = [p for p in trained if p.dtype == dtype]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in same])
+        dist.all_reduce(flat)
+        for p, g in zip(same, flat.split([p.numel() for p in same]), strict=True):
+            p.grad = g.view_as(p)
+
+
+def gather_objects(values: list[Any]) -> list[Any]:
+    """The Python objects of all ranks, in rank order."""
+    if world_size() == 1:
+        return values
+    parts: list[list[Any]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, values)
+    return [value for part in parts for value in part]

@@ -1,0 +1,67 @@
+"""Which update comes when: pure functions of the iteration."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often PRM and policy are updated in one iteration.
+
+    Args:
+        prm_updates: passes over the batch for the PRM, one to four per policy update.
+        prm_mini_batches: optimiser steps a pass; each sees whole prompts.
+        policy_updates, policy_mini_batches: the same for the policy.
+        policy_starts: iterations of PRM training before the policy's first update.
+        prm_stops: the iteration from which on the PRM is frozen; None = never.
+    """
+
+    prm_updates: int = 1
+    prm_mini_batches: int = 1
+    policy_updates: int = 1
+    policy_mini_batches: int = 1
+    policy_starts: int = 0
+    prm_stops: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prm_mini_batches", "policy_mini_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"schedule: {name} must be at least 1, not {getattr(self, name)}")
+        for name in ("prm_updates", "policy_updates", "policy_starts"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"schedule: {name} must not be negative, not {getattr(self, name)}")
+
+    @property
+    def policy_steps(self) -> int:
+        """Optimiser steps of the policy in one iteration; beyond the first the policy is no longer the behaviour policy."""
+        return self.policy_updates * self.policy_mini_batches
+
+
+def prm_passes(schedule: Schedule, iteration: int) -> int:
+    """Passes over the batch for the PRM in this iteration (0-based)."""
+    stopped = schedule.prm_stops is not None and iteration >= schedule.prm_stops
+    return 0 if stopped else schedule.prm_updates
+
+
+def policy_passes(schedule: Schedule, iteration: int) -> int:
+    """Passes over the batch for the policy in this iteration (0-based)."""
+    return schedule.policy_updates if iteration >= schedule.policy_starts else 0
+
+
+def parts(count: int, mini_batches: int) -> list[range]:
+    """`count` prompts in `mini_batches` contiguous parts, as equal as can be; some are empty when there are too few."""
+    edges = [count * k // mini_batches for k in range(mini_batches + 1)]
+    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def token_budget(lengths: list[int], budget: int) -> list[list[int]]:
+    """Indices of rows in micro-batches of similar length whose padded size (rows x longest) stays within `budget` tokens.
+
+    A row longer than the budget makes a micro-batch of its own.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches

@@ -1,0 +1,110 @@
+"""Groups of switches, as the YAML has them. The defaults are those of docs/algorithms.md."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from repirl.objectives.advantages import RewardScale
+from repirl.objectives.irl import Rhat, Scope, Weighting
+
+
+@dataclass(frozen=True)
+class Text:
+    """How problems become prompts, and how long things may be.
+
+    Args:
+        instruction: appended to every problem.
+        template: `chat` uses the tokenizer's chat template, `plain` the prompt_format, `auto` chat where there is one.
+        prompt_format: with {problem} and {instruction}, for `plain`.
+        max_prompt_tokens: longer prompts are dropped and counted, never cut.
+        max_response_tokens: rollouts are cut here; longer experts are dropped and counted.
+    """
+
+    instruction: str = ""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    prompt_format: str = "{problem}{instruction}\n"
+    max_prompt_tokens: int = 1024
+    max_response_tokens: int = 1024
+
+
+@dataclass(frozen=True)
+class IRL:
+    """The PRM's objective (objectives/irl.py) and its sets.
+
+    Args:
+        base_measure: b = 1 (`uniform`) or b = the policy at the start (`reference`).
+        corrected: rollouts with a right answer are pseudo-experts and stay in Z (`copy`), leave Z (`move`, the paper), or
+            are ordinary rollouts (`ignore`). Without a verifier all three are the same.
+        expert_weight: weight of a real expert against a pseudo-expert.
+        wrong_experts: experts that the verifier rejects are dropped, or join the background.
+    """
+
+    weighting: Weighting = "sequence"
+    scope: Scope = "prompt"
+    experts_in_z: bool = True
+    absorbing: bool = False
+    rhat: Rhat = "R"
+    temperature: float = 1.0
+    truncate: float | None = None
+    base_measure: Literal["uniform", "reference"] = "uniform"
+    corrected: Literal["copy", "move", "ignore"] = "copy"
+    expert_weight: float = 1.0
+    wrong_experts: Literal["drop", "background"] = "drop"
+
+    def __post_init__(self) -> None:
+        if self.corrected == "move" and self.experts_in_z:
+            raise ValueError(
+                "irl: corrected 'move' with experts_in_z leaves a corrected rollout no counter-force; "
+                "use corrected 'copy', or experts_in_z false"
+            )
+        if self.expert_weight <= 0:
+            raise ValueError(f"irl: expert_weight must be > 0, not {self.expert_weight}")
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """From rewards to advantages (objectives/advantages.py): A = outcome_coef A_o + prm_coef A_p + format_coef A_f.
+
+    Args:
+        outcome_estimator, prm_estimator: `rloo`, `grpo`, `dr_grpo`; for the PRM also `prime`.
+        reward_scale: of PRM rewards.
+        whiten: the sum over the batch's tokens to mean 0 and standard deviation 1.
+        alone: the leave-one-out baseline where no other rollout is active.
+    """
+
+    outcome_coef: float = 1.0
+    prm_coef: float = 0.1
+    format_coef: float = 0.0
+    outcome_estimator: Literal["rloo", "grpo", "dr_grpo"] = "rloo"
+    prm_estimator: Literal["rloo", "grpo", "dr_grpo", "prime"] = "rloo"
+    reward_scale: RewardScale = "max_abs_return"
+    whiten: bool = True
+    alone: Literal["zero_baseline", "drop"] = "zero_baseline"
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """The policy's objective (objectives/policy.py).
+
+    Args:
+        kl_coef: of KL(pi || policy at the start), estimated by k3 in the loss.
+        entropy_coef: of the entropy bonus.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    entropy_coef: float = 0.001
+    kl_coef: float = 0.0
+
+
+@dataclass(frozen=True)
+class PromptFilter:
+    """Which prompts of a batch are trained on, by rollout accuracy (needs a verifier).
+
+    Args:
+        kind: `none`; `strict` keeps accuracies within [low, high]; `reorder_half` puts those first and keeps half the batch.
+    """
+
+    kind: Literal["none", "strict", "reorder_half"] = "none"
+    low: float = 0.2
+    high: float = 0.8

@@ -1,0 +1,89 @@
+"""Supervised fine-tuning on expert trajectories: behaviour cloning, and how start policies are made."""
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+
+from repirl.data.codec import ChatCodec
+from repirl.data.collate import collate_rows
+from repirl.models.policy import Policy
+from repirl.modules.actor import Actor, Evaluation
+from repirl.modules.distributed import rank, require_explicit_gradients, sum_gradients, sum_over_ranks, world_size
+from repirl.modules.settings import Text
+from repirl.rollout.transformers import InProcess
+from repirl.structs import Prompt, Verifier
+
+
+class SFT(LightningModule):
+    """Minimises -log pi(expert response | prompt), the token mean over the global batch.
+
+    Args: as in `RePIRL`. An iteration is one optimiser step on all experts of the batch's prompts.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        verifier: Verifier | None = None,
+        policy_optimizer: OptimizerCallable = torch.optim.AdamW,
+        text: Text = Text(),  # noqa: B008
+        rollout: InProcess | None = None,
+        policy_clip_norm: float = 1.0,
+        eval_samples: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.policy, self.policy_optimizer, self.policy_clip_norm = policy, policy_optimizer, policy_clip_norm
+        self.max_prompt_tokens, self.max_response_tokens = text.max_prompt_tokens, text.max_response_tokens
+        self.eval_samples, self.seed = eval_samples, seed
+        self.actor = Actor(policy, text, rollout or InProcess(), verifier)
+        self.evaluation = Evaluation()
+
+    @property
+    def codec(self) -> ChatCodec:
+        """How problems become prompts; the data module asks for it."""
+        return self.actor.codec
+
+    def configure_model(self) -> None:
+        """Loads the weights: constructing the module is cheap."""
+        self.actor.load()
+
+    def setup(self, stage: str) -> None:
+        require_explicit_gradients(self.trainer)
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.policy_optimizer(self.policy.parameters())
+
+    def training_step(self, batch: list[Prompt], batch_idx: int) -> Tensor:
+        pairs = [(prompt, expert) for prompt in batch for expert in prompt.experts]
+        rows = collate_rows(
+            [p.token_ids for p, _ in pairs], [e.token_ids for _, e in pairs], self.codec.pad_id, self.device
+        )
+        log_probs, entropy = self.policy(rows)
+        tokens = sum_over_ranks(rows.response_mask.sum().float())
+        loss = -log_probs.sum() / tokens
+        self.log("sft/loss", sum_over_ranks(loss.detach()), prog_bar=True)
+        self.log("sft/entropy", sum_over_ranks(entropy.detach().sum()) / tokens)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Sums gradients over ranks, then clips."""
+        parameters = list(self.policy.parameters())
+        sum_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.policy_clip_norm)
+        if not norm.isfinite() and self.trainer.precision != "16-mixed":
+            raise FloatingPointError(
+                f"iteration {self.global_step}: the gradient is {float(norm)}; nothing was updated and the last "
+                "checkpoint is good. Lower the learning rate, or look for the prompt in the log"
+            )
+        self.log("sft/gradient_norm", norm)
+
+    def validation_step(self, batch: list[Prompt], batch_idx: int) -> None:
+        positions = [batch_idx * 10**6 + i * world_size() + rank() for i in range(len(batch))]
+        self.evaluation.add(
+            self.actor, batch, positions, samples=self.eval_samples, seed=self.seed, device=self.device
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": value for name, value in self.evaluation.compute().items()}, prog_bar=True)

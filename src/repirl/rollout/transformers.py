@@ -1,0 +1,158 @@
+"""Rollouts in the training process: a lean decoding loop over a Hugging Face causal LM.
+
+One prefill per prompt serves all its samples; finished rows leave the batch; each row's randomness depends only on its
+own seed, so the samples do not change with the batch they are drawn in, nor with the number of ranks.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from repirl.structs import Response
+
+
+class InProcess:
+    """A `Generator` over the policy's own weights.
+
+    Args:
+        temperature: 1 samples from the policy itself; 0 is greedy. Training refuses anything but 1.
+        max_batch_rows: rows decoded at a time.
+        stop_strings: a response ends when its text contains one (besides EOS).
+    """
+
+    def __init__(self, temperature: float = 1.0, max_batch_rows: int = 128, stop_strings: list[str] | None = None) -> None:
+        if temperature < 0 or max_batch_rows < 1:
+            raise ValueError(f"rollout: temperature {temperature} must be >= 0 and max_batch_rows {max_batch_rows} >= 1")
+        self.temperature, self.max_batch_rows, self.stop_strings = temperature, max_batch_rows, stop_strings or []
+
+    def attach(
+        self,
+        model: PreTrainedModel,
+        *,
+        decode: Callable[[Sequence[int]], str],
+        pad_id: int,
+        eos_ids: Sequence[int],
+        max_response_tokens: int,
+    ) -> None:
+        """Says whose weights to use and when a response ends; the weights are read anew at every call."""
+        self.model, self.decode, self.pad_id = model, decode, pad_id
+        self.eos_ids, self.max_response_tokens = tuple(eos_ids), max_response_tokens
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        samples: int,
+        seeds: Sequence[int],
+        temperature: float | None = None,
+    ) -> list[list[Response]]:
+        """`samples` responses to each prompt, of at most max_response_tokens tokens; `temperature` overrides the setting."""
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+        temperature = self.temperature if temperature is None else temperature
+        step = max(1, self.max_batch_rows // samples)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # similar lengths pad least
+        found: dict[int, list[Response]] = {}
+        for first in range(0, len(order), step):
+            chunk = order[first : first + step]
+            uniforms = torch.cat([_uniforms(seeds[i], samples, self.max_response_tokens) for i in chunk])
+            tokens = self._decode_chunk([prompts[i] for i in chunk], samples, uniforms, temperature)
+            for row, i in enumerate(chunk):
+                found[i] = [self._response(ids) for ids in tokens[row * samples : (row + 1) * samples]]
+        return [found[i] for i in range(len(prompts))]
+
+    def _response(self, ids: list[int]) -> Response:
+        text = self.decode(ids)
+        finished = ids[-1] in self.eos_ids or any(s in text for s in self.stop_strings)
+        return Response(token_ids=tuple(ids), text=text, finished=finished)
+
+    def _decode_chunk(
+        self, prompts: list[Sequence[int]], samples: int, uniforms: Float[Tensor, "rows time"], temperature: float
+    ) -> list[list[int]]:
+        device = self.model.device
+        width = max(map(len, prompts))
+        ids = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+        lengths = torch.tensor([len(p) for p in prompts], device=device)
+        mask = torch.zeros(len(prompts), width + self.max_response_tokens, dtype=torch.bool, device=device)
+        mask[:, width:] = True
+        mask[:, :width] = torch.arange(width, device=device) >= width - lengths[:, None]
+        padded = bool((lengths < width).any())
+        positions = (torch.arange(width, device=device) - (width - lengths)[:, None]).clamp(min=0)
+
+        cache = DynamicCache(config=self.model.config)
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask[:, :width] if padded else None,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache.batch_repeat_interleave(samples)
+        logits = output.logits[:, -1].repeat_interleave(samples, 0)
+        mask, lengths = mask.repeat_interleave(samples, 0), lengths.repeat_interleave(samples, 0)
+        uniforms = uniforms.to(device)
+        eos = torch.tensor(self.eos_ids, device=device)
+
+        rows = len(prompts) * samples
+        out = torch.full((rows, self.max_response_tokens), self.pad_id, device=device)
+        count = torch.full((rows,), self.max_response_tokens, device=device)
+        active = torch.arange(rows, device=device)  # the original row of each row in the batch
+        for t in range(self.max_response_tokens):
+            token = draw(logits, uniforms[active, t], temperature)
+            out[active, t] = token
+            done = torch.isin(token, eos) | self._stopped(out, active, t)
+            count[active[done]] = t + 1
+            if t + 1 == self.max_response_tokens:
+                break
+            keep = (~done).nonzero()[:, 0]
+            if not len(keep):
+                break
+            if len(keep) < len(active):
+                active, token = active[keep], token[keep]
+                cache.batch_select_indices(keep)
+            logits = self.model(
+                input_ids=token[:, None],
+                attention_mask=mask[active, : width + t + 1] if padded else None,
+                position_ids=(lengths[active] + t)[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, -1]
+        return [row[:n] for row, n in zip(out.tolist(), count.tolist(), strict=True)]
+
+    def _stopped(self, out: Int[Tensor, "rows time"], active: Int[Tensor, " n"], t: int) -> Bool[Tensor, " n"]:
+        """Rows whose last few tokens complete a stop string."""
+        if not self.stop_strings:
+            return torch.zeros(len(active), dtype=torch.bool, device=out.device)
+        reach = max(map(len, self.stop_strings))
+        tails = out[active, max(0, t - reach) : t + 1].tolist()
+        texts = [self.decode(tail) for tail in tails]
+        return torch.tensor([any(s in text for s in self.stop_strings) for text in texts], device=out.device)
+
+
+def draw(
+    logits: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, " rows"], temperature: float
+) -> Int[Tensor, " rows"]:
+    """One token a row: argmax at temperature 0, else the inverse CDF of softmax(logits / temperature) at `uniform`."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    # The first index whose cumulative probability exceeds u * total: a token of probability 0 is never drawn.
+    target = (uniform * cumulative[:, -1]).clamp(max=cumulative[:, -1].nextafter(cumulative.new_zeros(())))
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+
+
+def _uniforms(seed: int, samples: int, steps: int) -> Float[Tensor, "samples steps"]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(samples, steps, generator=generator)
+
+
+def row_seed(*keys: int) -> int:
+    """A 63-bit seed from integers (run seed, iteration, position in the global batch)."""
+    digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
