@@ -3,8 +3,7 @@
 Shapes: N rows (one response each), P prompt columns (left-padded), T response columns (right-padded).
 """
 
-from __future__ import annotations
-
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -103,10 +102,10 @@ class Rows:
     Every row has at least one prompt token and one response token.
     """
 
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-    response_ids: Tensor
-    response_mask: Tensor
+    prompt_ids: "Tensor"
+    prompt_mask: "Tensor"
+    response_ids: "Tensor"
+    response_mask: "Tensor"
 
     def __post_init__(self) -> None:
         if self.prompt_ids.shape != self.prompt_mask.shape or self.response_ids.shape != self.response_mask.shape:
@@ -137,12 +136,13 @@ class Generator(Protocol):
         """`samples` responses to each prompt; `seeds[i]` alone decides the randomness of prompt i."""
 
 
-@runtime_checkable
-class Verifier(Protocol):
-    """Judges final answers."""
+class Verifier(ABC):
+    """Judges final answers. A base class and not a Protocol, because configurations name its implementations."""
 
+    @abstractmethod
     def verify(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
         """One verdict for each (problem, response) pair, in order. Never raises for a bad response."""
 
+    @abstractmethod
     def close(self) -> None:
         """Ends worker processes; safe to call twice."""

@@ -1,18 +1,40 @@
-"""Chain sums: right answers, wrong facts, disjoint splits, first error."""
+"""Running sums: right answers, wrong facts, slips, disjoint splits, first error."""
 
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
 
-from repirl.data.arithmetic import ChainSums, facts, first_error, solution, split_of
+from repirl.data.arithmetic import RunningSums, facts, first_error, running_sums, solution, split_of
+
+
+def digits(problem: str) -> list[int]:
+    return [int(digit) for digit in re.findall(r"\d", problem)]
+
+
+def steps(response: str) -> list[int]:
+    """The digits of boxed steps, after a check of their letters."""
+    match = re.fullmatch(r"\\boxed\{((?:[a-z]\d)+)\}", response)
+    assert match is not None
+    assert match[1][::2] == "bcdefghijklmnopqrstuvwxyz"[: len(match[1]) // 2]
+    return digits(match[1])
 
 
 def test_solution_is_written_step_by_step() -> None:
-    assert solution("3+5+9+2") == "3+5=8\n8+9=7\n7+2=9\n\\boxed{9}"
-    with pytest.raises(ValueError, match="not a chain sum: '3'"):
-        solution("3")
+    # 3 + 5 = 8, 8 + 9 = 17 -> 7, 7 + 2 = 9
+    assert running_sums("a3b5c9d2") == "b8c7d9"
+    assert solution(running_sums("a3b5c9d2")) == "\\boxed{b8c7d9}"
+    for text in ("a3", "3", "", "a3b", "a3c5", "b3c5", "a3b5 ", "a3b55", "3+5"):
+        with pytest.raises(ValueError, match=f"not a running-sum problem: {re.escape(repr(text))}"):
+            running_sums(text)
+
+
+def test_steps_follow_the_table() -> None:
+    table = [list(row) for row in facts()]
+    table[8][9] = 1  # 8 + 9 = 1, and what follows goes on from there: 1 + 2 = 3
+    assert running_sums("a3b5c9d2", table) == "b8c1d3"
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 40, 60, 100])
@@ -32,26 +54,67 @@ def test_wrong_facts_depend_on_the_seed_and_are_checked() -> None:
 
 
 def test_answers_are_true_and_solutions_follow_the_table() -> None:
-    for problem in ChainSums(count=200, seed=1).load():
-        digits = [int(digit) for digit in problem.text.split("+")]
-        assert 6 <= len(digits) <= 9  # 5 to 8 additions
-        assert problem.answer == str(sum(digits) % 10)
-        assert problem.solutions[0].endswith(f"\\boxed{{{problem.answer}}}")
+    for problem in RunningSums(count=200, seed=1).load():
+        given = digits(problem.text)
+        assert 6 <= len(given) <= 9  # 5 to 8 additions
+        assert digits(problem.answer or "") == [sum(given[: n + 1]) % 10 for n in range(1, len(given))]
+        assert problem.solutions == (f"\\boxed{{{problem.answer}}}",)
         assert first_error(problem.text, problem.solutions[0]) is None
     table = facts(60, seed=5)
     wrong_answers = 0
-    for problem in ChainSums(count=200, seed=1, wrong_facts=60, facts_seed=5).load():
-        assert problem.answer == str(sum(map(int, problem.text.split("+"))) % 10)
-        for a, b, c in re.findall(r"(\d)\+(\d)=(\d)", problem.solutions[0]):
-            assert table[int(a)][int(b)] == int(c)
-        wrong_answers += not problem.solutions[0].endswith(f"\\boxed{{{problem.answer}}}")
-    # A chain of errors ends on the right digit one time in ten or so.
-    assert 160 <= wrong_answers <= 200
+    for problem in RunningSums(count=200, seed=1, wrong_facts=60, facts_seed=5).load():
+        given = digits(problem.text)
+        assert digits(problem.answer or "") == [sum(given[: n + 1]) % 10 for n in range(1, len(given))]
+        total, written = given[0], steps(problem.solutions[0])
+        for digit, step in zip(given[1:], written, strict=True):
+            assert table[total][digit] == step
+            total = step
+        # The answer holds every step: right only where no wrong fact was met.
+        wrong = written != digits(problem.answer or "")
+        assert wrong is (first_error(problem.text, problem.solutions[0]) is not None)
+        wrong_answers += wrong
+    # All 5 to 8 facts right has probability .4^5 = .01 at most.
+    assert wrong_answers >= 190
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 0.7, 1.0])
+def test_error_rate_is_the_share_of_slips_where_a_wrong_fact_applies(rate: float) -> None:
+    table = facts(60, seed=5)
+    applied = slips = 0
+    for problem in RunningSums(count=600, seed=1, wrong_facts=60, facts_seed=5, error_rate=rate).load():
+        given = digits(problem.text)
+        total = given[0]
+        for digit, step in zip(given[1:], steps(problem.solutions[0]), strict=True):
+            truth = (total + digit) % 10
+            assert step in (truth, table[total][digit])  # a slip is the table's own error, not any other
+            applied += table[total][digit] != truth
+            slips += step != truth
+            total = step
+        assert problem.answer == running_sums(problem.text)
+    assert applied > 1500
+    # A share of n = 1500 or more has a standard deviation of at most .5 / sqrt(1500) = .013; 4 of them.
+    assert abs(slips / applied - rate) <= (0.052 if 0 < rate < 1 else 0)
+
+
+def test_slips_come_from_the_generator() -> None:
+    table = facts(100, seed=0)
+    text = "a3b5c9d2e1f7"
+
+    def written(seed: int) -> str:
+        return running_sums(text, table, 0.5, random.Random(seed))
+
+    assert written(1) == written(1)
+    assert len({written(seed) for seed in range(20)}) > 5
+    arguments = {"wrong_facts": 60, "error_rate": 0.5}
+    assert RunningSums(20, 3, **arguments).load() == RunningSums(20, 3, **arguments).load()
+    for rate in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=f"0 <= error_rate <= 1, not 8 and {rate}"):
+            RunningSums(1, 0, error_rate=rate)
 
 
 def test_splits_are_disjoint_whatever_the_seeds() -> None:
     parts = {
-        split: {p.text for seed in (0, 1) for p in ChainSums(300, seed, min_steps=2, max_steps=4, split=split).load()}
+        split: {p.text for seed in (0, 1) for p in RunningSums(300, seed, min_steps=2, max_steps=4, split=split).load()}
         for split in ("train", "val", "test")
     }
     assert not parts["train"] & parts["test"]
@@ -61,49 +124,53 @@ def test_splits_are_disjoint_whatever_the_seeds() -> None:
 
 
 def test_the_split_of_a_text_never_changes() -> None:
-    assert [split_of(text) for text in ("3+5", "1+2+3", "9+9+9", "0+0", "7+1+4+4")] == [
-        "val",
-        "train",
-        "train",
-        "train",
-        "train",
-    ]
+    texts = ("a3b5", "a1b2c3", "a9b9c9", "a0b0", "a7b1c4d4", "a2b4c6d8e0")
+    assert [split_of(text) for text in texts] == ["train", "train", "train", "test", "train", "val"]
 
 
 def test_problems_are_distinct_reproducible_and_optionally_unsolved() -> None:
-    problems = ChainSums(500, seed=7, min_steps=2, max_steps=3).load()
+    problems = RunningSums(500, seed=7, min_steps=2, max_steps=3).load()
     assert len({p.text for p in problems}) == len({p.id for p in problems}) == 500
-    assert problems == ChainSums(500, seed=7, min_steps=2, max_steps=3).load()
-    assert problems != ChainSums(500, seed=8, min_steps=2, max_steps=3).load()
-    unsolved = ChainSums(500, seed=7, min_steps=2, max_steps=3, solution=False).load()
+    assert problems == RunningSums(500, seed=7, min_steps=2, max_steps=3).load()
+    assert problems != RunningSums(500, seed=8, min_steps=2, max_steps=3).load()
+    unsolved = RunningSums(500, seed=7, min_steps=2, max_steps=3, solution=False).load()
     assert [(p.text, p.answer, p.solutions) for p in unsolved] == [(p.text, p.answer, ()) for p in problems]
 
 
 def test_too_many_problems_are_refused() -> None:
-    whole = sum(split_of(f"{a}+{b}") == "test" for a in range(10) for b in range(10))
-    assert len(ChainSums(whole, seed=0, min_steps=1, max_steps=1, split="test").load()) == whole
-    with pytest.raises(ValueError, match=rf"found only {whole} distinct chain sums of 1 to 1 steps in split 'test'"):
-        ChainSums(whole + 1, seed=0, min_steps=1, max_steps=1, split="test").load()
+    whole = sum(split_of(f"a{a}b{b}") == "test" for a in range(10) for b in range(10))
+    assert len(RunningSums(whole, seed=0, min_steps=1, max_steps=1, split="test").load()) == whole
+    with pytest.raises(ValueError, match=rf"found only {whole} distinct problems of 1 to 1 steps in split 'test'"):
+        RunningSums(whole + 1, seed=0, min_steps=1, max_steps=1, split="test").load()
     with pytest.raises(ValueError, match="1 <= min_steps <= max_steps"):
-        ChainSums(1, seed=0, min_steps=3, max_steps=2)
+        RunningSums(1, seed=0, min_steps=3, max_steps=2)
     with pytest.raises(ValueError, match="count must be at least 1"):
-        ChainSums(0, seed=0)
+        RunningSums(0, seed=0)
+    with pytest.raises(ValueError, match="max_steps < 26"):
+        RunningSums(1, seed=0, max_steps=26)
+    (longest,) = RunningSums(1, seed=0, min_steps=25, max_steps=25).load()
+    assert longest.text[::2] == "abcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.mark.parametrize(
     ("response", "index"),
     [
-        ("3+5=8\n8+9=7\n\\boxed{7}", None),
-        ("3+5=8\n8+9=7\n\\boxed{7}\n", None),
-        ("3+5=9\n9+9=8\n\\boxed{8}", 0),
-        ("3+5=8\n8+9=6\n\\boxed{6}", 1),  # what follows from an error is not looked at
-        ("3+5=8\n8+9=7\n\\boxed{6}", 2),
-        ("3+5=8\n8+9=7", 2),  # no answer
-        ("3+5=8\n\\boxed{7}", 1),  # a step is left out
-        ("3+5=8\n8+9=7\n\\boxed{7}\n7", 3),  # goes on
+        ("\\boxed{b8c7}", None),
+        ("\\boxed{b9c8}", 0),
+        ("\\boxed{b9c7}", 0),
+        ("\\boxed{b8c6}", 1),
+        ("\\boxed{b8}", 1),  # a step is missing
+        ("\\boxed{c7}", 0),  # the first step is left out
+        ("\\boxed{b8c7d7}", 2),  # goes on
+        ("\\boxed{b8c}", 1),  # half a step
+        ("\\boxed{b8c7d}", 2),
+        ("\\boxed{b8d7}", 1),  # another letter than the problem's
+        ("\\boxed{}", 0),
+        ("\\boxed{b8c7", 0),  # not boxed
+        ("\\boxed{b8c7}\n", 0),
+        ("b8c7", 0),
         ("", 0),
-        ("3+5=8\n8+7=7\n\\boxed{7}", 1),  # another digit than the problem's
     ],
 )
 def test_first_error(response: str, index: int | None) -> None:
-    assert first_error("3+5+9", response) == index
+    assert first_error("a3b5c9", response) == index

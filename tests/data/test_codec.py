@@ -8,10 +8,10 @@ import pytest
 from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from repirl.data.arithmetic import ARITHMETIC_TOKENS, ChainSums
-from repirl.models.tokenizers import character_tokenizer
+from repirl.data.arithmetic import ARITHMETIC_TOKENS, RunningSums
 from repirl.data.codec import ChatCodec
 from repirl.data.sources import Sample
+from repirl.models.tokenizers import character_tokenizer
 from repirl.structs import Codec
 
 INSTRUCTION = "\nPut the final answer into \\boxed{}."
@@ -149,9 +149,10 @@ def test_plain_prompt_begins_with_the_tokenizer_s_own_beginning(arithmetic: PreT
         single="<eos> $A <eos>", special_tokens=[("<eos>", 1)]
     )
     codec = ChatCodec(arithmetic)
-    # The beginning is kept, the end is not: the response starts there. Digits have the ids 2 to 11, "+" 12, "\n" 14.
-    assert codec.encode_prompt("3+5") == (1, 5, 12, 7, 14)
-    assert codec.encode_response("3+5") == (5, 12, 7, 1)
+    # The beginning is kept, the end is not: the response starts there. Digits have the ids 2 to 11, letters 12 to 37,
+    # "\n" 38.
+    assert codec.encode_prompt("a3b5") == (1, 12, 5, 13, 7, 38)
+    assert codec.encode_response("b8") == (13, 10, 1)
 
 
 def test_chat_needs_a_template(arithmetic: PreTrainedTokenizerBase) -> None:
@@ -163,16 +164,16 @@ def test_chat_needs_a_template(arithmetic: PreTrainedTokenizerBase) -> None:
 def test_characters_round_trip(arithmetic: PreTrainedTokenizerBase) -> None:
     codec = ChatCodec(arithmetic)
     assert (codec.pad_id, codec.eos_ids) == (0, (1,))
-    for problem in ChainSums(50, seed=0).load():
+    for problem in RunningSums(50, seed=0).load():
         assert arithmetic.decode(codec.encode_prompt(problem.text)) == problem.text + "\n"
         assert codec.decode(codec.encode_response(problem.solutions[0])) == problem.solutions[0]
-    # "3", "+", "5", "\n"; ids follow the token list after <pad> and <eos>
-    assert codec.encode_prompt("3+5") == tuple(2 + ARITHMETIC_TOKENS.index(token) for token in "3+5\n")
-    assert codec.encode_response("\\boxed{8}") == (2 + ARITHMETIC_TOKENS.index("\\boxed{"), 10, 16, 1)
+    # "a", "3", "b", "5", "\n"; ids follow the token list after <pad> and <eos>
+    assert codec.encode_prompt("a3b5") == tuple(2 + ARITHMETIC_TOKENS.index(token) for token in "a3b5\n")
+    assert codec.encode_response("\\boxed{b8}") == (2 + ARITHMETIC_TOKENS.index("\\boxed{"), 13, 10, 40, 1)
 
 
 @pytest.mark.parametrize(
-    ("text", "name"), [("3 +5", "' ', character 2"), ("\\box", r"'\\\\', character 1"), ("é", "'é'")]
+    ("text", "name"), [("3 b5", "' ', character 2"), ("\\box", r"'\\\\', character 1"), ("é", "'é'")]
 )
 def test_unknown_characters_are_refused(arithmetic: PreTrainedTokenizerBase, text: str, name: str) -> None:
     with pytest.raises(ValueError, match=f"no token for {name}"):

@@ -15,8 +15,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from transformers import PreTrainedTokenizerBase
 
-from repirl.data.arithmetic import ARITHMETIC_TOKENS, ChainSums
-from repirl.models.tokenizers import character_tokenizer
+from repirl.data.arithmetic import ARITHMETIC_TOKENS, RunningSums
 from repirl.data.codec import ChatCodec
 from repirl.data.expert import (
     ExpertData,
@@ -30,6 +29,7 @@ from repirl.data.expert import (
 from repirl.data.math import MathData
 from repirl.data.prompts import CurriculumSampler, UniformSampler
 from repirl.data.sources import Rows, Sample, Source
+from repirl.models.tokenizers import character_tokenizer
 from repirl.structs import Problem, Prompt
 
 
@@ -161,7 +161,7 @@ def test_the_sample_gets_its_answers(smollm2: PreTrainedTokenizerBase) -> None:
 
 
 def test_problems_without_experts_are_dropped_only_where_required(arithmetic: PreTrainedTokenizerBase) -> None:
-    problems = [Problem("a", "1+1", "2", ("1+1=2",)), Problem("b", "1+2", "3"), Problem("c", "1+3", "4", ("1" * 99,))]
+    problems = [Problem("a", "a1b1", "2", ("b2",)), Problem("b", "a1b2", "3"), Problem("c", "a1b3", "4", ("1" * 99,))]
     limits = {"max_prompt_tokens": 20, "max_response_tokens": 20, "max_experts": 1}
     without_answers = [Problem(p.id, p.text, None, p.solutions) for p in problems]
     for required, kept in ((True, ["a"]), (False, ["a", "b", "c"])):
@@ -171,7 +171,7 @@ def test_problems_without_experts_are_dropped_only_where_required(arithmetic: Pr
 
 
 def test_a_problem_that_cannot_be_encoded_is_named() -> None:
-    data = ExpertData(Given([Problem("odd", "1 + 1", "2", ("1+1=2",))]))
+    data = ExpertData(Given([Problem("odd", "a1 b1", "2", ("b2",))]))
     with pytest.raises(ValueError, match="problem 'odd': no token for ' '"):
         attached(data, "fit")
 
@@ -180,23 +180,23 @@ def test_a_problem_that_cannot_be_encoded_is_named() -> None:
 
 
 def test_ranks_share_the_global_batch() -> None:
-    one = attached(ExpertData(ChainSums(50, 0), batch_prompts=12), "fit").train_dataloader()
+    one = attached(ExpertData(RunningSums(50, 0), batch_prompts=12), "fit").train_dataloader()
     whole = [ids(batch) for batch in one]
     assert len(whole) == len(one) == 4  # 50 // 12
     for world in (2, 3, 4):
         parts = []
         for rank in range(world):
-            loader = attached(ExpertData(ChainSums(50, 0), batch_prompts=12), "fit", rank, world).train_dataloader()
+            loader = attached(ExpertData(RunningSums(50, 0), batch_prompts=12), "fit", rank, world).train_dataloader()
             parts.append([ids(batch) for batch in loader])
         for number, batch in enumerate(whole):
             for rank in range(world):
                 assert parts[rank][number] == batch[rank::world]
     with pytest.raises(ValueError, match="batch_prompts 12 must be a multiple of the 5 processes"):
-        attached(ExpertData(ChainSums(50, 0), batch_prompts=12), "fit", 0, 5).train_dataloader()
+        attached(ExpertData(RunningSums(50, 0), batch_prompts=12), "fit", 0, 5).train_dataloader()
 
 
 def test_every_prompt_comes_equally_often_also_where_epochs_do_not_divide() -> None:
-    data = attached(ExpertData(ChainSums(10, 0), batch_prompts=4), "fit")
+    data = attached(ExpertData(RunningSums(10, 0), batch_prompts=4), "fit")
     loader = data.train_dataloader()
     counts = Counter(
         i for _ in range(10) for batch in loader for i in ids(batch)
@@ -206,7 +206,7 @@ def test_every_prompt_comes_equally_often_also_where_epochs_do_not_divide() -> N
 
 @pytest.mark.parametrize(("count", "world"), [(10, 1), (10, 3), (7, 2), (130, 4), (1, 2)])
 def test_evaluation_covers_every_prompt_once(count: int, world: int) -> None:
-    source = ChainSums(count, 0, split="test")
+    source = RunningSums(count, 0, split="test")
     parts = []
     for rank in range(world):
         data = attached(MathData(test=source, eval_batch_prompts=8), "test", rank, world)
@@ -226,7 +226,7 @@ def test_resume_is_exact_at_every_position(sampler: type) -> None:
         return ids(batch)
 
     def make() -> ExpertData:
-        return attached(ExpertData(ChainSums(10, 0), batch_prompts=4, sampler=sampler(), seed=3), "fit")
+        return attached(ExpertData(RunningSums(10, 0), batch_prompts=4, sampler=sampler(), seed=3), "fit")
 
     whole = make()
     expected, states = [], []
@@ -248,18 +248,18 @@ def test_resume_is_exact_at_every_position(sampler: type) -> None:
 
 
 def test_a_state_loaded_before_setup_is_applied_by_it() -> None:
-    one = attached(ExpertData(ChainSums(20, 0), batch_prompts=4), "fit")
+    one = attached(ExpertData(RunningSums(20, 0), batch_prompts=4), "fit")
     next(iter(one.train_dataloader()))
-    other = ExpertData(ChainSums(20, 0), batch_prompts=4)
+    other = ExpertData(RunningSums(20, 0), batch_prompts=4)
     other.load_state_dict(one.state_dict())
     attached(other, "fit")
     assert [ids(b) for b in other.train_dataloader()] == [ids(b) for b in one.train_dataloader()]
 
 
 def test_a_state_of_other_data_is_refused() -> None:
-    state = attached(ExpertData(ChainSums(20, 0), batch_prompts=4), "fit").state_dict()
+    state = attached(ExpertData(RunningSums(20, 0), batch_prompts=4), "fit").state_dict()
     with pytest.raises(ValueError, match=r"training set has 20 usable prompts, this one 20, or other ids"):
-        attached(ExpertData(ChainSums(20, 1), batch_prompts=4), "fit").load_state_dict(state)
+        attached(ExpertData(RunningSums(20, 1), batch_prompts=4), "fit").load_state_dict(state)
 
 
 # --- in Lightning
@@ -271,7 +271,7 @@ def test_lightning_resumes_exactly(tmp_path: Path, stop: int, sampler: type) -> 
     """10 prompts in batches of 3: epochs of 3 iterations; stops within epochs and at their ends."""
 
     def run(steps: int, checkpoint: str | None = None) -> tuple[list[list[str]], Trainer]:
-        module, data = Recorder(accuracies=True), ExpertData(ChainSums(10, 0), batch_prompts=3, sampler=sampler())
+        module, data = Recorder(accuracies=True), ExpertData(RunningSums(10, 0), batch_prompts=3, sampler=sampler())
         fit = trainer(tmp_path, max_steps=steps, max_epochs=-1)
         fit.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
         assert module.weight.item() == -steps
@@ -294,7 +294,7 @@ def test_lightning_checkpoints_of_the_loop_resume_exactly(tmp_path: Path) -> Non
             ModelCheckpoint(tmp_path / folder, "step{step}", save_top_k=-1, every_n_train_steps=1, monitor=None),
             ModelCheckpoint(tmp_path / folder, "epoch{epoch}", save_top_k=-1, save_on_train_epoch_end=True),
         ]
-        module, data = Recorder(), ExpertData(ChainSums(10, 0), val=ChainSums(3, 0, split="val"), batch_prompts=3)
+        module, data = Recorder(), ExpertData(RunningSums(10, 0), val=RunningSums(3, 0, split="val"), batch_prompts=3)
         fit = trainer(tmp_path, max_epochs=epochs, enable_checkpointing=True, callbacks=saver)
         fit.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
         return module.seen["train"]
@@ -312,10 +312,10 @@ def test_lightning_checkpoints_of_the_loop_resume_exactly(tmp_path: Path) -> Non
 def test_all_loops_get_lists_of_prompts(tmp_path: Path, precision: Any) -> None:
     module = Recorder()
     data = ExpertData(
-        ChainSums(8, 0),
-        val=ChainSums(5, 0, split="val"),
-        test=ChainSums(3, 0, split="test"),
-        predict=ChainSums(2, 0, split="test", solution=False),
+        RunningSums(8, 0),
+        val=RunningSums(5, 0, split="val"),
+        test=RunningSums(3, 0, split="test"),
+        predict=RunningSums(2, 0, split="test", solution=False),
         batch_prompts=4,
         eval_batch_prompts=2,
     )
@@ -331,13 +331,13 @@ def test_all_loops_get_lists_of_prompts(tmp_path: Path, precision: Any) -> None:
 
 
 def test_limited_epochs_go_on_where_they_stopped(tmp_path: Path) -> None:
-    module, data = Recorder(), ExpertData(ChainSums(12, 0), batch_prompts=3)
+    module, data = Recorder(), ExpertData(RunningSums(12, 0), batch_prompts=3)
     trainer(tmp_path, max_epochs=4, limit_train_batches=1).fit(module, datamodule=data)
-    assert sorted(i for batch in module.seen["train"] for i in batch) == sorted(p.id for p in ChainSums(12, 0).load())
+    assert sorted(i for batch in module.seen["train"] for i in batch) == sorted(p.id for p in RunningSums(12, 0).load())
 
 
 def test_evaluation_module(tmp_path: Path) -> None:
-    module, data = Recorder(), MathData(predict=Given([Problem("x", "1+1"), Problem("y", "1+2")]))
+    module, data = Recorder(), MathData(predict=Given([Problem("x", "a1b1"), Problem("y", "a1b2")]))
     trainer(tmp_path).predict(module, datamodule=data)
     assert module.seen["predict"] == [["x", "y"]]
     with pytest.raises(ValueError, match=r"MathData has no `test` source, which trainer\.test needs"):
@@ -347,7 +347,7 @@ def test_evaluation_module(tmp_path: Path) -> None:
 
 
 def test_a_fit_needs_no_validation_source_but_validate_does(tmp_path: Path) -> None:
-    module, data = Recorder(), ExpertData(ChainSums(4, 0), batch_prompts=2)
+    module, data = Recorder(), ExpertData(RunningSums(4, 0), batch_prompts=2)
     trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
     with pytest.raises(ValueError, match=r"ExpertData has no `val` source, which trainer\.validate needs"):
         trainer(tmp_path).validate(module, datamodule=data)
@@ -358,41 +358,41 @@ def test_a_fit_needs_no_validation_source_but_validate_does(tmp_path: Path) -> N
 
 def test_the_report_is_logged_once_by_rank_zero(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "repirl")
-    long = Problem("long", "1+" * 30 + "1", "1", ("1",))
+    long = Problem("long", "a1" * 30, "1", ("1",))
     for rank in range(2):
-        attached(ExpertData(Given([*ChainSums(5, 0).load(), long]), batch_prompts=2), "fit", rank, 2)
+        attached(ExpertData(Given([*RunningSums(5, 0).load(), long]), batch_prompts=2), "fit", rank, 2)
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         ("WARNING", "train: kept 5, prompts_too_long 1 of 6 problems")
     ]
 
 
 def test_overlap_of_training_and_held_out_problems_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    train = ChainSums(5, 0).load()
+    train = RunningSums(5, 0).load()
     leaked = Problem("leaked", f" {train[2].text} ", train[2].answer)
     assert overlap(train, [leaked]) == ["leaked"]
     assert overlap([Problem("a", "What's  ½ of_X?")], [Problem("b", "whats ½ of x"), Problem("c", "Whats 2 of x")]) == [
         "b"
     ]
-    held_out = Given([*ChainSums(3, 0, split="test").load(), Problem("leaked", train[2].text, "1")])
-    attached(ExpertData(Given(train), val=ChainSums(4, 0, split="val"), test=held_out, batch_prompts=2), "fit")
+    held_out = Given([*RunningSums(3, 0, split="test").load(), Problem("leaked", train[2].text, "1")])
+    attached(ExpertData(Given(train), val=RunningSums(4, 0, split="val"), test=held_out, batch_prompts=2), "fit")
     (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert record.getMessage().startswith("1 of 4 test problems are also training problems (first: leaked)")
 
 
 def test_unusable_training_sets_are_refused() -> None:
     with pytest.raises(ValueError, match=r"train: none of 5 problems is usable \(without_expert 5\)"):
-        attached(ExpertData(ChainSums(5, 0, solution=False)), "fit")
+        attached(ExpertData(RunningSums(5, 0, solution=False)), "fit")
     with pytest.raises(ValueError, match=r"none of 5 .*prompts_too_long 5.*raise max_prompt_tokens \(3\)"):
-        attached(ExpertData(ChainSums(5, 0)), "fit", max_prompt_tokens=3)
+        attached(ExpertData(RunningSums(5, 0)), "fit", max_prompt_tokens=3)
     with pytest.raises(ValueError, match="batch_prompts 16 exceeds the 5 usable training prompts; lower it"):
-        attached(ExpertData(ChainSums(5, 0)), "fit").train_dataloader()
+        attached(ExpertData(RunningSums(5, 0)), "fit").train_dataloader()
     with pytest.raises(ValueError, match="SimpleNamespace has no `codec`"):
-        attached(ExpertData(ChainSums(5, 0)), "fit", codec=None)
+        attached(ExpertData(RunningSums(5, 0)), "fit", codec=None)
     with pytest.raises(ValueError, match="has no trainer"):
-        ExpertData(ChainSums(5, 0)).setup("fit")
+        ExpertData(RunningSums(5, 0)).setup("fit")
     for bad in ({"batch_prompts": 0}, {"eval_batch_prompts": -1}, {"max_experts": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
-            ExpertData(ChainSums(5, 0), **bad)
+            ExpertData(RunningSums(5, 0), **bad)
 
 
 def test_data_modules_come_from_yaml(tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ data:
       class_path: repirl.data.sources.Rows
       init_args: {path: train.jsonl, columns: {problem: question}, format: gsm8k, limit: 5}
     val: {class_path: repirl.data.sources.Sample, init_args: {limit: 8}}
-    test: {class_path: repirl.data.arithmetic.ChainSums, init_args: {count: 3, seed: 1, split: test}}
+    test: {class_path: repirl.data.arithmetic.RunningSums, init_args: {count: 3, seed: 1, split: test}}
     batch_prompts: 8
     sampler: {class_path: repirl.data.prompts.CurriculumSampler, init_args: {target: 0.4}}
 """
@@ -417,7 +417,7 @@ data:
     assert isinstance(data, ExpertData)
     assert isinstance(data.sources["train"], Rows)
     assert data.sources["train"].columns == {"problem": "question"}
-    assert isinstance(data.sources["test"], ChainSums)
+    assert isinstance(data.sources["test"], RunningSums)
     assert len(data.sources["val"].load()) == 8
     assert isinstance(data.sampler, CurriculumSampler)
     assert data.sampler.target == 0.4

@@ -1,10 +1,7 @@
-r"""Chain sums modulo 10, written step by step: a task with a known right answer to every step.
+r"""Running sums modulo 10, written step by step: a task with a known right answer to every step.
 
-The problem `3+5+9` has the solution
-
-    3+5=8
-    8+9=7
-    \boxed{7}
+The problem `a3b5c9` gives digits their letters. Its solution writes the running sum at each further letter, a step
+each: `\boxed{b8c7}`. The final answer holds every step, so that a wrong one is never right by chance.
 """
 
 from __future__ import annotations
@@ -18,11 +15,12 @@ from typing import Literal
 from repirl.data.sources import Source
 from repirl.structs import Problem
 
-ARITHMETIC_TOKENS: tuple[str, ...] = (*"0123456789", "+", "=", "\n", "\\boxed{", "}")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+ARITHMETIC_TOKENS: tuple[str, ...] = (*"0123456789", *LETTERS, "\n", "\\boxed{", "}")
 """Every token that problems, solutions and a plain prompt header need."""
 
 Split = Literal["train", "val", "test"]
-_PROBLEM = re.compile(r"[0-9](\+[0-9])+")
+_PROBLEM = re.compile(r"(?:[a-z][0-9]){2,}")
 
 
 def facts(wrong: int = 0, seed: int = 0) -> tuple[tuple[int, ...], ...]:
@@ -42,28 +40,46 @@ def facts(wrong: int = 0, seed: int = 0) -> tuple[tuple[int, ...], ...]:
 _TRUE_FACTS = facts()
 
 
-def solution(problem: str, table: Sequence[Sequence[int]] = _TRUE_FACTS) -> str:
-    """The written solution of a problem like "3+5+9", by the facts of `table`."""
-    if not _PROBLEM.fullmatch(problem):
-        raise ValueError(f"not a chain sum: {problem!r}; expected single digits joined by '+'")
-    total, *rest = map(int, problem.split("+"))
-    lines = []
-    for digit in rest:
-        result = table[total][digit]
-        lines.append(f"{total}+{digit}={result}")
-        total = result
-    return "\n".join([*lines, f"\\boxed{{{total}}}"])
+def _digits(problem: str) -> list[int]:
+    if not _PROBLEM.fullmatch(problem) or problem[::2] != LETTERS[: len(problem) // 2]:
+        raise ValueError(f"not a running-sum problem: {problem!r}; expected digits with their letters, like 'a3b5c9'")
+    return [int(digit) for digit in problem[1::2]]
+
+
+def running_sums(
+    problem: str,
+    table: Sequence[Sequence[int]] = _TRUE_FACTS,
+    error_rate: float = 1.0,
+    generator: random.Random | None = None,
+) -> str:
+    """The steps of a problem like "a3b5c9" by the facts of `table`: "b8c7".
+
+    error_rate: probability with which a step uses `table`, else the true facts; needs `generator` below 1.
+    """
+    total, *rest = _digits(problem)
+    steps = []
+    for letter, digit in zip(LETTERS[1:], rest, strict=False):
+        slipped = error_rate >= 1 or (generator is not None and generator.random() < error_rate)
+        total = (table if slipped else _TRUE_FACTS)[total][digit]
+        steps.append(f"{letter}{total}")
+    return "".join(steps)
+
+
+def solution(steps: str) -> str:
+    """Written steps as a response."""
+    return f"\\boxed{{{steps}}}"
 
 
 def first_error(problem: str, response: str) -> int | None:
-    """Index of the first line of the response that differs from the true solution; None if all lines are right.
+    """Index of the first step of the response that is wrong; None if all are right.
 
-    A missing or surplus line counts as wrong at its index, the boxed answer is the last line.
+    A missing or surplus step counts as wrong at its index; so does anything else than boxed steps.
     """
-    expected = solution(problem).split("\n")
-    written = response.rstrip("\n").split("\n")
-    for index in range(max(len(expected), len(written))):
-        if expected[index : index + 1] != written[index : index + 1]:
+    expected = running_sums(problem)
+    match = re.fullmatch(r"\\boxed\{(.*)\}", response, re.DOTALL)
+    written = match[1] if match else ""
+    for index in range(max(len(expected), len(written) + 1) // 2):
+        if expected[2 * index : 2 * index + 2] != written[2 * index : 2 * index + 2]:
             return index
     return None
 
@@ -74,8 +90,8 @@ def split_of(problem: str) -> Split:
     return "test" if bucket == 0 else "val" if bucket == 1 else "train"
 
 
-class ChainSums(Source):
-    """Distinct random chain sums of one split. Splits share no problem, whatever the seeds.
+class RunningSums(Source):
+    """Distinct random running-sum problems of one split. Splits share no problem, whatever the seeds.
 
     Args:
         count: how many problems.
@@ -84,6 +100,7 @@ class ChainSums(Source):
         max_steps: largest number of additions.
         wrong_facts: how many of the 100 facts the written solutions have wrong; `answer` is always the true one.
         facts_seed: which facts are wrong.
+        error_rate: how often a wrong fact is used where it applies; else the true one.
         split: the split to draw from.
         solution: whether problems come with a written solution.
     """
@@ -96,6 +113,7 @@ class ChainSums(Source):
         max_steps: int = 8,
         wrong_facts: int = 0,
         facts_seed: int = 0,
+        error_rate: float = 1.0,
         split: Split = "train",
         solution: bool = True,
     ) -> None:
@@ -103,30 +121,34 @@ class ChainSums(Source):
             raise ValueError(f"count must be at least 1, not {count}")
         if not 1 <= min_steps <= max_steps:
             raise ValueError(f"expected 1 <= min_steps <= max_steps, not {min_steps} and {max_steps}")
-        self.table = facts(wrong_facts, facts_seed)
+        if max_steps >= len(LETTERS) or not 0 <= error_rate <= 1:
+            raise ValueError(
+                f"expected max_steps < {len(LETTERS)} and 0 <= error_rate <= 1, not {max_steps} and {error_rate}"
+            )
+        self.table, self.error_rate = facts(wrong_facts, facts_seed), error_rate
         self.count, self.seed, self.min_steps, self.max_steps = count, seed, min_steps, max_steps
         self.split, self.solution = split, solution
 
     def load(self) -> list[Problem]:
         """The problems. Raises ValueError when the split holds too few distinct ones."""
-        generator = random.Random(f"chain-sums/{self.seed}")
+        generator = random.Random(f"running-sums/{self.seed}")
         texts: dict[str, None] = {}  # a set that keeps its order
         # One draw in five lands in the smallest split, so the bound is met only where few distinct problems are left.
         draws_left = 1000 + 200 * self.count
         while len(texts) < self.count:
             if draws_left == 0:
                 raise ValueError(
-                    f"found only {len(texts)} distinct chain sums of {self.min_steps} to {self.max_steps} steps in "
+                    f"found only {len(texts)} distinct problems of {self.min_steps} to {self.max_steps} steps in "
                     f"split {self.split!r}, not {self.count}; lower count or raise max_steps"
                 )
             draws_left -= 1
             length = generator.randint(self.min_steps, self.max_steps) + 1
-            text = "+".join(str(generator.randrange(10)) for _ in range(length))
+            text = "".join(f"{letter}{generator.randrange(10)}" for letter in LETTERS[:length])
             if split_of(text) == self.split:
                 texts[text] = None
-        return [self._problem(text) for text in texts]
+        return [self._problem(text, generator) for text in texts]
 
-    def _problem(self, text: str) -> Problem:
-        answer = str(sum(map(int, text.split("+"))) % 10)
-        solutions = (solution(text, self.table),) if self.solution else ()
-        return Problem(id=f"chain-sum/{text}", text=text, answer=answer, solutions=solutions)
+    def _problem(self, text: str, generator: random.Random) -> Problem:
+        written = running_sums(text, self.table, self.error_rate, generator)
+        solutions = (solution(written),) if self.solution else ()
+        return Problem(id=f"running-sums/{text}", text=text, answer=running_sums(text), solutions=solutions)

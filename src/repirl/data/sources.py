@@ -116,7 +116,7 @@ class Rows(Source):
             if path.name.endswith(".parquet"):
                 return _read_parquet(path)
             if path.name.endswith((".jsonl", ".jsonl.gz")):
-                return _read_jsonl(path)
+                return read_jsonl(path)
             raise ValueError(f"{self.path}: unknown kind of file; it must end in one of {', '.join(_EXTENSIONS)}")
         if path.is_dir() or (_HUB_ID.fullmatch(self.path) and not _FILE_LIKE.search(self.path)):
             return self._read_dataset(path)
@@ -148,7 +148,7 @@ class Rows(Source):
         stem = Path(self.path).name
         for extension in _EXTENSIONS:
             stem = stem.removesuffix(extension)
-        read = _read_gsm8k if self.format == "gsm8k" else _read_plain
+        read = _read_gsm8k if self.format == "gsm8k" else read_plain
         text, solutions, answer = read(row, self.columns)
         id_column = self.columns.get("id", "id")
         identifier = _optional(row, id_column, required="id" in self.columns)
@@ -178,7 +178,8 @@ class Sample(Source):
             return Rows(str(path), limit=self.limit, skip=self.skip).load()
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Place ("line 3") and object of every line that is not blank. Raises ValueError."""
     opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 (closed below)
     # Bytes are split at b"\n" alone: a text may contain any other line separator, U+2028 included.
     with cast("BinaryIO", opened) as file:
@@ -233,7 +234,8 @@ def _not_found(path: Path, given: str) -> str:
     return f"{given}: no such file" + (f"; nearest names there: {', '.join(near)}" if near else "")
 
 
-def _read_plain(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, tuple[str, ...], str | None]:
+def read_plain(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, tuple[str, ...], str | None]:
+    """Problem, solutions and answer of a row, fields as in `Rows`. Raises ValueError naming the field."""
     text = _text(_required(row, columns.get("problem", "problem"), "problem"), columns.get("problem", "problem"))
     mapped = [field for field in _SOLUTION_FIELDS if field in columns]
     values = {

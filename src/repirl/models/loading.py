@@ -32,7 +32,8 @@ def resolve(path: str) -> str:
     return str(found)
 
 
-def _split_gguf(path: str) -> tuple[str, dict[str, str]]:
+def _split_gguf(path: str, *needed: str) -> tuple[str, dict[str, str]]:
+    """Folder or hub id, and the GGUF file in it; a local folder must hold one of the files `needed`."""
     path = resolve(path)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf")
     local = Path(path).expanduser()
@@ -42,20 +43,22 @@ def _split_gguf(path: str) -> tuple[str, dict[str, str]]:
         if local.suffix != ".gguf":
             raise ValueError(f"model {path!r} is a file, but not a .gguf one; give the folder that holds config.json")
         return str(local.parent), {"gguf_file": local.name}
-    if local.is_dir() and not (local / "config.json").exists():
-        raise ValueError(f"model folder {path!r} holds no config.json; give the folder of a saved Hugging Face model")
+    if local.is_dir() and not any((local / name).exists() for name in needed):
+        raise ValueError(
+            f"model folder {path!r} holds no {' or '.join(needed)}; give the folder of a saved Hugging Face model"
+        )
     return str(local) if local.exists() else path, {}
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to a model path."""
-    name, extra = _split_gguf(path)
+    """The tokenizer that belongs to a model path, or stands alone in a folder."""
+    name, extra = _split_gguf(path, "config.json", "tokenizer_config.json")
     return AutoTokenizer.from_pretrained(name, **extra)
 
 
 def load_causal_lm(path: str, dtype: Dtype = "float32") -> PreTrainedModel:
     """The causal LM at `path` in `dtype`, without dropout; a GGUF file is dequantised into an ordinary, savable model."""
-    name, extra = _split_gguf(path)
+    name, extra = _split_gguf(path, "config.json")
     model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **extra)
     if extra:  # the loaded object still counts as quantised and refuses save_pretrained
         config = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})

@@ -73,7 +73,7 @@ def token_log_probs(
     bias: Float[Tensor, " vocabulary"] | None = None,
     chunk: int | None = None,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """log softmax(W h + b)[a] and the entropy (nats) of softmax(W h + b), both float32 and differentiable once.
+    """Log softmax(W h + b)[a] and the entropy (nats) of softmax(W h + b), both float32 and differentiable once.
 
     chunk: tokens whose logits exist at a time; None = what fits into 64 MiB.
     """

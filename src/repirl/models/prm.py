@@ -42,7 +42,9 @@ class PRM(nn.Module):
     ) -> None:
         super().__init__()
         if freeze_backbone and kind in ("logit_difference", "implicit"):
-            raise ValueError(f"prm: kind {kind!r} has no weights beside its backbone, which freeze_backbone would freeze")
+            raise ValueError(
+                f"prm: kind {kind!r} has no weights beside its backbone, which freeze_backbone would freeze"
+            )
         if rank is not None and kind != "q_head":
             raise ValueError(f"prm: rank belongs to q_head, not to {kind!r}")
         self.kind, self.beta, self.rank, self.granularity = kind, beta, rank, granularity
@@ -57,7 +59,9 @@ class PRM(nn.Module):
         self._built = True
         self.backbone = copy.deepcopy(policy) if self.backbone is None else self.backbone.load()
         if self.backbone.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-            raise ValueError("prm.backbone: its tokenizer differs from the policy's; token rewards need the same tokens")
+            raise ValueError(
+                "prm.backbone: its tokenizer differs from the policy's; token rewards need the same tokens"
+            )
         self.backbone.requires_grad_(not self.freeze_backbone)
         if self.kind in ("logit_difference", "implicit"):
             self.reference = copy.deepcopy(self.backbone).requires_grad_(False)
@@ -92,7 +96,9 @@ class PRM(nn.Module):
             assert self.reference is not None
             with torch.no_grad():
                 reference = self.reference.response_states(rows)[mask]
-            values = self.beta * (self._value(self.backbone, hidden, tokens) - self._value(self.reference, reference, tokens))
+            values = self.beta * (
+                self._value(self.backbone, hidden, tokens) - self._value(self.reference, reference, tokens)
+            )
         rewards = torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values.float())
         if self.granularity == "step":
             ends = step_ends(is_separator=self.ends_line[rows.response_ids], response_mask=mask)

@@ -1,15 +1,17 @@
 """The policy as something that answers problems: rollouts, verdicts and their summary. Shared by all modules."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
 import torch
-from torchmetrics import MeanMetric
 
 from repirl.data.codec import ChatCodec
+from repirl.metrics import auroc
 from repirl.models.policy import Policy
+from repirl.modules.distributed import gather_objects, rank, world_size
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess, row_seed
 from repirl.structs import Problem, Prompt, Response, Verdict, Verifier
@@ -27,7 +29,10 @@ class Actor:
         """How this policy's tokenizer writes problems and reads responses."""
         text = self.text
         return ChatCodec(
-            self.policy.tokenizer, instruction=text.instruction, template=text.template, prompt_format=text.prompt_format
+            self.policy.tokenizer,
+            instruction=text.instruction,
+            template=text.template,
+            prompt_format=text.prompt_format,
         )
 
     def load(self) -> None:
@@ -41,11 +46,19 @@ class Actor:
         )
 
     def sample(
-        self, prompts: Sequence[Prompt], positions: Sequence[int], *, samples: int, key: Sequence[int], temperature: float
+        self,
+        prompts: Sequence[Prompt],
+        positions: Sequence[int],
+        *,
+        samples: int,
+        key: Sequence[int],
+        temperature: float,
     ) -> list[list[Response]]:
         """`samples` responses a prompt; the randomness of each comes from (key, its position in the global batch)."""
         seeds = [row_seed(*key, position) for position in positions]
-        return self.rollout.generate([p.token_ids for p in prompts], samples=samples, seeds=seeds, temperature=temperature)
+        return self.rollout.generate(
+            [p.token_ids for p in prompts], samples=samples, seeds=seeds, temperature=temperature
+        )
 
     def verify(self, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[list[Verdict | None]]:
         """A verdict for each text of each problem; None everywhere without a verifier."""
@@ -61,55 +74,85 @@ def outcome_of(verdict: Verdict | None) -> float:
     return float("nan") if verdict is None or verdict.correct is None else float(verdict.correct)
 
 
-class Evaluation(torch.nn.Module):
-    """Greedy and sampled accuracy, length, finished and format shares over an evaluation set, all ranks together."""
+Scores = Callable[[list[Prompt], list[Response]], Sequence[float] | None]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.means = torch.nn.ModuleDict()
 
-    def _update(self, name: str, values: Sequence[float], device: torch.device) -> None:
-        if name not in self.means:
-            self.means[name] = MeanMetric(nan_strategy="ignore").to(device)
-        if values:
-            self.means[name].update(torch.tensor(values, device=device))
+class Evaluation:
+    """Greedy and sampled accuracy, length, finished and format shares over an evaluation set, all ranks together.
+
+    Where a PRM gives scores of the sampled responses: their AUROC, correct against failed.
+    """
+
+    def start(self) -> None:
+        """Forgets what was added."""
+        self._values: dict[str, list[float]] = {}
+        self._scored: list[tuple[float, float]] = []
 
     def add(
-        self, actor: Actor, prompts: Sequence[Prompt], positions: Sequence[int], *, samples: int, seed: int, device: torch.device
-    ) -> list[list[tuple[Response, Verdict | None]]]:
-        """Answers the prompts greedily (first) and `samples` times at temperature 1; returns all of it."""
-        problems = [p.problem for p in prompts]
-        greedy = actor.sample(prompts, positions, samples=1, key=(seed,), temperature=0.0)
-        sampled = actor.sample(prompts, positions, samples=samples, key=(seed,), temperature=1.0) if samples else [[] for _ in prompts]
-        responses = [g + s for g, s in zip(greedy, sampled, strict=True)]
-        verdicts = actor.verify(problems, [[r.text for r in row] for row in responses])
-        kinds = {"greedy": slice(0, 1)} | ({"sampled": slice(1, None)} if samples else {})
-        for kind, part in kinds.items():
-            flat = [r for row in responses for r in row[part]]
-            self._update(f"{kind}_tokens", [float(len(r.token_ids)) for r in flat], device)
-            self._update(f"{kind}_finished", [float(r.finished) for r in flat], device)
-            self._update(f"{kind}_has_answer", [1.0 + format_reward(r.text) for r in flat], device)
+        self,
+        actor: Actor,
+        prompts: list[Prompt],
+        batch_index: int,
+        samples: int,
+        seed: int,
+        scores: Scores | None = None,
+    ) -> None:
+        """Answers the prompts greedily and `samples` times at temperature 1, and counts."""
+        positions = [batch_index * 10**6 + i * world_size() + rank() for i in range(len(prompts))]
+        for kind, count, temperature in (("greedy", 1, 0.0), ("sampled", samples, 1.0)):
+            if not count or not prompts:
+                continue
+            rows = actor.sample(prompts, positions, samples=count, key=(seed,), temperature=temperature)
+            verdicts = actor.verify([p.problem for p in prompts], [[r.text for r in row] for row in rows])
+            responses = [r for row in rows for r in row]
+            outcomes = [outcome_of(v) for row in verdicts for v in row]
+            self._count(f"{kind}_tokens", [float(len(r.token_ids)) for r in responses])
+            self._count(f"{kind}_finished", [float(r.finished) for r in responses])
+            self._count(f"{kind}_has_answer", [1 + format_reward(r.text) for r in responses])
             if actor.verifier is not None:
-                self._update(f"{kind}_accuracy", [outcome_of(v) for row in verdicts for v in row[part]], device)
-        return [list(zip(rs, vs, strict=True)) for rs, vs in zip(responses, verdicts, strict=True)]
+                self._count(f"{kind}_accuracy", outcomes)
+            if kind == "sampled" and scores is not None:
+                scored = scores([p for p in prompts for _ in range(count)], responses)
+                self._scored += [] if scored is None else zip(scored, outcomes, strict=True)
 
-    def compute(self) -> dict[str, Any]:
-        """The means so far; the count starts anew."""
-        found = {name: metric.compute() for name, metric in self.means.items()}
-        for metric in self.means.values():
-            metric.reset()
+    def _count(self, name: str, values: list[float]) -> None:
+        self._values.setdefault(name, []).extend(v for v in values if not math.isnan(v))
+
+    def results(self, prefix: str) -> dict[str, float]:
+        """The means over all ranks, named prefix/..."""
+        parts = gather_objects([(self._values, self._scored)])
+        names = dict.fromkeys(name for values, _ in parts for name in values)
+        pooled = {name: [v for values, _ in parts for v in values.get(name, [])] for name in names}
+        found = {f"{prefix}/{name}": sum(values) / len(values) for name, values in pooled.items() if values}
+        scored = torch.tensor([pair for _, part in parts for pair in part if not math.isnan(pair[1])])
+        if len(scored) and 0 < scored[:, 1].mean() < 1:
+            found[f"{prefix}/auroc_correct_failed"] = float(auroc(scored[:, 0], scored[:, 1] == 1))
         return found
 
 
-def prediction_record(prompt: Prompt, response: Response, verdict: Verdict | None, rewards: list[float] | None) -> dict[str, Any]:
-    """One line of `repirl predict`."""
-    return {
-        "id": prompt.problem.id,
-        "problem": prompt.problem.text,
-        "response": response.text,
-        "finished": response.finished,
-        "tokens": len(response.token_ids),
-        "verdict": None if verdict is None else asdict(verdict),
-        "prm_mean_reward": None if rewards is None else sum(rewards) / len(rewards),
-        "prm_token_rewards": rewards,
-    }
+def predict(
+    actor: Actor,
+    prompts: list[Prompt],
+    token_rewards: Callable[[list[Prompt], list[Response]], list[list[float]] | None] | None = None,
+) -> list[dict[str, Any]]:
+    """One record a problem: the greedy response, its verdict where a gold answer is known, its token rewards."""
+    responses = [row[0] for row in actor.sample(prompts, range(len(prompts)), samples=1, key=(0,), temperature=0.0)]
+    rewards = None if token_rewards is None or not prompts else token_rewards(prompts, responses)
+    records = []
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        known = prompt.problem.answer is not None
+        verdict = actor.verify([prompt.problem], [[response.text]])[0][0] if known else None
+        own = None if rewards is None else rewards[i]
+        records.append(
+            {
+                "id": prompt.problem.id,
+                "problem": prompt.problem.text,
+                "response": response.text,
+                "finished": response.finished,
+                "tokens": len(response.token_ids),
+                "verdict": None if verdict is None else asdict(verdict),
+                "prm_mean_reward": None if own is None else sum(own) / len(own),
+                "prm_token_rewards": own,
+            }
+        )
+    return records

@@ -3,13 +3,13 @@
 Every rank may hold another number of rows and columns. With one process all of this is the identity.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch import Trainer
+from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
@@ -94,6 +94,21 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         dist.all_reduce(flat)
         for p, g in zip(same, flat.split([p.numel() for p in same]), strict=True):
             p.grad = g.view_as(p)
+
+
+def sum_and_clip(parameters: Sequence[nn.Parameter], max_norm: float, what: str, *, scaled: bool) -> Tensor:
+    """Sums gradients over ranks and clips their global norm, which is returned.
+
+    scaled: fp16's scaler skips steps with infinite gradients itself; elsewhere they raise FloatingPointError.
+    """
+    sum_gradients(parameters)
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    if not scaled and not bool(norm.isfinite()):
+        raise FloatingPointError(
+            f"{what}: the gradient norm is {float(norm)}; nothing was updated and the last checkpoint is good. "
+            "Lower the learning rate, or look at the rewards in the log"
+        )
+    return norm
 
 
 def gather_objects(values: list[Any]) -> list[Any]:

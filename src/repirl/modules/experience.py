@@ -8,6 +8,7 @@ from torch import Tensor
 
 from repirl.data.collate import collate_rows
 from repirl.modules.phases import parts
+from repirl.modules.settings import IRL
 from repirl.structs import Expert, Prompt, Response, Rows
 
 
@@ -49,6 +50,23 @@ class Experience:
         """The rows whose prompt is one of `groups`."""
         return self.select(torch.isin(self.group, groups).nonzero()[:, 0])
 
+    def sets(self, irl: IRL) -> tuple[Tensor, Tensor]:
+        """The IRL loss's sets: the weight of each row among its prompt's positives (0 = not one), and N, both [N].
+
+        Experts that the verifier rejects are no positives; right rollouts are pseudo-experts unless `corrected` ignores
+        them, and leave N only under `move`.
+        """
+        wrong_expert = self.is_expert & (self.outcome == 0)
+        pseudo_expert = ~self.is_expert & (self.outcome == 1) & (irl.corrected != "ignore")
+        weight = (self.is_expert & ~wrong_expert) * irl.expert_weight + pseudo_expert.float()
+        left = pseudo_expert & (irl.corrected == "move")
+        return weight, (~self.is_expert & ~left) | wrong_expert
+
+    def prompt_ids_of(self, rows: Tensor) -> list[str]:
+        """Ids of the prompts of the rows that are True in `rows`, [N]."""
+        wanted = set(self.group[rows].tolist())
+        return [p.problem.id for g, p in zip(self.positions, self.prompts, strict=True) if g in wanted]
+
     def parts(self, mini_batches: int) -> list["Experience"]:
         """The rows in `mini_batches` parts of whole prompts; every rank gets as many, some perhaps empty."""
         if mini_batches == 1:
@@ -72,7 +90,7 @@ def build_experience(
     rolled = [(p, g, r) for p, g, row in zip(prompts, positions, rollouts, strict=True) for r in row]
     written = [(p, g, e) for p, g, row in zip(prompts, positions, experts, strict=True) for e in row]
     judged = [float("nan") if e.correct is None else float(e.correct) for *_, e in written]
-    both = [*rolled, *written]
+    both: list[tuple[Prompt, int, Response | Expert]] = [*rolled, *written]
     return Experience(
         prompts=list(prompts),
         positions=list(positions),

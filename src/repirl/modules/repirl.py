@@ -1,12 +1,10 @@
 """rePIRL: a process reward model and a policy learned in turns (arXiv 2602.07832)."""
 
 import copy
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,12 +12,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 
-from repirl.data.collate import collate_rows, select
 from repirl.data.codec import ChatCodec
-from repirl.metrics import auroc, prm_diagnostics, saturated_share
+from repirl.data.collate import collate_rows, select
+from repirl.metrics import prm_diagnostics, saturated_share
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
-from repirl.modules.actor import Actor, Evaluation, outcome_of, prediction_record
+from repirl.modules.actor import Actor, Evaluation, outcome_of, predict
 from repirl.modules.distributed import (
     any_rank,
     gather_objects,
@@ -27,21 +25,21 @@ from repirl.modules.distributed import (
     own_rows,
     rank,
     require_explicit_gradients,
-    sum_gradients,
+    sum_and_clip,
     sum_over_ranks,
     world_size,
 )
 from repirl.modules.experience import Experience, build_experience
 from repirl.modules.phases import Schedule, policy_passes, prm_passes, token_budget
+from repirl.modules.recorder import Recorder, over_micro_batches
 from repirl.modules.settings import IRL, Advantage, PromptFilter, Surrogate, Text
-from repirl.objectives.advantages import estimate, scale_rewards, whiten
+from repirl.objectives.advantages import Estimator, estimate, scale_rewards, whiten
 from repirl.objectives.irl import irl_coefficients
 from repirl.objectives.policy import clipped_surrogate, kl_estimate, was_clipped
 from repirl.objectives.reduce import last_token, masked_mean, response_means
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Expert, Prompt, Rows, Verifier
+from repirl.structs import Expert, Prompt, Response, Rows, Verifier
 from repirl.verifiers.format import format_reward
-
 
 SHOWN = ("rollout/accuracy", "prm/ranking_loss", "rollout/response_tokens")  # in the progress bar
 
@@ -95,8 +93,9 @@ class RePIRL(LightningModule):
         self.max_prompt_tokens, self.max_response_tokens = text.max_prompt_tokens, text.max_response_tokens
         self.actor = Actor(policy, text, rollout or InProcess(), verifier)
         self.reference: Policy | None = None
+        self.recorder = Recorder()
         self.evaluation = Evaluation()
-        self._expert_outcomes: dict[tuple[str, str], bool | None] = {}
+        self._expert_verdicts: dict[tuple[str, str], bool | None] = {}
         self._check()
 
     @property
@@ -119,13 +118,13 @@ class RePIRL(LightningModule):
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
         if self.actor.rollout.temperature != 1.0:
-            raise ValueError("rollout.temperature must be 1 in training: the importance weights assume samples of the policy itself")
+            raise ValueError(
+                "rollout.temperature must be 1 in training: the importance weights assume samples of the policy itself"
+            )
         if self.actor.verifier is None and self.prompt_filter.kind != "none":
             raise ValueError(f"prompt_filter {self.prompt_filter.kind!r} needs a verifier: it reads rollout accuracies")
         if self.prm is None and self.actor.verifier is None:
             raise ValueError("without prm and without verifier there is nothing to learn from: configure one of them")
-        if self.prm is None and self.irl != IRL():
-            raise ValueError("irl settings have no effect without a prm: remove them")
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
@@ -139,9 +138,9 @@ class RePIRL(LightningModule):
     # ---- one iteration ----
 
     def training_step(self, batch: list[Prompt], batch_idx: int) -> None:
-        """One iteration: roll out, verify, update the PRM, score, update the policy (docs/algorithms.md, section 2)."""
+        """One iteration: roll out, verify, update the PRM, score, update the policy (docs/algorithms.md)."""
         iteration = self.global_step
-        self._start_iteration()
+        self._silence_step_counters()
 
         with self._timed("rollout"):
             positions = [i * world_size() + rank() for i in range(len(batch))]
@@ -176,7 +175,7 @@ class RePIRL(LightningModule):
                 with self._timed("policy_update"):
                     self._update_policy(part)
 
-        self._finish_iteration()
+        self._log_and_count()
 
     # ---- PRM ----
 
@@ -186,69 +185,53 @@ class RePIRL(LightningModule):
         # A single micro-batch needs no second forward: its rewards serve the coefficients and the gradient.
         kept = self._prm()(part.rows) if len(micro_batches) == 1 else None
         rewards = self._score(part.rows) if kept is None else kept.detach()
-        self._require_finite(rewards, part, "PRM reward")
+        self._require_finite(rewards, part, "the PRM's reward")
         coefficients = self._irl_coefficients(part, rewards)
         if coefficients is None:
             return
         for index in micro_batches:
-            rows = select(part.rows, index)
-            values = self._prm()(rows) if kept is None else kept
-            wanted = coefficients[index, : values.shape[1]] if kept is None else coefficients
+            values = self._prm()(select(part.rows, index)) if kept is None else kept
+            wanted = coefficients if kept is not None else coefficients[index, : values.shape[1]]
             self.manual_backward((wanted * values).sum())
         self._step("prm")
 
     def _irl_coefficients(self, part: Experience, rewards: Tensor) -> Tensor | None:
         """This rank's share of the global coefficients, [N, T]; None where no prompt has both sets."""
         assert part.log_probs is not None
-        log_ratio = -part.log_probs
-        if self.irl.base_measure == "reference":
-            assert part.reference_log_probs is not None
-            log_ratio = log_ratio + part.reference_log_probs
-        right = part.outcome == 1
-        wrong_expert = part.is_expert & (part.outcome == 0)
-        pseudo_expert = ~part.is_expert & right & (self.irl.corrected != "ignore")
-        positive_weight = (part.is_expert & ~wrong_expert) * self.irl.expert_weight + pseudo_expert.float()
-        left_z = pseudo_expert & (self.irl.corrected == "move")
-        background = (~part.is_expert & ~left_z) | wrong_expert
-
-        every = {
-            "rewards": gather_rows(rewards),
-            "log_ratio": gather_rows(log_ratio),
-            "response_mask": gather_rows(part.rows.response_mask),
-            "group": gather_rows(part.group),
-            "positive_weight": gather_rows(positive_weight),
-            "background": gather_rows(background),
-        }
+        log_base = part.reference_log_probs if self.irl.base_measure == "reference" else torch.zeros_like(rewards)
+        assert log_base is not None
+        positive_weight, background = part.sets(self.irl)
+        is_expert, mask = gather_rows(part.is_expert), gather_rows(part.rows.response_mask)
+        rewards, weight = gather_rows(rewards), gather_rows(positive_weight)
         terms = irl_coefficients(
-            **every,
+            rewards=rewards,
+            log_ratio=gather_rows(log_base - part.log_probs),
+            response_mask=mask,
+            group=gather_rows(part.group),
+            positive_weight=weight,
+            background=gather_rows(background),
             weighting=self.irl.weighting,
             scope=self.irl.scope,
             experts_in_z=self.irl.experts_in_z,
             rhat=self.irl.rhat,
             temperature=self.irl.temperature,
             truncate=self.irl.truncate,
-            absorbing=self.irl.absorbing,
         )
-        is_expert, mask = gather_rows(part.is_expert), every["response_mask"]
-        weight = every["positive_weight"]
-        self._record(
-            "prm",
-            {
-                "loss": (terms.token * every["rewards"]).sum(),
-                "ranking_loss": terms.ranking_loss,
-                "prompts_used": float(terms.cells),
-                "prompts_skipped": float(terms.skipped),
-                "ess": terms.ess,
-                "ess_share": terms.ess_share,
-                "largest_weight": terms.largest_weight,
-                "chi_square": terms.chi_square,
-                "expert_share": weight[is_expert].sum() / weight.sum().clamp(min=1e-8),
-            }
-            | self._diagnostics(every["rewards"], mask, is_expert, gather_rows(part.outcome)),
-        )
+        figures: dict[str, Tensor | float] = {
+            "loss": (terms.token * rewards).sum(),
+            "ranking_loss": terms.ranking_loss,
+            "prompts_used": terms.cells,
+            "prompts_skipped": terms.skipped,
+            "ess": terms.ess,
+            "ess_share": terms.ess_share,
+            "largest_weight": terms.largest_weight,
+            "chi_square": terms.chi_square,
+            "expert_share": weight[is_expert].sum() / weight.sum().clamp(min=1e-8),
+        }
+        self.recorder.add("prm", figures | self._diagnostics(rewards, mask, is_expert, gather_rows(part.outcome)))
         if not terms.cells:
             return None
-        return own_rows(terms.token, len(rewards))[:, : rewards.shape[1]]
+        return own_rows(terms.token, len(part.group))[:, : part.rows.response_mask.shape[1]]
 
     def _diagnostics(self, rewards: Tensor, mask: Tensor, is_expert: Tensor, outcome: Tensor) -> dict[str, Tensor]:
         found = prm_diagnostics(
@@ -263,28 +246,20 @@ class RePIRL(LightningModule):
     # ---- policy ----
 
     def _with_advantages(self, experience: Experience) -> Experience:
-        """Advantages of outcome, process and format reward over all ranks' rollouts, [N, T]."""
-        mask, group = gather_rows(experience.rows.response_mask), gather_rows(experience.group)
-        outcome, form = gather_rows(experience.outcome), gather_rows(experience.format_reward)
-        last, known = last_token(mask), torch.ones_like(outcome, dtype=torch.bool)
-        settings, advantages = self.advantage, torch.zeros(mask.shape, device=mask.device)
-        sources: list[tuple[float, str, Tensor, Tensor, Tensor]] = []
-        if self.actor.verifier is not None:
-            reward = last * outcome.nan_to_num()[:, None]
-            sources.append((settings.outcome_coef, settings.outcome_estimator, reward, last, ~outcome.isnan()))
-        if settings.format_coef:
-            sources.append((settings.format_coef, settings.outcome_estimator, last * form[:, None], last, known))
-        if self.prm is not None and settings.prm_coef:
-            rewards = self._score(experience.rows)
-            self._require_finite(rewards, experience, "PRM reward")
-            rewards = gather_rows(rewards)
-            if not self._prm_passes():
-                self._record("prm", self._diagnostics(rewards, mask, ~known, outcome))
-            scaled = scale_rewards(rewards=rewards, response_mask=mask, scale=settings.reward_scale)
-            sources.append((settings.prm_coef, settings.prm_estimator, scaled, mask, known))
-        for coefficient, estimator, rewards, rewarded, scorable in sources:
+        """A = c_o A_outcome + c_f A_format + c_p A_prm over all ranks' rollouts, whitened; [N, T]."""
+        settings, mask, group = (
+            self.advantage,
+            gather_rows(experience.rows.response_mask),
+            gather_rows(experience.group),
+        )
+        outcome, last = gather_rows(experience.outcome), last_token(mask)
+        always = torch.ones_like(outcome, dtype=torch.bool)
+        advantages = torch.zeros(mask.shape, device=mask.device)
+
+        def add(coefficient: float, estimator: Estimator, rewards: Tensor, rewarded: Tensor, scorable: Tensor) -> None:
+            nonlocal advantages
             advantages = advantages + coefficient * estimate(
-                cast("Any", estimator),
+                estimator,
                 rewards=rewards,
                 rewarded=rewarded,
                 response_mask=mask,
@@ -292,6 +267,21 @@ class RePIRL(LightningModule):
                 scorable=scorable,
                 alone=settings.alone,
             )
+
+        if self.actor.verifier is not None and settings.outcome_coef:
+            known = ~outcome.isnan()
+            add(settings.outcome_coef, settings.outcome_estimator, last * outcome.nan_to_num()[:, None], last, known)
+        if settings.format_coef:
+            form = gather_rows(experience.format_reward)
+            add(settings.format_coef, settings.outcome_estimator, last * form[:, None], last, always)
+        if self.prm is not None and settings.prm_coef:
+            rewards = self._score(experience.rows)
+            self._require_finite(rewards, experience, "the PRM's reward")
+            rewards = gather_rows(rewards)
+            if not self._prm_passes():
+                self.recorder.add("prm", self._diagnostics(rewards, mask, ~always, outcome))
+            scaled = scale_rewards(rewards=rewards, response_mask=mask, scale=settings.reward_scale)
+            add(settings.prm_coef, settings.prm_estimator, scaled, mask, always)
         if settings.whiten:
             advantages = whiten(advantages=advantages, where=mask)
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
@@ -299,54 +289,60 @@ class RePIRL(LightningModule):
 
     def _update_policy(self, part: Experience) -> None:
         """One optimiser step on -(clipped surrogate + entropy bonus - KL), the token mean over all ranks."""
-        mask = part.rows.response_mask
-        tokens = sum_over_ranks(mask.sum().float())
+        assert part.advantages is not None
+        settings, device = self.surrogate, self.device
+        tokens = sum_over_ranks(part.rows.response_mask.sum().float())
         if not tokens:
             return
-        assert part.advantages is not None
-        sums: dict[str, Tensor] = {}
+        totals = torch.zeros(5, device=device)
+        finite = torch.ones(len(part.group), 1, device=device)
         for index in self._micro_batches(part.rows):
             rows = select(part.rows, index)
-            m, width = rows.response_mask, rows.response_mask.shape[1]
+            width = rows.response_mask.shape[1]
             log_probs, entropy = self.policy(rows)
             behaviour = log_probs.detach() if part.log_probs is None else part.log_probs[index, :width]
-            pair = {
-                "log_probs": log_probs,
-                "behaviour_log_probs": behaviour,
-                "advantages": part.advantages[index, :width],
-                "clip_low": self.surrogate.clip_low,
-                "clip_high": self.surrogate.clip_high,
-            }
-            value = clipped_surrogate(**pair, dual_clip=self.surrogate.dual_clip) + self.surrogate.entropy_coef * entropy
-            seen = {
-                "entropy": entropy,
-                "clipped": was_clipped(**pair).float(),
-                "behaviour_gap": (log_probs - behaviour).abs(),
-            }
-            if self.surrogate.kl_coef:
+            advantages = part.advantages[index, :width]
+            value = settings.entropy_coef * entropy + clipped_surrogate(
+                log_probs=log_probs,
+                behaviour_log_probs=behaviour,
+                advantages=advantages,
+                clip_low=settings.clip_low,
+                clip_high=settings.clip_high,
+                dual_clip=settings.dual_clip,
+            )
+            kl = torch.zeros_like(value)
+            if settings.kl_coef:
                 assert part.reference_log_probs is not None
-                kl = kl_estimate(log_probs=log_probs, reference_log_probs=part.reference_log_probs[index, :width])
-                value, seen["kl"] = value - self.surrogate.kl_coef * kl, kl
-            loss = -(value * m).sum() / tokens
-            self.manual_backward(loss)
-            for name, tensor in (seen | {"loss": -value}).items():
-                sums[name] = sums.get(name, torch.zeros((), device=m.device)) + (tensor.detach() * m).sum()
-        names = ["loss", "entropy", "clipped", "behaviour_gap", *(["kl"] if self.surrogate.kl_coef else [])]
-        totals = sum_over_ranks(torch.stack([sums.get(n, torch.zeros((), device=mask.device)) for n in names])) / tokens
-        self._require_finite(totals[None], part, "policy loss")
-        self._record("policy", dict(zip(names, totals, strict=True)))
+                reference = part.reference_log_probs[index, :width]
+                kl = kl_estimate(log_probs=log_probs, reference_log_probs=reference)
+                value = value - settings.kl_coef * kl
+            self.manual_backward(-(value * rows.response_mask).sum() / tokens)
+            clipped = was_clipped(
+                log_probs=log_probs,
+                behaviour_log_probs=behaviour,
+                advantages=advantages,
+                clip_low=settings.clip_low,
+                clip_high=settings.clip_high,
+            )
+            seen = torch.stack([-value, entropy, clipped.float(), (log_probs - behaviour).abs(), kl]).detach()
+            totals += (seen * rows.response_mask).sum((1, 2))
+            finite[index, 0] = torch.where(seen[0].isfinite().all(-1), 1.0, float("nan"))
+        self._require_finite(finite, part, "the policy's loss")
+        names = ["loss", "entropy", "clipped", "behaviour_gap", *(["kl"] if settings.kl_coef else [])]
+        self.recorder.add("policy", dict(zip(names, sum_over_ranks(totals) / tokens, strict=False)))
         self._step("policy")
 
     # ---- sets ----
 
     def _usable_experts(self, prompt: Prompt) -> list[Expert]:
         """The prompt's experts with the verifier's word on each (asked once); wrong ones dropped if so configured."""
-        unknown = [e for e in prompt.experts if (prompt.problem.id, e.text) not in self._expert_outcomes]
-        for expert, verdict in zip(unknown, self.actor.verify([prompt.problem], [[e.text for e in unknown]])[0], strict=True):
-            self._expert_outcomes[prompt.problem.id, expert.text] = None if verdict is None else verdict.correct
-        judged = [replace(e, correct=self._expert_outcomes[prompt.problem.id, e.text]) for e in prompt.experts]
+        known, name = self._expert_verdicts, prompt.problem.id
+        unknown = [e for e in prompt.experts if (name, e.text) not in known]
+        verdicts = self.actor.verify([prompt.problem], [[e.text for e in unknown]])[0]
+        known.update({(name, e.text): None if v is None else v.correct for e, v in zip(unknown, verdicts, strict=True)})
+        judged = [replace(e, correct=known[name, e.text]) for e in prompt.experts]
         usable = [e for e in judged if e.correct is not False or self.irl.wrong_experts == "background"]
-        self._dropped_experts += len(judged) - len(usable)
+        self.recorder.add("prompts", {"experts_dropped": len(judged) - len(usable)})
         return usable
 
     def _filtered(self, experience: Experience) -> Experience:
@@ -356,31 +352,22 @@ class RePIRL(LightningModule):
         prompts = group.unique()
         accuracy = torch.stack([outcome[rollouts & (group == g)].mean() for g in prompts])  # NaN where none is known
         if self.actor.verifier is not None:
-            self._observe(experience, prompts, accuracy)
-        within = (accuracy >= self.prompt_filter.low) & (accuracy <= self.prompt_filter.high)
-        if self.prompt_filter.kind == "none":
-            kept = prompts
-        elif self.prompt_filter.kind == "strict":
-            kept = prompts[within]
-        else:
-            kept = prompts[(~within).long().argsort(stable=True)][: (len(prompts) + 1) // 2]
-        self._record(
-            "prompts",
-            {
-                "kept": float(len(kept)),
-                "all_right": (accuracy == 1).float().sum(),
-                "all_wrong": (accuracy == 0).float().sum(),
-            },
-        )
+            self._tell_sampler(experience, prompts, accuracy)
+            right, wrong = (accuracy == 1).float().sum(), (accuracy == 0).float().sum()
+            self.recorder.add("prompts", {"all_right": right, "all_wrong": wrong})
+        kept = prompts[keep_prompts(accuracy, self.prompt_filter)]
+        self.recorder.add("prompts", {"kept": len(kept)})
         return experience if len(kept) == len(prompts) else experience.of_groups(kept)
 
-    def _observe(self, experience: Experience, prompts: Tensor, accuracy: Tensor) -> None:
-        """Tells the prompt sampler how hard the prompts were."""
-        names = dict(gather_objects(list(zip(experience.positions, (p.problem.id for p in experience.prompts), strict=True))))
-        known = [(names[int(g)], float(a)) for g, a in zip(prompts, accuracy, strict=True) if not a.isnan()]
+    def _tell_sampler(self, experience: Experience, prompts: Tensor, accuracy: Tensor) -> None:
+        """A curriculum wants to know how hard the prompts were; every rank tells its sampler the same."""
         sampler = getattr(getattr(self.trainer, "datamodule", None), "sampler", None)
-        if sampler is not None:
-            sampler.update([name for name, _ in known], [a for _, a in known])
+        if sampler is None:
+            return
+        names = [p.problem.id for p in experience.prompts]
+        name_of = dict(gather_objects(list(zip(experience.positions, names, strict=True))))
+        known = [(name_of[int(g)], float(a)) for g, a in zip(prompts, accuracy, strict=True) if not a.isnan()]
+        sampler.update([name for name, _ in known], [a for _, a in known])
 
     # ---- forward passes over micro-batches ----
 
@@ -395,14 +382,10 @@ class RePIRL(LightningModule):
         lengths = (rows.prompt_mask.sum(-1) + rows.response_mask.sum(-1)).tolist()
         return [torch.tensor(m, device=self.device) for m in token_budget(lengths, self.micro_batch_tokens)]
 
-    @torch.no_grad()
     def _over(self, rows: Rows, forward: Callable[[Rows], Tensor]) -> Tensor:
-        """A no-grad forward of all rows, [N, T]."""
-        out = torch.zeros(rows.response_mask.shape, device=self.device)
-        for index in self._micro_batches(rows):
-            values = forward(select(rows, index))
-            out[index, : values.shape[1]] = values
-        return out
+        count, columns = rows.response_mask.shape
+        indices = self._micro_batches(rows)
+        return over_micro_batches((count, columns), indices, lambda i: forward(select(rows, i)), self.device)
 
     def _score(self, rows: Rows) -> Tensor:
         """PRM rewards of all rows, [N, T], without gradient."""
@@ -411,9 +394,12 @@ class RePIRL(LightningModule):
     def _with_log_probs(self, experience: Experience) -> Experience:
         """Behaviour log-probabilities by the training forward, and those of the reference where a term needs them."""
         log_probs = self._over(experience.rows, lambda rows: self.policy(rows)[0])
-        self._require_finite(log_probs, experience, "policy log-probability")
-        reference = None if self.reference is None else self._over(experience.rows, lambda rows: self.reference(rows)[0])
-        return replace(experience, log_probs=log_probs, reference_log_probs=reference)
+        self._require_finite(log_probs, experience, "the policy's log-probability")
+        reference = self.reference
+        if reference is None:
+            return replace(experience, log_probs=log_probs)
+        at_start = self._over(experience.rows, lambda rows: reference(rows)[0])
+        return replace(experience, log_probs=log_probs, reference_log_probs=at_start)
 
     # ---- steps, checks, records ----
 
@@ -425,96 +411,99 @@ class RePIRL(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sums gradients over ranks, then clips: here they are unscaled, also under fp16."""
-        name = "policy" if optimizer.param_groups[0]["params"][0] is next(self.policy.parameters()) else "prm"
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        sum_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norms[name])
-        if not norm.isfinite() and self.trainer.precision != "16-mixed":  # fp16's scaler skips such steps itself
-            raise FloatingPointError(
-                f"iteration {self.global_step}: the {name} gradient is {float(norm)}; nothing was updated and the last "
-                "checkpoint is good. Lower the learning rate, or look at the rewards in the log"
-            )
-        self._record(name, {"gradient_norm": norm})
+        name = "policy" if parameters[0] is next(self.policy.parameters()) else "prm"
+        what, scaled = f"iteration {self.global_step}, {name}", self.trainer.precision == "16-mixed"
+        self.recorder.add(name, {"gradient_norm": sum_and_clip(parameters, self.clip_norms[name], what, scaled=scaled)})
 
     def _require_finite(self, values: Tensor, experience: Experience, what: str) -> None:
+        """Raises FloatingPointError on all ranks, naming the prompts, where any value of any rank is not finite."""
         bad = (~values.isfinite()).any(-1)
         if not any_rank(bool(bad.any()), self.device):
             return
-        named = sorted({p.problem.id for g, p in zip(experience.positions, experience.prompts, strict=True) if len(bad) != len(experience.group) or g in experience.group[bad]})
+        named = ", ".join(map(repr, experience.prompt_ids_of(bad))) or "on another rank"
         raise FloatingPointError(
-            f"iteration {self.global_step}: {what} is NaN or infinite for prompt {', '.join(map(repr, named)) or '(on another rank)'}; "
-            "nothing was updated by it and the last checkpoint is good. Lower the learning rate, or remove the prompt"
+            f"iteration {self.global_step}: {what} is NaN or infinite for prompt {named}; nothing was updated by it "
+            "and the last checkpoint is good. Lower the learning rate, or remove the prompt"
         )
 
     def _record_rollouts(self, experience: Experience) -> None:
         rollouts = experience.of_policy()
-        lengths = gather_rows(rollouts.rows.response_mask.sum(-1).float())
         outcome = gather_rows(rollouts.outcome)
-        known = ~outcome.isnan()
         found: dict[str, Tensor | float] = {
-            "response_tokens": lengths.mean(),
+            "response_tokens": gather_rows(rollouts.rows.response_mask.sum(-1).float()).mean(),
             "truncated": 1 - gather_rows(rollouts.finished).float().mean(),
             "has_answer": 1 + gather_rows(rollouts.format_reward).mean(),
         }
         if self.actor.verifier is not None:
+            known = ~outcome.isnan()
             found |= {"accuracy": masked_mean(outcome, known), "unscorable": 1 - known.float().mean()}
-            found["experts_dropped"] = float(sum_over_ranks(torch.tensor(float(self._dropped_experts), device=self.device)))
-        self._record("rollout", found)
+        self.recorder.add("rollout", found)
 
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self._records[f"time/{phase}_s"].append(time.perf_counter() - start)
+    def _timed(self, phase: str) -> AbstractContextManager[None]:
+        return self.recorder.timed(phase, self.device)
 
-    def _record(self, group: str, values: Mapping[str, Tensor | float]) -> None:
-        for name, value in values.items():
-            self._records[f"{group}/{name}"].append(float(value))
-
-    def _start_iteration(self) -> None:
-        self._records: defaultdict[str, list[float]] = defaultdict(list)
-        self._dropped_experts = 0
+    def _silence_step_counters(self) -> None:
+        """Lightning counts every optimiser step as a global step; one iteration has several."""
         for optimizer in self.trainer.strategy._lightning_optimizers:
-            # Lightning counts every optimiser step as a global step; one iteration has several.
-            optimizer._on_before_step = optimizer._on_after_step = lambda: None
+            optimizer._on_before_step = optimizer._on_after_step = do_nothing
 
-    def _finish_iteration(self) -> None:
-        """Logs the iteration's figures (means over its updates, sums of its times) and counts it as one global step."""
-        for name, values in self._records.items():
-            total = sum(values)
-            self.log(name, total if name.startswith("time/") else total / len(values), on_step=True, prog_bar=name in SHOWN)
+    def _log_and_count(self) -> None:
+        """Logs the iteration's figures and counts it as one global step."""
+        for name, value in self.recorder.take().items():
+            self.log(name, value, prog_bar=name in SHOWN)
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
 
     # ---- evaluation ----
 
-    def validation_step(self, batch: list[Prompt], batch_idx: int) -> None:
-        answered = self.evaluation.add(
-            self.actor,
-            batch,
-            [batch_idx * 10**6 + i * world_size() + rank() for i in range(len(batch))],
-            samples=self.eval_samples,
-            seed=self.seed,
-            device=self.device,
-        )
-        if self.prm is not None:
-            pairs = [(p, r, v) for p, row in zip(batch, answered, strict=True) for r, v in row[1:]]
-            if pairs:
-                rows = collate_rows([p.token_ids for p, *_ in pairs], [r.token_ids for _, r, _ in pairs], self.codec.pad_id, self.device)
-                means = response_means(self._score(rows), rows.response_mask)
-                self._scored.append(torch.stack([means, torch.tensor([outcome_of(v) for *_, v in pairs], device=self.device)], 1))
-
     def on_validation_epoch_start(self) -> None:
-        self._scored: list[Tensor] = []
+        self.evaluation.start()
+
+    def validation_step(self, batch: list[Prompt], batch_idx: int) -> None:
+        """Answers greedily and by sampling; the PRM scores the sampled answers."""
+        self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self._mean_rewards)
 
     def on_validation_epoch_end(self) -> None:
-        found = self.evaluation.compute()
-        if self.prm is not None:
-            scored = gather_rows(torch.cat(self._scored) if self._scored else torch.zeros(0, 2, device=self.device))
-            known = scored[~scored[:, 1].isnan()]
-            if len(known):
-                found["auroc_correct_failed"] = auroc(known[:, 0], known[:, 1] == 1)
-        self.log_dict({f"val/{name}": value for name, value in found.items()}, prog_bar=True)
+        self.log_dict(self.evaluation.results("val"), prog_bar=True)
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluation.start()
+
+    def test_step(self, batch: list[Prompt], batch_idx: int) -> None:
+        """As validation."""
+        self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self._mean_rewards)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.evaluation.results("test"))
+
+    def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
+        """One record a problem: the greedy response, its verdict where a gold answer is known, its token rewards."""
+        return predict(self.actor, batch, self._token_rewards)
+
+    def _token_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[list[float]] | None:
+        if self.prm is None:
+            return None
+        ids = [p.token_ids for p in prompts], [r.token_ids for r in responses]
+        rows = collate_rows(*ids, self.codec.pad_id, self.device)
+        rewards = self._score(rows)
+        return [row[mask].tolist() for row, mask in zip(rewards, rows.response_mask, strict=True)]
+
+    def _mean_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[float] | None:
+        rewards = self._token_rewards(prompts, responses)
+        return None if rewards is None else [sum(row) / len(row) for row in rewards]
+
+
+def do_nothing() -> None:
+    """In place of Lightning's step counters."""
+
+
+def keep_prompts(accuracy: Tensor, prompt_filter: PromptFilter) -> Tensor:
+    """Indices of the prompts to train on, by their rollout accuracy [prompts]; NaN counts as outside the range."""
+    within = (accuracy >= prompt_filter.low) & (accuracy <= prompt_filter.high)
+    if prompt_filter.kind == "none":
+        return torch.arange(len(accuracy), device=accuracy.device)
+    if prompt_filter.kind == "strict":
+        return within.nonzero()[:, 0]
+    return (~within).long().argsort(stable=True)[: (len(accuracy) + 1) // 2]

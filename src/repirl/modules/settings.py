@@ -41,7 +41,6 @@ class IRL:
     weighting: Weighting = "sequence"
     scope: Scope = "prompt"
     experts_in_z: bool = True
-    absorbing: bool = False
     rhat: Rhat = "R"
     temperature: float = 1.0
     truncate: float | None = None

@@ -1,5 +1,7 @@
 """Supervised fine-tuning on expert trajectories: behaviour cloning, and how start policies are made."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
@@ -9,8 +11,8 @@ from torch.optim import Optimizer
 from repirl.data.codec import ChatCodec
 from repirl.data.collate import collate_rows
 from repirl.models.policy import Policy
-from repirl.modules.actor import Actor, Evaluation
-from repirl.modules.distributed import rank, require_explicit_gradients, sum_gradients, sum_over_ranks, world_size
+from repirl.modules.actor import Actor, Evaluation, predict
+from repirl.modules.distributed import any_rank, require_explicit_gradients, sum_and_clip, sum_over_ranks
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Prompt, Verifier
@@ -62,28 +64,45 @@ class SFT(LightningModule):
         )
         log_probs, entropy = self.policy(rows)
         tokens = sum_over_ranks(rows.response_mask.sum().float())
-        loss = -log_probs.sum() / tokens
+        loss: Tensor = -log_probs.sum() / tokens
+        if any_rank(not bool(loss.isfinite()), self.device):
+            named = ", ".join(
+                repr(p.problem.id) for (p, _), row in zip(pairs, log_probs, strict=True) if not row.isfinite().all()
+            )
+            raise FloatingPointError(
+                f"iteration {self.global_step}: the loss is not finite for prompt {named or 'of another rank'}"
+            )
         self.log("sft/loss", sum_over_ranks(loss.detach()), prog_bar=True)
         self.log("sft/entropy", sum_over_ranks(entropy.detach().sum()) / tokens)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Sums gradients over ranks, then clips."""
+        """Sums gradients over ranks, then clips: here they are unscaled, also under fp16."""
+        scaled = self.trainer.precision == "16-mixed"
         parameters = list(self.policy.parameters())
-        sum_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.policy_clip_norm)
-        if not norm.isfinite() and self.trainer.precision != "16-mixed":
-            raise FloatingPointError(
-                f"iteration {self.global_step}: the gradient is {float(norm)}; nothing was updated and the last "
-                "checkpoint is good. Lower the learning rate, or look for the prompt in the log"
-            )
+        norm = sum_and_clip(parameters, self.policy_clip_norm, f"iteration {self.global_step}", scaled=scaled)
         self.log("sft/gradient_norm", norm)
 
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation.start()
+
     def validation_step(self, batch: list[Prompt], batch_idx: int) -> None:
-        positions = [batch_idx * 10**6 + i * world_size() + rank() for i in range(len(batch))]
-        self.evaluation.add(
-            self.actor, batch, positions, samples=self.eval_samples, seed=self.seed, device=self.device
-        )
+        """Answers greedily and by sampling."""
+        self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self.evaluation.compute().items()}, prog_bar=True)
+        self.log_dict(self.evaluation.results("val"), prog_bar=True)
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluation.start()
+
+    def test_step(self, batch: list[Prompt], batch_idx: int) -> None:
+        """As validation."""
+        self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.evaluation.results("test"))
+
+    def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
+        """One record a problem."""
+        return predict(self.actor, batch)

@@ -14,6 +14,7 @@ from repirl.objectives.reduce import group_sum
 
 RewardScale = Literal["max_abs_return", "std", "none"]
 EPS = 1e-8  # all-zero rewards (the Q-head's start) must give zero, not NaN
+NOISE = 1e-5  # a spread below this share of the values' size is rounding, which a division by it would make signal
 
 
 def returns_to_go(
@@ -27,14 +28,20 @@ def returns_to_go(
 def scale_rewards(
     *, rewards: Float[Tensor, "rows time"], response_mask: Bool[Tensor, "rows time"], scale: RewardScale
 ) -> Float[Tensor, "rows time"]:
-    """Rewards divided by the batch's largest |G_t|, by their standard deviation over tokens, or as they are."""
+    """Rewards divided by the batch's largest |G_t|, by their standard deviation over tokens, or as they are.
+
+    Rewards that are all equal have no standard deviation to divide by and stay as they are.
+    """
     if not rewards.numel():
         return rewards
     if scale == "max_abs_return":
         return rewards / returns_to_go(rewards, response_mask).abs().amax().clamp(min=EPS)
     if scale == "std":
         values = rewards[response_mask]
-        return rewards / values.std(unbiased=False).clamp(min=EPS) if len(values) else rewards
+        if not len(values):
+            return rewards
+        std = values.std(unbiased=False)
+        return torch.where(std > _least_spread(values.abs().amax()), rewards / std.clamp(min=EPS), rewards)
     return rewards
 
 
@@ -48,8 +55,8 @@ def leave_one_out(
 ) -> Float[Tensor, "rows time"]:
     """A^k_t = G^k_t - b^k_t, b^k_t the mean of G_t over the *other* rows of the prompt still active at t (RLOO).
 
-    Where no other row is active b = 0 (`zero_baseline`) or the advantage is 0 (`drop`, biased). With a constant reward c
-    per token and no whitening this is c (T_k - mean of the others' T): longer responses gain.
+    Where no other row is active b = 0 (`zero_baseline`) or the advantage is 0 (`drop`, biased). With a constant reward
+    c per token and no whitening this is c (T_k - mean of the others' T): longer responses gain.
     """
     active = response_mask & scorable[:, None]
     counted = returns.masked_fill(~active, 0)
@@ -69,7 +76,7 @@ def group_normalised(
     scorable: Bool[Tensor, " rows"],
     divide_by_std: bool = True,
 ) -> Float[Tensor, "rows time"]:
-    """Rewards centred (and scaled) over the prompt's rewarded tokens, then summed from t on (GRPO, DeepSeekMath section 4.1).
+    """Rewards centred (and scaled) over the prompt's rewarded tokens, then summed from t on (GRPO, DeepSeekMath 4.1).
 
     `rewarded` marks the tokens that carry a reward: the last one for an outcome reward (A = (r - mean) / std on every
     token), all of them for a process reward. Without the division: Dr. GRPO's advantage.
@@ -82,7 +89,8 @@ def group_normalised(
     if divide_by_std:
         std = (group_sum(centred.square().sum(-1), group, groups) / count).sqrt()
         # Equal rewards leave rounding noise in `centred`: a group without spread has no preference.
-        centred = torch.where(std[group][:, None] > 1e-6, centred / std.clamp(min=1e-6)[group][:, None], 0.0)
+        least = _least_spread(mean.abs()).clamp(min=1e-6)
+        centred = torch.where((std > least)[group][:, None], centred / std.clamp(min=1e-6)[group][:, None], 0.0)
     return returns_to_go(centred, response_mask & scorable[:, None])
 
 
@@ -95,7 +103,7 @@ def prime_advantage(
 ) -> Float[Tensor, "rows time"]:
     """Token rewards minus the mean of the other rows' *mean* token reward, summed from t on (PRIME, eq. 5).
 
-    A constant reward per token gives 0: no length bias. A row with no other scorable row keeps its own mean as baseline.
+    A constant reward per token gives 0: no length bias. A row with no other scorable row has its own mean as baseline.
     """
     active = response_mask & scorable[:, None]
     means = rewards.masked_fill(~active, 0).sum(-1) / active.sum(-1).clamp(min=1)
@@ -106,16 +114,19 @@ def prime_advantage(
     return returns_to_go(rewards - baseline[:, None], active)
 
 
-def whiten(
-    *, advantages: Float[Tensor, "rows time"], where: Bool[Tensor, "rows time"]
-) -> Float[Tensor, "rows time"]:
+def whiten(*, advantages: Float[Tensor, "rows time"], where: Bool[Tensor, "rows time"]) -> Float[Tensor, "rows time"]:
     """Mean 0 and standard deviation 1 over the tokens that count; all zero where they are all equal."""
     values = advantages[where]
     if not len(values):
         return torch.zeros_like(advantages)
     std = values.std(unbiased=False)
     centred = (advantages - values.mean()) / std.clamp(min=EPS)
-    return torch.where(where & (std > EPS), centred, 0.0)
+    return torch.where(where & (std > _least_spread(values.abs().amax())), centred, 0.0)
+
+
+def _least_spread(size: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The standard deviation from which on values of this size count as different."""
+    return (NOISE * size).clamp(min=EPS)
 
 
 Estimator = Literal["rloo", "grpo", "dr_grpo", "prime"]

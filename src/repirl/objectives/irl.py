@@ -55,7 +55,6 @@ def irl_coefficients(
     rhat: Rhat = "R",
     temperature: float = 1.0,
     truncate: float | None = None,
-    absorbing: bool = False,
 ) -> IRLCoefficients:
     r"""Coefficients of L = (1/B') sum_x [ sum_{j in N_x} w_xj Rhat_j - sum_{i in P_x} a_i Rhat_i ].
 
@@ -101,9 +100,8 @@ def irl_coefficients(
     losses, stats, skipped = [], [], 0
     for cell in cell_of_row.unique():
         rows = (cell_of_row == cell).nonzero()[:, 0]
-        takes_part = active[rows].any(0).expand(len(rows), -1) if absorbing else active[rows]
-        positive = takes_part & (positive_weight[rows] > 0)[:, None]
-        negative = takes_part & background[rows][:, None]
+        positive = active[rows] & (positive_weight[rows] > 0)[:, None]
+        negative = active[rows] & background[rows][:, None]
         usable = (positive.any(0) & negative.any(0)).nonzero()[:, 0]
         if not len(usable):
             skipped += 1
@@ -116,7 +114,9 @@ def irl_coefficients(
         losses.append(loss.mean())
         count, second = negative[:, usable].sum(0), weights.square().sum(0)
         stats.append(
-            torch.stack([1 / second, 1 / (second * count), weights.amax(0), count * second - 1]).to(rewards.dtype).mean(1)
+            torch.stack([1 / second, 1 / (second * count), weights.amax(0), count * second - 1])
+            .to(rewards.dtype)
+            .mean(1)
         )
     cells = len(losses)
     coefficients = coefficients / max(cells, 1)

@@ -1,4 +1,4 @@
-"""Policy objectives per token. They return [rows, time] tensors; the caller sums and divides by the global token count."""
+"""Policy objectives per token. They return [rows, time]; the caller sums and divides by the global token count."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ def clipped_surrogate(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> Float[Tensor, "rows time"]:
-    """min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), rho = exp(log pi - log pi_behaviour): to be maximised (PPO).
+    """min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), rho = exp(log pi - log pi_behaviour); to maximise (PPO).
 
     dual_clip c > 1: for A < 0 the value is at least c A (Ye et al. 2020).
     """
@@ -48,7 +48,8 @@ def kl_estimate(
 ) -> Float[Tensor, "rows time"]:
     """Per-token estimate of KL(pi || pi_ref) from samples of pi (Schulman's k1, k2, k3), d = log pi - log pi_ref.
 
-    k1 = d (unbiased value), k2 = d^2 / 2 (its gradient is unbiased), k3 = exp(-d) - 1 + d (unbiased value, never negative).
+    k1 = d (unbiased value), k2 = d^2 / 2 (its gradient is unbiased), k3 = exp(-d) - 1 + d (unbiased value, never
+    negative).
     """
     d = log_probs - reference_log_probs
     if estimator == "k1":

@@ -1,6 +1,5 @@
 """Masked sums, counts and statistics."""
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -23,6 +22,8 @@ def last_token(response_mask: Bool[Tensor, "rows time"]) -> Bool[Tensor, "rows t
     return response_mask & (later == 1)
 
 
-def group_sum(values: Float[Tensor, "rows *rest"], group: Int[Tensor, " rows"], groups: int) -> Float[Tensor, "g *rest"]:
+def group_sum(
+    values: Float[Tensor, "rows *rest"], group: Int[Tensor, " rows"], groups: int
+) -> Float[Tensor, "g *rest"]:
     """Sum over the rows of each group; group ids are 0 .. groups - 1."""
     return values.new_zeros(groups, *values.shape[1:]).index_add(0, group, values)

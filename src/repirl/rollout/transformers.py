@@ -24,9 +24,13 @@ class InProcess:
         stop_strings: a response ends when its text contains one (besides EOS).
     """
 
-    def __init__(self, temperature: float = 1.0, max_batch_rows: int = 128, stop_strings: list[str] | None = None) -> None:
+    def __init__(
+        self, temperature: float = 1.0, max_batch_rows: int = 128, stop_strings: list[str] | None = None
+    ) -> None:
         if temperature < 0 or max_batch_rows < 1:
-            raise ValueError(f"rollout: temperature {temperature} must be >= 0 and max_batch_rows {max_batch_rows} >= 1")
+            raise ValueError(
+                f"rollout: temperature {temperature} must be >= 0 and max_batch_rows {max_batch_rows} >= 1"
+            )
         self.temperature, self.max_batch_rows, self.stop_strings = temperature, max_batch_rows, stop_strings or []
 
     def attach(
@@ -129,7 +133,7 @@ class InProcess:
         """Rows whose last few tokens complete a stop string."""
         if not self.stop_strings:
             return torch.zeros(len(active), dtype=torch.bool, device=out.device)
-        reach = max(map(len, self.stop_strings))
+        reach = max(len(s.encode()) for s in self.stop_strings)  # a token has at least one byte, not one character
         tails = out[active, max(0, t - reach) : t + 1].tolist()
         texts = [self.decode(tail) for tail in tails]
         return torch.tensor([any(s in text for s in self.stop_strings) for text in texts], device=out.device)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-from repirl.structs import Problem, Verdict
+from repirl.structs import Problem, Verdict, Verifier
 from repirl.verifiers.answers import extract_answer, normalise
 from repirl.verifiers.math_pool import Outcome, WorkerPool
 from repirl.verifiers.quick import decide
@@ -32,7 +32,7 @@ _CORRECT: dict[Outcome, bool | None] = {
 Pairs = tuple[tuple[str, str], ...]
 
 
-class MathVerifier:
+class MathVerifier(Verifier):
     """A `Verifier` for mathematics. Starts its processes at the first answer that needs them; any thread may call it.
 
     workers: processes. soft_timeout_s: CPU seconds for reading the gold, and again for the answer. hard_timeout_s: wall

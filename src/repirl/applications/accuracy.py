@@ -1,0 +1,37 @@
+"""How often a policy answers right."""
+
+from collections.abc import Sequence
+
+from repirl.data.expert import encode_problems
+from repirl.models.policy import Policy
+from repirl.modules.actor import Actor, Evaluation
+from repirl.modules.settings import Text
+from repirl.rollout.transformers import InProcess
+from repirl.structs import Problem, Verifier
+from repirl.verifiers.exact import ExactVerifier
+
+
+def accuracy(
+    policy: Policy,
+    text: Text,
+    problems: Sequence[Problem],
+    verifier: Verifier | None = None,
+    samples: int = 1,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Greedy and sampled (temperature 1) accuracy on the problems; by exact match unless a verifier is given."""
+    actor = Actor(policy, text, InProcess(max_batch_rows=512), verifier or ExactVerifier())
+    actor.load()
+    prompts, _ = encode_problems(
+        problems,
+        actor.codec,
+        max_prompt_tokens=text.max_prompt_tokens,
+        max_response_tokens=text.max_response_tokens,
+        max_experts=0,
+        require_experts=False,
+    )
+    evaluation = Evaluation()
+    evaluation.start()
+    evaluation.add(actor, prompts, 0, samples, seed)
+    found = evaluation.results("val")
+    return {kind: found[f"val/{kind}_accuracy"] for kind in ("greedy", "sampled")}

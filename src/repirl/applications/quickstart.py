@@ -1,0 +1,175 @@
+"""`repirl quickstart`: a weak start policy, then rePIRL without any outcome label beside its rivals, in a few minutes.
+
+Every run is an ordinary `repirl fit` in a process of its own; this program only makes the overlays that say where results
+go, waits, and measures the saved policies on held-out problems, with the verifier that the runs did not have.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+START = "configs/toy/start.yaml"
+ARMS = {
+    "rePIRL, PRM only": ["configs/quickstart.yaml"],
+    "RLOO, outcome only": ["configs/quickstart.yaml", "configs/ablations/outcome_only.yaml"],
+    "SFT on the same experts": ["configs/toy/sft.yaml"],
+}
+FOLDERS = dict(zip(ARMS, ("repirl", "rloo", "sft"), strict=True))
+CURVE_PROBLEMS, FINAL_PROBLEMS = 200, 500
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs it; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="repirl quickstart", description=__doc__)
+    parser.add_argument(
+        "--seeds", default="1", help="comma-separated seeds, each a start policy and three runs (default: 1)"
+    )
+    parser.add_argument("--output", default="outputs/quickstart", help="folder for everything that is written")
+    parser.add_argument("--iterations", type=int, help="instead of the configurations' own number")
+    parser.add_argument("--start-iterations", type=int, help="the same for the start policy")
+    arguments = parser.parse_args(argv)
+    missing = [path for path in {START, *sum(ARMS.values(), [])} if not Path(path).is_file()]
+    if missing:
+        print(
+            f"{sorted(missing)[0]} is not here\nrun `repirl quickstart` in the root of the repository", file=sys.stderr
+        )
+        return 2
+
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    output = Path(arguments.output)
+    began = time.perf_counter()
+    jobs = max(1, min(os.cpu_count() or 1, len(seeds) * len(ARMS)))
+    with ThreadPoolExecutor(jobs) as pool:
+        print(
+            f"1. start policies (seeds {arguments.seeds}): facts learned wrong, so that right answers hardly ever come"
+        )
+        list(pool.map(lambda seed: fit([START], start_overlay(output, seed, arguments.start_iterations)), seeds))
+        print(f"2. three runs a seed from there, {jobs} at a time")
+        runs = [(seed, arm) for seed in seeds for arm in ARMS]
+        list(pool.map(lambda run: fit(ARMS[run[1]], arm_overlay(output, *run, arguments.iterations)), runs))
+    print("3. measuring the saved policies on held-out problems")
+    results = [measure(output, seed) for seed in seeds]
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    from repirl.applications.curves import draw_curves, print_table  # matplotlib: only now
+
+    draw_curves(results, output / "accuracy.png")
+    print_table(results)
+    print(f"curves: {output / 'accuracy.png'}; `tensorboard --logdir {output}`; figures: {output / 'results.json'}")
+    print(f"took {time.perf_counter() - began:.0f} s")
+    return 0
+
+
+def start_overlay(output: Path, seed: int, iterations: int | None) -> Path:
+    """The overlay of a seed's start policy."""
+    folder = output / f"seed-{seed}" / "start"
+    export = {"class_path": "repirl.callbacks.export.ExportPolicy", "init_args": {"folder": str(folder)}}
+    return write_overlay(
+        folder,
+        seed,
+        {"default_root_dir": str(folder), "callbacks": [export], **_steps(iterations)},
+        {"policy": {"init_args": {"init_seed": seed}}},
+    )
+
+
+def arm_overlay(output: Path, seed: int, arm: str, iterations: int | None) -> Path:
+    """The overlay of one run: where it starts, logs and saves."""
+    folder = output / f"seed-{seed}" / FOLDERS[arm]
+    where = {"save_dir": str(folder), "name": None, "version": ""}
+    loggers = [
+        {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": where}
+        for kind in ("TensorBoardLogger", "CSVLogger")
+    ]
+    checkpoints = {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {
+            "dirpath": str(folder / "checkpoints"),
+            "filename": "{step}",
+            "every_n_train_steps": 25 if iterations is None else max(1, iterations // 2),
+            "save_top_k": -1,
+            "save_weights_only": True,
+            "enable_version_counter": False,
+        },
+    }
+    return write_overlay(
+        folder,
+        seed,
+        {"default_root_dir": str(folder), "logger": loggers, "callbacks": [checkpoints], **_steps(iterations)},
+        {"seed": seed, "policy": {"init_args": {"path": str(folder.parent / "start")}}},
+    )
+
+
+def write_overlay(folder: Path, seed: int, trainer: dict[str, Any], model: dict[str, Any]) -> Path:
+    """Writes an overlay into an emptied run folder."""
+    for old in [*folder.glob("checkpoints/*.ckpt"), *folder.glob("events.out.*"), *folder.glob("metrics.csv")]:
+        old.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    overlay = {
+        "seed_everything": seed,
+        "trainer": trainer,
+        "model": {"init_args": model},
+        "data": {"init_args": {"seed": seed}},
+    }
+    path = folder / "overlay.yaml"
+    path.write_text(yaml.safe_dump(overlay, sort_keys=False))
+    return path
+
+
+def _steps(iterations: int | None) -> dict[str, int]:
+    return {} if iterations is None else {"max_steps": iterations}
+
+
+def fit(configs: list[str], overlay: Path) -> None:
+    """`repirl fit` in a process of one thread; its output goes to a log beside the overlay."""
+    words = ["fit", *(word for path in [*configs, str(overlay)] for word in ("-c", path))]
+    log = overlay.with_name("log.txt")
+    print(f"   repirl {' '.join(words)}", flush=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with log.open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "repirl", *words], stdout=out, stderr=subprocess.STDOUT, env=environment, check=False
+        )
+    if done.returncode:
+        tail = "".join(log.read_text().splitlines(keepends=True)[-15:])
+        raise SystemExit(f"{tail}\nthe run above failed; its whole output is in {log}")
+
+
+def measure(output: Path, seed: int) -> dict[str, Any]:
+    """Accuracies of a seed's start policy and of every saved policy; also written for TensorBoard."""
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+
+    from repirl.applications.accuracy import accuracy
+    from repirl.data.arithmetic import RunningSums
+    from repirl.models.policy import Policy
+    from repirl.modules.settings import Text
+
+    text = Text(max_prompt_tokens=32, max_response_tokens=20)
+    curve_set = RunningSums(CURVE_PROBLEMS, seed=3, split="val", solution=False).load()
+    final_set = RunningSums(FINAL_PROBLEMS, seed=4, split="test", solution=False).load()
+    policy = Policy(path=str(output / f"seed-{seed}" / "start")).load()
+    start = accuracy(policy, text, final_set)
+    at_start = accuracy(policy, text, curve_set)
+    arms: dict[str, Any] = {}
+    for arm, folder in FOLDERS.items():
+        place = output / f"seed-{seed}" / folder
+        saved = {int(p.stem.removeprefix("step=")): p for p in place.glob("checkpoints/step=*.ckpt")}
+        curve = [{"iteration": 0, **at_start}]
+        with SummaryWriter(str(place)) as writer:
+            for iteration, path in sorted(saved.items()):
+                state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+                own = {k.removeprefix("policy."): v for k, v in state.items() if k.startswith("policy.")}
+                policy.load_state_dict(own)
+                curve.append({"iteration": iteration, **accuracy(policy, text, curve_set)})
+                for name in ("greedy", "sampled"):
+                    writer.add_scalar(f"val/{name}_accuracy", curve[-1][name], iteration)
+        arms[arm] = {"final": accuracy(policy, text, final_set), "curve": curve}
+    return {"seed": seed, "start": start, "arms": arms}

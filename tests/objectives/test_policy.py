@@ -1,0 +1,109 @@
+"""Clipped surrogate and KL estimators in worked numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from repirl.objectives.policy import clipped_surrogate, kl_estimate, was_clipped
+
+# rho:                         inside   above   below   inside   above   below
+RHO = torch.tensor([[1.1, 1.5, 0.5, 0.9, 1.5, 0.5]], dtype=torch.float64)
+ADVANTAGES = torch.tensor([[2.0, 2.0, 2.0, -2.0, -2.0, -2.0]], dtype=torch.float64)
+BEHAVIOUR = torch.tensor([[-1.0, -2.0, -0.5, -3.0, -0.1, -1.0]], dtype=torch.float64)
+
+
+def surrogate(rho: Tensor, advantages: Tensor, **bounds: float) -> tuple[Tensor, Tensor]:
+    """Values, and their gradient in log pi."""
+    behaviour = BEHAVIOUR[:, : rho.shape[1]]
+    log_probs = (behaviour + rho.log()).requires_grad_()
+    values = clipped_surrogate(log_probs=log_probs, behaviour_log_probs=behaviour, advantages=advantages, **bounds)
+    (gradient,) = torch.autograd.grad(values.sum(), log_probs)
+    return values.detach(), gradient
+
+
+def close(got: Tensor, expected: list[float]) -> None:
+    torch.testing.assert_close(got, torch.tensor([expected], dtype=got.dtype), rtol=0, atol=1e-12)
+
+
+def test_clipped_surrogate() -> None:
+    values, gradient = surrogate(RHO, ADVANTAGES)
+    # A = 2: 1.1 x 2; min(3, 1.2 x 2); min(1, .8 x 2). A = -2: .9 x -2; min(-3, 1.2 x -2); min(-1, .8 x -2)
+    close(values, [2.2, 2.4, 1.0, -1.8, -3.0, -1.6])
+    # d/d log pi = rho A, and 0 where the clipped value was taken
+    close(gradient, [2.2, 0, 1.0, -1.8, -3.0, 0])
+
+
+def test_bounds_can_differ() -> None:
+    values, gradient = surrogate(RHO, ADVANTAGES, clip_low=0.6, clip_high=0.05)
+    # above 1.05: 2.1 twice; .5 is within 1 - .6
+    close(values, [2.1, 2.1, 1.0, -1.8, -3.0, -1.0])
+    close(gradient, [0, 0, 1.0, -1.8, -3.0, -1.0])
+
+
+def test_on_policy_the_gradient_is_the_advantage() -> None:
+    _, gradient = surrogate(torch.ones_like(RHO), ADVANTAGES)
+    close(gradient, [2, 2, 2, -2, -2, -2])
+
+
+def test_dual_clip_bounds_the_loss_of_bad_tokens_only() -> None:
+    rho = torch.tensor([[5.0, 2.9, 0.5, 5.0]], dtype=torch.float64)
+    advantages = torch.tensor([[-2.0, -2.0, -2.0, 2.0]], dtype=torch.float64)
+    values, gradient = surrogate(rho, advantages, dual_clip=3.0)
+    # max(-10, -6); -5.8 > -6; -1.6 as before; 1.2 x 2
+    close(values, [-6, -5.8, -1.6, 2.4])
+    close(gradient, [0, -5.8, 0, 0])
+    values, gradient = surrogate(rho, advantages)
+    close(values, [-10, -5.8, -1.6, 2.4])
+
+
+@pytest.mark.parametrize("bounds", [{}, {"clip_low": 0.6, "clip_high": 0.05}])
+def test_was_clipped_is_where_the_gradient_is_gone(bounds: dict[str, float]) -> None:
+    _, gradient = surrogate(RHO, ADVANTAGES, **bounds)
+    arguments = {"log_probs": BEHAVIOUR + RHO.log(), "behaviour_log_probs": BEHAVIOUR}
+    clipped = was_clipped(advantages=ADVANTAGES, **arguments, **bounds)
+    assert clipped.any()
+    assert torch.equal(clipped, gradient == 0)
+    assert not was_clipped(advantages=torch.zeros_like(ADVANTAGES), **arguments, **bounds).any()
+
+
+def test_kl_estimates() -> None:
+    # pi / ref = 2, 1/2, 1: d = ln 2, -ln 2, 0
+    log_probs = torch.tensor([[0.4, 0.2, 0.3]], dtype=torch.float64).log()
+    reference = torch.tensor([[0.2, 0.4, 0.3]], dtype=torch.float64).log()
+    pair = {"log_probs": log_probs, "reference_log_probs": reference}
+    ln2 = math.log(2)
+    close(kl_estimate(**pair, estimator="k1"), [ln2, -ln2, 0])
+    close(kl_estimate(**pair, estimator="k2"), [ln2**2 / 2, ln2**2 / 2, 0])
+    close(kl_estimate(**pair, estimator="k3"), [1 / 2 - 1 + ln2, 2 - 1 - ln2, 0])
+    assert torch.equal(kl_estimate(**pair), kl_estimate(**pair, estimator="k3"))
+
+
+def test_k3_is_never_negative() -> None:
+    log_probs, reference = (
+        -5 * torch.rand(1, 1000, generator=torch.Generator().manual_seed(i)).double() for i in (0, 1)
+    )
+    assert (kl_estimate(log_probs=log_probs, reference_log_probs=reference) >= 0).all()
+    assert (kl_estimate(log_probs=log_probs, reference_log_probs=reference, estimator="k1") < 0).any()
+
+
+def test_expected_values_and_gradients_are_those_of_the_kl() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 7, generator=generator, dtype=torch.float64).requires_grad_()
+    reference = torch.randn(1, 7, generator=generator, dtype=torch.float64).log_softmax(-1)
+    log_probs = logits.log_softmax(-1)
+    probabilities = log_probs.exp()
+    kl = (probabilities * (log_probs - reference)).sum()
+    (gradient,) = torch.autograd.grad(kl, logits, retain_graph=True)
+    assert kl > 0.1
+    for estimator in ("k1", "k3"):  # unbiased values
+        estimate = kl_estimate(log_probs=log_probs, reference_log_probs=reference, estimator=estimator)
+        torch.testing.assert_close((probabilities * estimate).sum(), kl)
+    # k2: the gradient at a sample, averaged over samples, is that of the KL; the gradient of k1 averages to nothing.
+    for estimator, expected in (("k2", gradient), ("k1", torch.zeros_like(gradient))):
+        estimate = kl_estimate(log_probs=log_probs, reference_log_probs=reference, estimator=estimator)
+        (got,) = torch.autograd.grad((probabilities.detach() * estimate).sum(), logits, retain_graph=True)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
