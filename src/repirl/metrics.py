@@ -14,7 +14,8 @@ def auroc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> Float[Te
     upper = counts.cumsum(0).double()
     ranks = (upper - (counts - 1) / 2)[place]  # 1-based midranks
     p, n = positive.sum().double(), (~positive).sum().double()
-    return ((ranks[positive].sum() - p * (p + 1) / 2) / (p * n)).to(scores.dtype)
+    area: Tensor = (ranks[positive].sum() - p * (p + 1) / 2) / (p * n)
+    return area.to(scores.dtype)
 
 
 def prm_diagnostics(
@@ -30,7 +31,12 @@ def prm_diagnostics(
     `auroc_expert_correct` compares experts with *correct* rollouts: what is above .5 there is style, not correctness.
     """
     rollout = ~is_expert
-    kinds = {"expert": is_expert, "policy": rollout, "correct": rollout & (outcome == 1), "failed": rollout & (outcome == 0)}
+    kinds = {
+        "expert": is_expert,
+        "policy": rollout,
+        "correct": rollout & (outcome == 1),
+        "failed": rollout & (outcome == 0),
+    }
     found = {f"reward_{name}": mean_rewards[where].mean() for name, where in kinds.items() if where.any()}
     if is_expert.any() and rollout.any():
         found["margin"] = found["reward_expert"] - found["reward_policy"]

@@ -37,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--iterations", type=int, help="instead of the configurations' own number")
     parser.add_argument("--start-iterations", type=int, help="the same for the start policy")
     arguments = parser.parse_args(argv)
-    missing = [path for path in {START, *sum(ARMS.values(), [])} if not Path(path).is_file()]
+    missing = [
+        path for path in {START, *(path for paths in ARMS.values() for path in paths)} if not Path(path).is_file()
+    ]
     if missing:
         print(
             f"{sorted(missing)[0]} is not here\nrun `repirl quickstart` in the root of the repository", file=sys.stderr
@@ -55,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         list(pool.map(lambda seed: fit([START], start_overlay(output, seed, arguments.start_iterations)), seeds))
         print(f"2. three runs a seed from there, {jobs} at a time")
         runs = [(seed, arm) for seed in seeds for arm in ARMS]
-        list(pool.map(lambda run: fit(ARMS[run[1]], arm_overlay(output, *run, arguments.iterations)), runs))
+        list(pool.map(lambda run: fit(ARMS[run[1]], arm_overlay(output, run[0], run[1], arguments.iterations)), runs))
     print("3. measuring the saved policies on held-out problems")
     results = [measure(output, seed) for seed in seeds]
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")

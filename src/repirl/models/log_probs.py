@@ -81,5 +81,6 @@ def token_log_probs(
     if not len(hidden):
         empty = hidden.new_zeros(0, dtype=torch.float32)
         return empty, empty
-    log_probs, entropies = _TokenLogProbs.apply(hidden, weight, bias, tokens, chunk)
+    apply: Any = _TokenLogProbs.apply
+    log_probs, entropies = apply(hidden, weight, bias, tokens, chunk)
     return log_probs, entropies

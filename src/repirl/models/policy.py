@@ -92,22 +92,28 @@ class Policy(nn.Module):
 
     @property
     def hidden_size(self) -> int:
+        """Width of h(s_t)."""
         return int(self.head_weight.shape[1])
 
     @property
     def vocabulary_size(self) -> int:
+        """Rows of the output layer, which may be more than the tokenizer's tokens."""
         return int(self.head_weight.shape[0])
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.head_weight.device
 
     @property
     def head_weight(self) -> Float[Tensor, "vocabulary hidden"]:
-        return self.model.get_output_embeddings().weight
+        """The output layer's weight."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
 
     @property
     def head_bias(self) -> Float[Tensor, " vocabulary"] | None:
+        """The output layer's bias, where it has one."""
         return getattr(self.model.get_output_embeddings(), "bias", None)
 
     def _check_plain_head(self) -> None:
@@ -127,7 +133,8 @@ class Policy(nn.Module):
 
     def hidden_states(self, ids: Int[Tensor, "rows columns"]) -> Float[Tensor, "rows columns hidden"]:
         """Last hidden states of right-padded ids."""
-        return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        states: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return states
 
     def response_states(self, rows: Rows) -> Float[Tensor, "rows time hidden"]:
         """h(s_t): the hidden state *before* each response token, the one that predicts it."""

@@ -71,7 +71,7 @@ class PRM(nn.Module):
             self.action = nn.Embedding(vocabulary, self.rank or hidden)
             nn.init.zeros_(self.action.weight)
         elif self.kind == "head":
-            self.score = nn.Sequential(
+            self.score: nn.Module = nn.Sequential(
                 nn.Linear(hidden, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1), nn.Tanh()
             )
         elif self.kind == "linear":
@@ -79,6 +79,7 @@ class PRM(nn.Module):
         pieces = self.backbone.tokenizer.batch_decode([[i] for i in range(len(self.backbone.tokenizer))])
         ends_line = torch.zeros(max(vocabulary, len(pieces)), dtype=torch.bool)
         ends_line[: len(pieces)] = torch.tensor(["\n" in piece for piece in pieces])
+        self.ends_line: Tensor
         self.register_buffer("ends_line", ends_line, persistent=False)
         return self.to(self.backbone.device)
 

@@ -1,6 +1,7 @@
 """Which update comes when: pure functions of the iteration."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def policy_passes(schedule: Schedule, iteration: int) -> int:
 def parts(count: int, mini_batches: int) -> list[range]:
     """`count` prompts in `mini_batches` contiguous parts, as equal as can be; some are empty when there are too few."""
     edges = [count * k // mini_batches for k in range(mini_batches + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(edges)]
 
 
 def token_budget(lengths: list[int], budget: int) -> list[list[int]]:

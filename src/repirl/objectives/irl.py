@@ -73,7 +73,8 @@ def irl_coefficients(
         scope: one softmax a prompt, or one over the batch (the paper's; z is then taken as equal for all prompts).
         experts_in_z: each positive i has its own softmax over N_x u {i} (ranking noise-contrastive estimation).
         rhat: `R`, or `Rbar` = R / len (the paper's; another moment condition). No effect on `per_position`.
-        temperature: divides the log-weights. truncate: caps each weight, then renormalises.
+        temperature: divides the log-weights.
+        truncate: caps each weight, then renormalises.
 
     Raises:
         ValueError: for `per_position` with scope `batch`, a temperature <= 0 or a cap outside (0, 1].
