@@ -25,6 +25,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from transformers import PreTrainedModel
 
+from repirl.data.loaders import PromptBatch
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM, Kind
 from repirl.modules.phases import Schedule
@@ -69,7 +70,7 @@ class Batches:
     def __len__(self) -> int:
         return self.iterations
 
-    def __iter__(self) -> Iterator[list[Prompt]]:
+    def __iter__(self) -> Iterator[PromptBatch]:
         generator = random.Random(0)
         codec = self.module.codec
         answer, size = codec.encode_response(ANSWER), len(codec.tokenizer)
@@ -80,7 +81,7 @@ class Batches:
                 response = (*tokens[self.prompt_tokens + len(answer) :], *answer)
                 problem = Problem(id=f"{iteration}/{number}", text="synthetic", answer="5")
                 batch.append(Prompt(problem, tuple(tokens[: self.prompt_tokens]), (Expert(ANSWER, response, True),)))
-            yield batch
+            yield PromptBatch(batch)
 
 
 class Collect(Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from repirl import config
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's own calls
+for _noise in (  # Lightning's own calls, and advice that does not apply to this module
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*in eval mode at the start of training.*",
+    r".*no pre-optimization state was saved.*",
+):
+    warnings.filterwarnings("ignore", message=_noise)
+_OWN_CODE = Path(__file__).parent
 _CKPT_WORDS = ("best", "last", "hpc", "registry")
 
 
@@ -65,6 +73,16 @@ class RepirlCLI(LightningCLI):
             f"--ckpt_path: {str(path)!r} does not exist",
             f"give an existing checkpoint, or one of {', '.join(_CKPT_WORDS)}, or leave --ckpt_path out",
         )
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs it; what our own code refuses (data, weights, a NaN) is told in two lines too."""
+        try:
+            super()._run_subcommand(subcommand)
+        except (ValueError, FloatingPointError) as error:
+            if isinstance(error, config.ConfigError) or not Path(_raised_in(error)).is_relative_to(_OWN_CODE):
+                raise
+            advice = "REPIRL_TRACEBACK=1 shows where it was found"
+            raise config.ConfigError(f"{subcommand} stopped: {error}", advice) from error
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; a value that a constructor refuses is the user's to correct."""

@@ -17,7 +17,12 @@ EXPERT = (ALL.log_prob(random_table(3))).exp()
 
 
 def minus_loss_gradient(
-    rollouts: Tensor, experts: Tensor, log_ratio: Tensor, reward: Tensor, shares: Tensor | None = None, **switches: object
+    rollouts: Tensor,
+    experts: Tensor,
+    log_ratio: Tensor,
+    reward: Tensor,
+    shares: Tensor | None = None,
+    **switches: object,
 ) -> Tensor:
     """-dL/d(reward table), comparable with `exact_gradient`; rollouts and experts index ALL, log_ratio is a [M, T] table.
 
@@ -107,8 +112,10 @@ def expected_gradient(reward: Tensor, positives: int, **switches: object) -> Ten
         for experts in itertools.product(EVERY.tolist(), repeat=positives):
             probability = EXPERT[list(experts)].prod()
             if probability * weight > 0:
-                total += weight * probability * minus_loss_gradient(
-                    torch.tensor(rollouts), torch.tensor(experts), log_ratio, reward, **switches
+                total += (
+                    weight
+                    * probability
+                    * minus_loss_gradient(torch.tensor(rollouts), torch.tensor(experts), log_ratio, reward, **switches)
                 )
     return total
 

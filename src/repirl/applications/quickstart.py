@@ -17,13 +17,17 @@ from typing import Any
 
 import yaml
 
-START = "configs/toy/start.yaml"
-ARMS = {
-    "rePIRL, PRM only": ["configs/quickstart.yaml"],
-    "RLOO, outcome only": ["configs/quickstart.yaml", "configs/ablations/outcome_only.yaml"],
-    "SFT on the same experts": ["configs/toy/sft.yaml"],
+REPIRL = "configs/quickstart.yaml"
+STARTS = {
+    "hard": ["configs/toy/start.yaml"],
+    "easy": ["configs/toy/start.yaml", "configs/toy/overlays/easy_start.yaml"],
 }
-FOLDERS = dict(zip(ARMS, ("repirl", "rloo", "sft"), strict=True))
+ARMS = {  # name: (folder, configurations)
+    "rePIRL, PRM only": ("repirl", [REPIRL]),
+    "rePIRL, outcome + PRM": ("both", [REPIRL, "configs/ablations/outcome_and_prm.yaml"]),
+    "RLOO, outcome only": ("rloo", [REPIRL, "configs/ablations/outcome_only.yaml"]),
+    "SFT on the same experts": ("sft", ["configs/toy/sft.yaml"]),
+}
 CURVE_PROBLEMS, FINAL_PROBLEMS = 200, 500
 
 
@@ -33,33 +37,39 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--seeds", default="1", help="comma-separated seeds, each a start policy and three runs (default: 1)"
     )
+    parser.add_argument("--start", choices=list(STARTS), default="hard", help="how weak the start policy is")
     parser.add_argument("--output", default="outputs/quickstart", help="folder for everything that is written")
     parser.add_argument("--iterations", type=int, help="instead of the configurations' own number")
     parser.add_argument("--start-iterations", type=int, help="the same for the start policy")
     arguments = parser.parse_args(argv)
-    missing = [
-        path for path in {START, *(path for paths in ARMS.values() for path in paths)} if not Path(path).is_file()
-    ]
+    arms = [arm for arm in ARMS if arguments.start == "easy" or arm != "rePIRL, outcome + PRM"]
+    needed = [*STARTS[arguments.start], *(path for arm in arms for path in ARMS[arm][1])]
+    missing = [path for path in needed if not Path(path).is_file()]
     if missing:
-        print(
-            f"{sorted(missing)[0]} is not here\nrun `repirl quickstart` in the root of the repository", file=sys.stderr
-        )
+        print(f"{missing[0]} is not here\nrun `repirl quickstart` in the root of the repository", file=sys.stderr)
         return 2
 
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     output = Path(arguments.output)
     began = time.perf_counter()
-    jobs = max(1, min(os.cpu_count() or 1, len(seeds) * len(ARMS)))
+    jobs = max(1, min(os.cpu_count() or 1, len(seeds) * len(arms)))
     with ThreadPoolExecutor(jobs) as pool:
         print(
             f"1. start policies (seeds {arguments.seeds}): facts learned wrong, so that right answers hardly ever come"
         )
-        list(pool.map(lambda seed: fit([START], start_overlay(output, seed, arguments.start_iterations)), seeds))
-        print(f"2. three runs a seed from there, {jobs} at a time")
-        runs = [(seed, arm) for seed in seeds for arm in ARMS]
-        list(pool.map(lambda run: fit(ARMS[run[1]], arm_overlay(output, run[0], run[1], arguments.iterations)), runs))
+        list(
+            pool.map(
+                lambda seed: fit(STARTS[arguments.start], start_overlay(output, seed, arguments.start_iterations)),
+                seeds,
+            )
+        )
+        print(f"2. {len(arms)} runs a seed from there, {jobs} at a time")
+        runs = [(seed, arm) for seed in seeds for arm in arms]
+        list(
+            pool.map(lambda run: fit(ARMS[run[1]][1], arm_overlay(output, run[0], run[1], arguments.iterations)), runs)
+        )
     print("3. measuring the saved policies on held-out problems")
-    results = [measure(output, seed) for seed in seeds]
+    results = [measure(output, seed, arms) for seed in seeds]
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     from repirl.applications.curves import draw_curves, print_table  # matplotlib: only now
 
@@ -84,7 +94,7 @@ def start_overlay(output: Path, seed: int, iterations: int | None) -> Path:
 
 def arm_overlay(output: Path, seed: int, arm: str, iterations: int | None) -> Path:
     """The overlay of one run: where it starts, logs and saves."""
-    folder = output / f"seed-{seed}" / FOLDERS[arm]
+    folder = output / f"seed-{seed}" / ARMS[arm][0]
     where = {"save_dir": str(folder), "name": None, "version": ""}
     loggers = [
         {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": where}
@@ -144,7 +154,7 @@ def fit(configs: list[str], overlay: Path) -> None:
         raise SystemExit(f"{tail}\nthe run above failed; its whole output is in {log}")
 
 
-def measure(output: Path, seed: int) -> dict[str, Any]:
+def measure(output: Path, seed: int, arms: list[str]) -> dict[str, Any]:
     """Accuracies of a seed's start policy and of every saved policy; also written for TensorBoard."""
     import torch
     from torch.utils.tensorboard import SummaryWriter
@@ -160,9 +170,9 @@ def measure(output: Path, seed: int) -> dict[str, Any]:
     policy = Policy(path=str(output / f"seed-{seed}" / "start")).load()
     start = accuracy(policy, text, final_set)
     at_start = accuracy(policy, text, curve_set)
-    arms: dict[str, Any] = {}
-    for arm, folder in FOLDERS.items():
-        place = output / f"seed-{seed}" / folder
+    measured: dict[str, Any] = {}
+    for arm in arms:
+        place = output / f"seed-{seed}" / ARMS[arm][0]
         saved = {int(p.stem.removeprefix("step=")): p for p in place.glob("checkpoints/step=*.ckpt")}
         curve = [{"iteration": 0, **at_start}]
         with SummaryWriter(str(place)) as writer:
@@ -173,5 +183,5 @@ def measure(output: Path, seed: int) -> dict[str, Any]:
                 curve.append({"iteration": iteration, **accuracy(policy, text, curve_set)})
                 for name in ("greedy", "sampled"):
                     writer.add_scalar(f"val/{name}_accuracy", curve[-1][name], iteration)
-        arms[arm] = {"final": accuracy(policy, text, final_set), "curve": curve}
-    return {"seed": seed, "start": start, "arms": arms}
+        measured[arm] = {"final": accuracy(policy, text, final_set), "curve": curve}
+    return {"seed": seed, "start": start, "arms": measured}

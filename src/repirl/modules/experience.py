@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from repirl.data.collate import collate_rows
+from repirl.modules.distributed import gather_rows
 from repirl.modules.phases import parts
 from repirl.modules.settings import IRL
 from repirl.structs import Expert, Prompt, Response, Rows
@@ -68,10 +69,10 @@ class Experience:
         return [p.problem.id for g, p in zip(self.positions, self.prompts, strict=True) if g in wanted]
 
     def parts(self, mini_batches: int) -> list["Experience"]:
-        """The rows in `mini_batches` parts of whole prompts; every rank gets as many, some perhaps empty."""
+        """The rows in `mini_batches` parts of whole prompts of all ranks; a rank's share of a part may be empty."""
         if mini_batches == 1:
             return [self]
-        groups = self.group.unique()
+        groups = gather_rows(self.group).unique()
         return [self.of_groups(groups[part.start : part.stop]) for part in parts(len(groups), mini_batches)]
 
 

@@ -437,7 +437,9 @@ class RePIRL(LightningModule):
         }
         if self.actor.verifier is not None:
             known = ~outcome.isnan()
-            found |= {"accuracy": masked_mean(outcome, known), "unscorable": 1 - known.float().mean()}
+            found["unscorable"] = 1 - known.float().mean()
+            if known.any():  # an accuracy of 0 would read as all wrong
+                found["accuracy"] = masked_mean(outcome, known)
         self.recorder.add("rollout", found)
 
     def _timed(self, phase: str) -> AbstractContextManager[None]:

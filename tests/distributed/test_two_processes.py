@@ -1,0 +1,61 @@
+"""Two gloo processes through the Trainer make the same run as one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed.two_processes import SETTINGS, train
+from tests.modules.tiny import distance
+
+ROOT = Path(__file__).parents[2]
+GLOBAL_FIGURES = ("rollout/accuracy", "prompts/kept", "prm/ranking_loss", "prm/ess", "prm/gradient_norm", "policy/loss")
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two processes found."""
+    out = tmp_path_factory.mktemp("two") / "out.pt"
+    command = [sys.executable, "-m", "tests.distributed.two_processes", str(out), "--devices", "2"]
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = torch.load(out, weights_only=False)
+    return found
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, "sft"])
+def test_two_processes_agree_with_one(name: str, of_two: dict[str, Any]) -> None:
+    one, two = train(name, 1), of_two[name]
+    first, second = two["weights"]
+    assert distance(first, second) == 0  # the ranks are replicas
+    assert one["responses"] == two["responses"]
+    if name != "sft":
+        assert two["shares"] == [4, 4]  # two of four prompts a rank, in two iterations
+        assert one["shares"] == [8]
+    (alone,) = one["weights"]
+    assert distance(alone, first) < 1e-5
+    for ours, theirs in zip(one["figures"], two["figures"], strict=True):
+        for figure in [figure for figure in GLOBAL_FIGURES if figure in ours]:
+            assert ours[figure] == pytest.approx(theirs[figure], abs=1e-4), figure
+
+
+def test_the_runs_moved_the_weights_and_the_filter_left_uneven_ranks(of_two: dict[str, Any]) -> None:
+    states = [of_two[name]["weights"][0] for name in ("scope prompt", "scope batch", "per position, reference")]
+    for part in ("prm.score", "policy."):
+        shared = [{k: v for k, v in state.items() if k.startswith(part)} for state in states]
+        assert all(distance(shared[0], other) > 1e-5 for other in shared[1:])
+    assert of_two["filtered"]["figures"][0]["prompts/kept"] == 1
+    assert of_two["mini-batches"]["figures"][0]["prompts/kept"] == 2
+
+
+def test_plain_ddp_is_refused(of_two: dict[str, Any]) -> None:
+    assert of_two["refusal"].startswith("trainer.strategy is DDPStrategy on 2 processes; set trainer.strategy")
+    assert "repirl.modules.distributed.ReplicatedStrategy" in of_two["refusal"]

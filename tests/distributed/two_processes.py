@@ -1,0 +1,108 @@
+"""Trains tiny modules on any number of processes and saves what came of it: `... out.pt --devices 2`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from repirl.models.prm import PRM
+from repirl.modules.distributed import ReplicatedStrategy, gather_objects, rank
+from repirl.modules.phases import Schedule
+from repirl.modules.settings import IRL, PromptFilter, Surrogate
+from repirl.modules.sft import SFT
+from repirl.rollout.transformers import InProcess
+from repirl.structs import Response
+from tests.modules.tiny import SGD, TEXT, EvenDigits, make_data, make_module, make_policy, run, with_experts
+
+ITERATIONS = 2
+SMALL_SGD = partial(torch.optim.SGD, lr=0.1)
+FILTER = PromptFilter(kind="strict")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "scope prompt": {"irl": IRL(scope="prompt")},
+    "scope batch": {"irl": IRL(scope="batch")},
+    "per position, reference": {"irl": IRL(weighting="per_position", base_measure="reference")},
+    "filtered": {"prompt_filter": FILTER, "seed": 6},  # keeps one prompt of four: a rank has no rows at all
+    "mini-batches": {
+        "prompt_filter": FILTER,
+        "seed": 4,  # keeps the first and the last of four prompts: one a rank, and one a mini-batch
+        "schedule": Schedule(2, 2, 1, 2),
+        "surrogate": Surrogate(kl_coef=0.05),
+        "micro_batch_tokens": 40,
+    },
+}
+
+
+class Remembering(InProcess):
+    """Keeps all responses, by the seed that decided them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[int, list[Response]] = {}
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[int], **options: Any) -> Any:
+        found = super().generate(prompts, seeds=seeds, **options)
+        self.kept.update(zip(seeds, found, strict=True))
+        return found
+
+
+def train(name: str, devices: int) -> dict[str, Any]:
+    """Weights, figures, responses of all ranks, and how many rows each rank had."""
+    remembering = Remembering()
+    strategy = ReplicatedStrategy(process_group_backend="gloo") if devices > 1 else "auto"
+    if name == "sft":
+        module: Any = SFT(policy=make_policy(), policy_optimizer=SMALL_SGD, text=TEXT)
+    else:
+        module = make_module(
+            prm=PRM(kind="linear"),
+            verifier=EvenDigits(),
+            rollout=remembering,
+            policy_optimizer=SMALL_SGD,
+            prm_optimizer=SMALL_SGD,
+            **SETTINGS[name],
+        )
+    # Each process has its own seed: the weights that start differently must be made equal by the strategy.
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    done = run(module, make_data(with_experts()), ITERATIONS, seed=own, devices=devices, strategy=strategy)
+    parts = gather_objects([remembering.kept])
+    weights = gather_objects([done.weights])
+    return {
+        "weights": weights,
+        "figures": done.figures,
+        "responses": {seed: row for part in parts for seed, row in part.items()},
+        "shares": [len(part) for part in parts],
+    }
+
+
+def refusal(devices: int) -> str:
+    """What plain DDP is told."""
+    module = make_module(policy_optimizer=SGD)
+    try:
+        run(module, devices=devices, strategy=DDPStrategy(process_group_backend="gloo"))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--devices", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    found: dict[str, Any] = {name: train(name, arguments.devices) for name in [*SETTINGS, "sft"]}
+    found["refusal"] = refusal(arguments.devices)
+    if rank() == 0:
+        torch.save(found, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

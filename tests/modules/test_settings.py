@@ -1,0 +1,57 @@
+"""Settings that are refused when they are made, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from repirl.models.prm import PRM
+from repirl.modules.settings import IRL, PromptFilter
+from repirl.rollout.transformers import InProcess
+from tests.modules.tiny import EvenDigits, make_module, run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"corrected": "move"}, "irl: corrected 'move' with experts_in_z leaves a corrected rollout no counter-force"),
+        ({"corrected": "move", "experts_in_z": True}, "use corrected 'copy', or experts_in_z false"),
+        ({"expert_weight": 0.0}, "irl: expert_weight must be > 0, not 0.0"),
+        ({"expert_weight": -1.0}, "irl: expert_weight must be > 0, not -1.0"),
+    ],
+)
+def test_irl_settings_are_checked(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        IRL(**arguments)
+
+
+def test_experts_outside_z_may_be_moved() -> None:
+    assert IRL(corrected="move", experts_in_z=False).corrected == "move"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prm": None}, "without prm and without verifier there is nothing to learn from"),
+        ({"prompt_filter": PromptFilter(kind="strict")}, "prompt_filter 'strict' needs a verifier"),
+        ({"prompt_filter": PromptFilter(kind="reorder_half")}, "prompt_filter 'reorder_half' needs a verifier"),
+        ({"rollout": InProcess(temperature=0.7)}, "rollout.temperature must be 1 in training"),
+        ({"rollout": InProcess(temperature=0.0)}, "rollout.temperature must be 1 in training"),
+        ({"samples": 0}, "samples must be at least 1, not 0"),
+    ],
+)
+def test_modules_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_module(**options)
+
+
+def test_a_prm_or_a_verifier_is_enough() -> None:
+    assert make_module(prm=PRM()).actor.verifier is None
+    assert make_module(prm=None, verifier=EvenDigits()).prm is None
+    make_module(verifier=EvenDigits(), prompt_filter=PromptFilter(kind="strict"))
+
+
+def test_a_softmax_per_position_over_the_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="'per_position' is defined per prompt"):
+        run(make_module(irl=IRL(weighting="per_position", scope="batch")))
