@@ -144,7 +144,7 @@ def test_the_ranking_loss_is_the_value_whose_gradient_is_followed() -> None:
     rows = Enumerated(*(x[index] for x in (ALL.state, ALL.action, ALL.mask)))
     is_expert = torch.tensor([False] * 4 + [True] * 2)
 
-    def terms(table: Tensor):  # noqa: ANN202
+    def terms(table: Tensor):
         return irl_coefficients(
             rewards=rows.values(table),
             log_ratio=log_ratio[index],
