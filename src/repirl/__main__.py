@@ -12,7 +12,7 @@ from repirl import __version__
 from repirl.config import ConfigError
 
 LIGHTNING = {
-    "fit": "train: repirl fit --config configs/repirl.yaml",
+    "fit": "train: repirl fit --config configs/quickstart.yaml",
     "validate": "one pass over the validation data",
     "test": "one pass over the test data",
     "predict": "one pass over the prediction data",

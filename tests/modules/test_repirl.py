@@ -329,7 +329,7 @@ def test_prompts_without_experts_are_skipped_one_by_one() -> None:
 
 def test_wrong_experts_are_dropped_or_join_the_background() -> None:
     dropped = run(make_module(verifier=WRONG)).figures[0]
-    assert dropped["prompts/experts_dropped"] == 1  # each prompt's only one
+    assert dropped["prompts/experts_dropped"] == 4  # the only one of each of 4 prompts
     assert "prm/reward_expert" not in dropped
     assert dropped["prm/prompts_skipped"] == 4
     kept = run(make_module(verifier=WRONG, irl=IRL(wrong_experts="background"))).figures[0]
@@ -360,7 +360,7 @@ def test_a_wrong_expert_leaves_the_right_ones_and_experts_are_judged_once() -> N
     verifier = OnlyTheFirstSolution()
     train = [replace(p, solutions=(*p.solutions, "\\boxed{b0c0d0}")) for p in problems(4)]
     first, second = run(make_module(verifier=verifier), make_data(train), steps=2).figures
-    assert first["prompts/experts_dropped"] == second["prompts/experts_dropped"] == 1
+    assert first["prompts/experts_dropped"] == second["prompts/experts_dropped"] == 4
     assert first["prm/prompts_used"] == 4
     assert len(verifier.asked) == 8  # four prompts, two experts each, in two iterations over the same prompts
     # Where the only difference is an expert in the background, the PRM learns something else.

@@ -279,3 +279,8 @@ def test_row_seeds() -> None:
     assert all(0 <= seed < 2**63 for seed in found)
     assert row_seed(1, 2, 3) == row_seed(1, 2, 3) != row_seed(3, 2, 1)
     torch.Generator().manual_seed(max(found))
+
+
+def test_nan_logits_still_give_a_token_so_that_the_check_of_log_probs_can_name_the_prompt() -> None:
+    drawn = draw(torch.full((2, 5), float("nan")), torch.tensor([0.1, 0.9]), 1.0)
+    assert ((drawn >= 0) & (drawn < 5)).all()

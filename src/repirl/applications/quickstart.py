@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="repirl quickstart", description=__doc__)
     parser.add_argument(
-        "--seeds", default="1", help="comma-separated seeds, each a start policy and three runs (default: 1)"
+        "--seeds", default="1", help="comma-separated seeds, each a start policy and its runs (default: 1)"
     )
     parser.add_argument("--start", choices=list(STARTS), default="hard", help="how weak the start policy is")
     parser.add_argument("--output", default="outputs/quickstart", help="folder for everything that is written")
@@ -54,9 +54,7 @@ def main(argv: Sequence[str]) -> int:
     began = time.perf_counter()
     jobs = max(1, min(os.cpu_count() or 1, len(seeds) * len(arms)))
     with ThreadPoolExecutor(jobs) as pool:
-        print(
-            f"1. start policies (seeds {arguments.seeds}): facts learned wrong, so that right answers hardly ever come"
-        )
+        print(f"1. start policies (seeds {arguments.seeds}): facts learned wrong on purpose")
         list(
             pool.map(
                 lambda seed: fit(STARTS[arguments.start], start_overlay(output, seed, arguments.start_iterations)),

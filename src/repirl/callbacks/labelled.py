@@ -79,7 +79,7 @@ class LabelledSolutions(Callback):
         means = torch.zeros(0, device=module.device)
         if own:
             rows = collate_rows([p for p, *_ in own], [r for _, r, _ in own], module.codec.pad_id, module.device)
-            means = response_means(module._score(rows), rows.response_mask)
+            means = response_means(module.score(rows), rows.response_mask)
         correct = torch.tensor([c for *_, c in own], dtype=torch.bool, device=module.device)
         value: Tensor = auroc(gather_rows(means), gather_rows(correct))
         return float(value)

@@ -33,6 +33,7 @@ class Actor:
             instruction=text.instruction,
             template=text.template,
             prompt_format=text.prompt_format,
+            template_options=text.template_options,
         )
 
     def load(self) -> None:

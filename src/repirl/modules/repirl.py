@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -38,7 +39,7 @@ from repirl.objectives.irl import irl_coefficients
 from repirl.objectives.policy import clipped_surrogate, kl_estimate, was_clipped
 from repirl.objectives.reduce import last_token, masked_mean, response_means
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Expert, Prompt, Response, Rows, Verifier
+from repirl.structs import Expert, Prompt, Response, Rows, Verdict, Verifier
 from repirl.verifiers.format import format_reward
 
 SHOWN = ("rollout/accuracy", "prm/ranking_loss", "rollout/response_tokens")  # in the progress bar
@@ -125,6 +126,12 @@ class RePIRL(LightningModule):
             raise ValueError(f"prompt_filter {self.prompt_filter.kind!r} needs a verifier: it reads rollout accuracies")
         if self.prm is None and self.actor.verifier is None:
             raise ValueError("without prm and without verifier there is nothing to learn from: configure one of them")
+        by_prm = self.prm is not None and self.advantage.prm_coef
+        by_verifier = self.actor.verifier is not None and self.advantage.outcome_coef
+        if self.schedule.policy_updates and not (by_prm or by_verifier or self.advantage.format_coef):
+            raise ValueError(
+                "advantage: every reward that this module has is weighted 0, so the policy has none; set one"
+            )
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
@@ -158,7 +165,7 @@ class RePIRL(LightningModule):
                 pad_id=self.codec.pad_id,
                 device=self.device,
             )
-        self._record_rollouts(experience)
+        self._record_rollouts(experience, verdicts)
         experience = self._filtered(experience)
 
         if self._prm_passes() or self.reference is not None or self.schedule.policy_steps > 1:
@@ -184,7 +191,7 @@ class RePIRL(LightningModule):
         micro_batches = self._micro_batches(part.rows)
         # A single micro-batch needs no second forward: its rewards serve the coefficients and the gradient.
         kept = self._prm()(part.rows) if len(micro_batches) == 1 else None
-        rewards = self._score(part.rows) if kept is None else kept.detach()
+        rewards = self.score(part.rows) if kept is None else kept.detach()
         self._require_finite(rewards, part, "the PRM's reward")
         coefficients = self._irl_coefficients(part, rewards)
         if coefficients is None:
@@ -254,7 +261,7 @@ class RePIRL(LightningModule):
         )
         outcome, last = gather_rows(experience.outcome), last_token(mask)
         always = torch.ones_like(outcome, dtype=torch.bool)
-        advantages = torch.zeros(mask.shape, device=mask.device)
+        advantages, judged = torch.zeros(mask.shape, device=mask.device), torch.zeros_like(always)
 
         def add(coefficient: float, estimator: Estimator, rewards: Tensor, rewarded: Tensor, scorable: Tensor) -> None:
             nonlocal advantages
@@ -271,19 +278,22 @@ class RePIRL(LightningModule):
         if self.actor.verifier is not None and settings.outcome_coef:
             known = ~outcome.isnan()
             add(settings.outcome_coef, settings.outcome_estimator, last * outcome.nan_to_num()[:, None], last, known)
+            judged |= known
         if settings.format_coef:
             form = gather_rows(experience.format_reward)
             add(settings.format_coef, settings.outcome_estimator, last * form[:, None], last, always)
+            judged |= always
         if self.prm is not None and settings.prm_coef:
-            rewards = self._score(experience.rows)
+            rewards = self.score(experience.rows)
             self._require_finite(rewards, experience, "the PRM's reward")
             rewards = gather_rows(rewards)
             if not self._prm_passes():
                 self.recorder.add("prm", self._diagnostics(rewards, mask, ~always, outcome))
             scaled = scale_rewards(rewards=rewards, response_mask=mask, scale=settings.reward_scale)
             add(settings.prm_coef, settings.prm_estimator, scaled, mask, always)
+            judged |= always
         if settings.whiten:
-            advantages = whiten(advantages=advantages, where=mask)
+            advantages = whiten(advantages=advantages, where=mask & judged[:, None])  # unknown rows keep 0
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
         return replace(experience, advantages=own)
 
@@ -341,9 +351,7 @@ class RePIRL(LightningModule):
         verdicts = self.actor.verify([prompt.problem], [[e.text for e in unknown]])[0]
         known.update({(name, e.text): None if v is None else v.correct for e, v in zip(unknown, verdicts, strict=True)})
         judged = [replace(e, correct=known[name, e.text]) for e in prompt.experts]
-        usable = [e for e in judged if e.correct is not False or self.irl.wrong_experts == "background"]
-        self.recorder.add("prompts", {"experts_dropped": len(judged) - len(usable)})
-        return usable
+        return [e for e in judged if e.correct is not False or self.irl.wrong_experts == "background"]
 
     def _filtered(self, experience: Experience) -> Experience:
         """The rows of the prompts that the filter keeps, by rollout accuracy over all ranks."""
@@ -387,7 +395,7 @@ class RePIRL(LightningModule):
         indices = self._micro_batches(rows)
         return over_micro_batches((count, columns), indices, lambda i: forward(select(rows, i)), self.device)
 
-    def _score(self, rows: Rows) -> Tensor:
+    def score(self, rows: Rows) -> Tensor:
         """PRM rewards of all rows, [N, T], without gradient."""
         return self._over(rows, self._prm())
 
@@ -427,7 +435,7 @@ class RePIRL(LightningModule):
             "and the last checkpoint is good. Lower the learning rate, or remove the prompt"
         )
 
-    def _record_rollouts(self, experience: Experience) -> None:
+    def _record_rollouts(self, experience: Experience, verdicts: list[list[Verdict | None]]) -> None:
         rollouts = experience.of_policy()
         outcome = gather_rows(rollouts.outcome)
         found: dict[str, Tensor | float] = {
@@ -440,7 +448,17 @@ class RePIRL(LightningModule):
             found["unscorable"] = 1 - known.float().mean()
             if known.any():  # an accuracy of 0 would read as all wrong
                 found["accuracy"] = masked_mean(outcome, known)
+            flat = [v for row in verdicts for v in row if v is not None]
+            timeouts = torch.tensor(float(sum(v.status == "answer_timeout" for v in flat)), device=self.device)
+            found["answer_timeout"] = sum_over_ranks(timeouts) / len(outcome)
+            if found["answer_timeout"] > 0.01:
+                rank_zero_warn(
+                    f"{float(found['answer_timeout']):.0%} of the answers could not be judged in time, reward 0"
+                )
         self.recorder.add("rollout", found)
+        written = sum(len(p.experts) for p in experience.prompts) - int(experience.is_expert.sum())
+        dropped = sum_over_ranks(torch.tensor(float(written), device=self.device))
+        self.recorder.add("prompts", {"experts_dropped": dropped})
 
     def _timed(self, phase: str) -> AbstractContextManager[None]:
         return self.recorder.timed(phase, self.device)
@@ -457,6 +475,11 @@ class RePIRL(LightningModule):
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
+
+    def teardown(self, stage: str) -> None:
+        """Ends the verifier's worker processes."""
+        if self.actor.verifier is not None:
+            self.actor.verifier.close()
 
     # ---- evaluation ----
 
@@ -489,7 +512,7 @@ class RePIRL(LightningModule):
             return None
         ids = [p.token_ids for p in prompts], [r.token_ids for r in responses]
         rows = collate_rows(*ids, self.codec.pad_id, self.device)
-        rewards = self._score(rows)
+        rewards = self.score(rows)
         return [row[mask].tolist() for row, mask in zip(rewards, rows.response_mask, strict=True)]
 
     def _mean_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[float] | None:

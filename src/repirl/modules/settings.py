@@ -1,7 +1,7 @@
 """Groups of switches, as the YAML has them. The defaults are those of docs/algorithms.md."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from repirl.objectives.advantages import RewardScale
 from repirl.objectives.irl import Rhat, Scope, Weighting
@@ -15,6 +15,7 @@ class Text:
         instruction: appended to every problem.
         template: `chat` uses the tokenizer's chat template, `plain` the prompt_format, `auto` chat where there is one.
         prompt_format: with {problem} and {instruction}, for `plain`.
+        template_options: variables of the chat template, such as {enable_thinking: false}.
         max_prompt_tokens: longer prompts are dropped and counted, never cut.
         max_response_tokens: rollouts are cut here; longer experts are dropped and counted.
     """
@@ -22,6 +23,7 @@ class Text:
     instruction: str = ""
     template: Literal["auto", "chat", "plain"] = "auto"
     prompt_format: str = "{problem}{instruction}\n"
+    template_options: dict[str, Any] | None = None
     max_prompt_tokens: int = 1024
     max_response_tokens: int = 1024
 
@@ -54,6 +56,12 @@ class IRL:
             raise ValueError(
                 "irl: corrected 'move' with experts_in_z leaves a corrected rollout no counter-force; "
                 "use corrected 'copy', or experts_in_z false"
+            )
+        if self.weighting == "per_position" and self.scope == "batch":
+            raise ValueError("irl: weighting 'per_position' is defined per prompt; set scope to 'prompt'")
+        if self.temperature <= 0 or (self.truncate is not None and not 0 < self.truncate <= 1):
+            raise ValueError(
+                f"irl: temperature must be > 0 and truncate in (0, 1], not {self.temperature}, {self.truncate}"
             )
         if self.expert_weight <= 0:
             raise ValueError(f"irl: expert_weight must be > 0, not {self.expert_weight}")

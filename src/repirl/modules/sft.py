@@ -59,6 +59,8 @@ class SFT(LightningModule):
 
     def training_step(self, batch: list[Prompt], batch_idx: int) -> Tensor:
         pairs = [(prompt, expert) for prompt in batch for expert in prompt.experts]
+        if any_rank(not pairs, self.device):
+            raise ValueError("a batch has no expert trajectory to imitate: set data.require_experts to true")
         rows = collate_rows(
             [p.token_ids for p, _ in pairs], [e.token_ids for _, e in pairs], self.codec.pad_id, self.device
         )

@@ -148,7 +148,8 @@ def draw(
     cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
     # The first index whose cumulative probability exceeds u * total: a token of probability 0 is never drawn.
     target = (uniform * cumulative[:, -1]).clamp(max=cumulative[:, -1].nextafter(cumulative.new_zeros(())))
-    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    # NaN logits would give an index past the end; the module's check of log-probabilities then names the prompt.
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
 def _uniforms(seed: int, samples: int, steps: int) -> Float[Tensor, "samples steps"]:
