@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from repirl.modules.phases import Schedule, parts, policy_passes, prm_passes, token_budget
+from repirl.modules.phases import Schedule, learning_rate_factor, parts, policy_passes, prm_passes, token_budget
 
 
 def test_passes_by_iteration() -> None:
@@ -66,3 +66,9 @@ def test_token_budget_keeps_every_row_once_and_its_promise() -> None:
         assert sorted(i for batch in batches for i in batch) == list(range(200))
         assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget for batch in batches)
     assert len(token_budget(lengths, 10**6)) == 1
+
+
+def test_learning_rates_are_constant_or_fall_linearly_to_zero() -> None:
+    assert [learning_rate_factor(Schedule(), i, 4) for i in (0, 3)] == [1.0, 1.0]
+    falling = Schedule(learning_rate="linear")
+    assert [learning_rate_factor(falling, i, 4) for i in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]

@@ -81,11 +81,12 @@ def main(argv: Sequence[str]) -> int:
 def start_overlay(output: Path, seed: int, iterations: int | None) -> Path:
     """The overlay of a seed's start policy."""
     folder = output / f"seed-{seed}" / "start"
-    export = {"class_path": "repirl.callbacks.export.ExportPolicy", "init_args": {"folder": str(folder)}}
+    callbacks = yaml.safe_load(Path(STARTS["hard"][0]).read_text())["trainer"]["callbacks"]
+    callbacks[-1]["init_args"]["folder"] = str(folder)  # ExportPolicy; lists in overlays replace, so all are stated
     return write_overlay(
         folder,
         seed,
-        {"default_root_dir": str(folder), "callbacks": [export], **_steps(iterations)},
+        {"default_root_dir": str(folder), "callbacks": callbacks, **_steps(iterations)},
         {"policy": {"init_args": {"init_seed": seed}}},
     )
 

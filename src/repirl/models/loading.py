@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
+logging.disable_progress_bar()  # loading is said by whoever loads; bars of a second are noise in logs
 Dtype = Literal["float32", "bfloat16", "float16"]
 PACKAGE_PREFIX = "package://"
 

@@ -31,7 +31,7 @@ from repirl.modules.distributed import (
     world_size,
 )
 from repirl.modules.experience import Experience, build_experience
-from repirl.modules.phases import Schedule, policy_passes, prm_passes, token_budget
+from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes, prm_passes, token_budget
 from repirl.modules.recorder import Recorder, over_micro_batches
 from repirl.modules.settings import IRL, Advantage, PromptFilter, Surrogate, Text
 from repirl.objectives.advantages import Estimator, estimate, scale_rewards, whiten
@@ -135,6 +135,8 @@ class RePIRL(LightningModule):
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
+        if stage == "fit" and self.schedule.learning_rate == "linear" and self.trainer.max_steps < 1:
+            raise ValueError("schedule.learning_rate 'linear' needs trainer.max_steps: it reaches 0 there")
 
     def configure_optimizers(self) -> list[Optimizer]:
         optimizers = [self.policy_optimizer(self.policy.parameters())]
@@ -147,7 +149,7 @@ class RePIRL(LightningModule):
     def training_step(self, batch: list[Prompt], batch_idx: int) -> None:
         """One iteration: roll out, verify, update the PRM, score, update the policy (docs/algorithms.md)."""
         iteration = self.global_step
-        self._silence_step_counters()
+        self._prepare_optimizers(learning_rate_factor(self.schedule, iteration, self.trainer.max_steps))
 
         with self._timed("rollout"):
             positions = [i * world_size() + rank() for i in range(len(batch))]
@@ -463,10 +465,12 @@ class RePIRL(LightningModule):
     def _timed(self, phase: str) -> AbstractContextManager[None]:
         return self.recorder.timed(phase, self.device)
 
-    def _silence_step_counters(self) -> None:
-        """Lightning counts every optimiser step as a global step; one iteration has several."""
+    def _prepare_optimizers(self, factor: float) -> None:
+        """Sets learning rates; and keeps Lightning from counting every optimiser step as a global step."""
         for optimizer in self.trainer.strategy._lightning_optimizers:
             optimizer._on_before_step = optimizer._on_after_step = do_nothing
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
     def _log_and_count(self) -> None:
         """Logs the iteration's figures and counts it as one global step."""
