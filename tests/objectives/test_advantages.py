@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from repirl.objectives.advantages import (
+    RewardSource,
+    combine,
     estimate,
     group_normalised,
     leave_one_out,
@@ -218,3 +220,20 @@ def test_better_rollouts_have_the_larger_advantage(estimator: str) -> None:
     got = estimate(estimator, rewards=rewards, rewarded=last_token(mask), **parts(mask))
     assert (got[[0, 2], 0] > 0.1).all()
     assert (got[[1, 3], 0] < -0.1).all()
+
+
+def test_combine_weighs_sources_and_leaves_rows_that_none_could_score_at_zero() -> None:
+    # One prompt, three rows of one token. Outcome 1, 0, unknown; RLOO: 1 - 0 = 1, 0 - 1 = -1, row 3 takes no part.
+    # Times 2: 2, -2, 0. Whitened over the two judged rows (mean 0, standard deviation 2): 1, -1, and still 0.
+    mask = torch.ones(3, 1, dtype=torch.bool)
+    known = torch.tensor([True, True, False])
+    source = RewardSource(2.0, "rloo", torch.tensor([[1.0], [0.0], [0.0]]), mask, known)
+    group = torch.zeros(3, dtype=torch.long)
+    raw = combine([source], response_mask=mask, group=group, whitened=False)
+    assert raw[:, 0].tolist() == [2.0, -2.0, 0.0]
+    assert combine([source], response_mask=mask, group=group)[:, 0].tolist() == [1.0, -1.0, 0.0]
+    # A second source that scores all rows, 3, 0, 0 times 1: 3 - 0, 0 - 1.5, 0 - 1.5 is added.
+    other = RewardSource(1.0, "rloo", torch.tensor([[3.0], [0.0], [0.0]]), mask, torch.ones(3, dtype=torch.bool))
+    both = combine([source, other], response_mask=mask, group=group, whitened=False)
+    assert both[:, 0].tolist() == [5.0, -3.5, -1.5]
+    assert combine([], response_mask=mask, group=group)[:, 0].tolist() == [0.0, 0.0, 0.0]

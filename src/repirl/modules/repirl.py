@@ -34,7 +34,7 @@ from repirl.modules.experience import Experience, build_experience
 from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes, prm_passes, token_budget
 from repirl.modules.recorder import Recorder, over_micro_batches
 from repirl.modules.settings import IRL, Advantage, PromptFilter, Surrogate, Text
-from repirl.objectives.advantages import Estimator, estimate, scale_rewards, whiten
+from repirl.objectives.advantages import RewardSource, combine, scale_rewards
 from repirl.objectives.irl import irl_coefficients
 from repirl.objectives.policy import clipped_surrogate, kl_estimate, was_clipped
 from repirl.objectives.reduce import last_token, masked_mean, response_means
@@ -256,35 +256,17 @@ class RePIRL(LightningModule):
 
     def _with_advantages(self, experience: Experience) -> Experience:
         """A = c_o A_outcome + c_f A_format + c_p A_prm over all ranks' rollouts, whitened; [N, T]."""
-        settings, mask, group = (
-            self.advantage,
-            gather_rows(experience.rows.response_mask),
-            gather_rows(experience.group),
-        )
+        settings = self.advantage
+        mask, group = gather_rows(experience.rows.response_mask), gather_rows(experience.group)
         outcome, last = gather_rows(experience.outcome), last_token(mask)
         always = torch.ones_like(outcome, dtype=torch.bool)
-        advantages, judged = torch.zeros(mask.shape, device=mask.device), torch.zeros_like(always)
-
-        def add(coefficient: float, estimator: Estimator, rewards: Tensor, rewarded: Tensor, scorable: Tensor) -> None:
-            nonlocal advantages
-            advantages = advantages + coefficient * estimate(
-                estimator,
-                rewards=rewards,
-                rewarded=rewarded,
-                response_mask=mask,
-                group=group,
-                scorable=scorable,
-                alone=settings.alone,
-            )
-
+        sources = []
         if self.actor.verifier is not None and settings.outcome_coef:
-            known = ~outcome.isnan()
-            add(settings.outcome_coef, settings.outcome_estimator, last * outcome.nan_to_num()[:, None], last, known)
-            judged |= known
+            right, known = last * outcome.nan_to_num()[:, None], ~outcome.isnan()
+            sources.append(RewardSource(settings.outcome_coef, settings.outcome_estimator, right, last, known))
         if settings.format_coef:
-            form = gather_rows(experience.format_reward)
-            add(settings.format_coef, settings.outcome_estimator, last * form[:, None], last, always)
-            judged |= always
+            form = last * gather_rows(experience.format_reward)[:, None]
+            sources.append(RewardSource(settings.format_coef, settings.outcome_estimator, form, last, always))
         if self.prm is not None and settings.prm_coef:
             rewards = self.score(experience.rows)
             self._require_finite(rewards, experience, "the PRM's reward")
@@ -292,10 +274,8 @@ class RePIRL(LightningModule):
             if not self._prm_passes():
                 self.recorder.add("prm", self._diagnostics(rewards, mask, ~always, outcome))
             scaled = scale_rewards(rewards=rewards, response_mask=mask, scale=settings.reward_scale)
-            add(settings.prm_coef, settings.prm_estimator, scaled, mask, always)
-            judged |= always
-        if settings.whiten:
-            advantages = whiten(advantages=advantages, where=mask & judged[:, None])  # unknown rows keep 0
+            sources.append(RewardSource(settings.prm_coef, settings.prm_estimator, scaled, mask, always))
+        advantages = combine(sources, response_mask=mask, group=group, alone=settings.alone, whitened=settings.whiten)
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
         return replace(experience, advantages=own)
 

@@ -4,6 +4,8 @@ A row whose reward is unknown (a verifier's failure) is not `scorable`: it takes
 advantage is 0.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -149,3 +151,39 @@ def estimate(
     if estimator == "prime":
         return prime_advantage(rewards=rewards, **shared)
     return group_normalised(rewards=rewards, rewarded=rewarded, divide_by_std=estimator == "grpo", **shared)
+
+
+@dataclass(frozen=True, slots=True)
+class RewardSource:
+    """One reward with its weight: rewards and rewarded tokens [rows, time], scorable [rows]; see `estimate`."""
+
+    coefficient: float
+    estimator: Estimator
+    rewards: Tensor
+    rewarded: Tensor
+    scorable: Tensor
+
+
+def combine(
+    sources: Sequence[RewardSource],
+    *,
+    response_mask: Bool[Tensor, "rows time"],
+    group: Int[Tensor, " rows"],
+    alone: Literal["zero_baseline", "drop"] = "zero_baseline",
+    whitened: bool = True,
+) -> Float[Tensor, "rows time"]:
+    """A = sum of coefficient x A of each source, whitened over the rows that at least one source could score."""
+    advantages = torch.zeros(response_mask.shape, device=response_mask.device)
+    judged = torch.zeros(len(group), dtype=torch.bool, device=response_mask.device)
+    for source in sources:
+        advantages = advantages + source.coefficient * estimate(
+            source.estimator,
+            rewards=source.rewards,
+            rewarded=source.rewarded,
+            response_mask=response_mask,
+            group=group,
+            scorable=source.scorable,
+            alone=alone,
+        )
+        judged = judged | source.scorable
+    return whiten(advantages=advantages, where=response_mask & judged[:, None]) if whitened else advantages
