@@ -177,6 +177,7 @@ class Agent:
             return target(*rest[0], **rest[1])
         simple: dict[str, Callable[..., Any]] = {
             "attribute": getattr,
+            "set_attribute": setattr,
             "length": len,
             "item": lambda holder, key: holder[key],
             "set_item": lambda holder, key, value: holder.__setitem__(key, value),

@@ -97,7 +97,7 @@ def _exception(names: list[Any], text: str) -> Exception:
 
 def _number_of(value: Any) -> values.Reference | None:
     if isinstance(value, Remote | RemoteIterator):
-        return "o", object.__getattribute__(value, "_number")
+        return "o", value._number
     return None
 
 
@@ -121,8 +121,8 @@ class Remote:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, client: Client, number: int, kind: str) -> None:
-        self._client, self._number, self._kind = client, number, kind
-        self.__name__ = "candidate"
+        for slot, value in zip(self.__slots__, ("candidate", client, kind, number), strict=True):
+            object.__setattr__(self, slot, value)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: D102
         return self._client.ask("call", self, arguments, named)
@@ -131,6 +131,9 @@ class Remote:
         if name.startswith("__"):
             raise AttributeError(name)
         return self._client.ask("attribute", self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._client.ask("set_attribute", self, name, value)
 
     def __len__(self) -> int:
         found = self._client.ask("length", self)
