@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from benchmarks.sandbox import mixed_jobs
 from torch.utils.data import DataLoader, Dataset
 
 import repirl
-from benchmarks.sandbox import mixed_jobs
 from repirl.structs import CodeTests
 from repirl.verifiers.sandbox import Job, Sandbox
 
@@ -52,7 +52,7 @@ def folders(sandbox: Sandbox) -> list[Path]:
 
 
 def test_nothing_is_left_after_hundreds_of_mixed_jobs():
-    sandbox = Sandbox(workers=2)
+    sandbox = Sandbox(workers=2, bubblewrap=False)
     sandbox.run_many([INCREMENT] * 8)
 
     def state() -> tuple[object, ...]:
@@ -79,7 +79,7 @@ TRAINER = """
 import sys, threading, time
 from repirl.structs import CodeTests
 from repirl.verifiers.sandbox import Job, Sandbox
-sandbox = Sandbox(workers=1)
+sandbox = Sandbox(workers=1, bubblewrap=False)
 sandbox.run(Job("def f(x): return x", CodeTests("asserts", "assert f(1) == 1"), 5.0))
 print(*sandbox.pids, *(s.folder for s in sandbox._pool.slots[0].processes()), flush=True)
 sandbox.run(Job("import signal\\n{body}", CodeTests("asserts", "pass"), 1000.0))
@@ -105,7 +105,7 @@ def test_a_trainer_killed_with_9_leaves_nothing(body):
 
 
 def test_a_killed_server_takes_its_program_along():
-    sandbox = Sandbox(workers=1)
+    sandbox = Sandbox(workers=1, bubblewrap=False)
     sandbox.run(INCREMENT)
     server = sandbox.pids[0]
     thread = threading.Thread(target=lambda: sandbox.run(Job("while True: pass", INCREMENT.tests, 2.0)))
@@ -134,7 +134,7 @@ class Judged(Dataset):
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_in_loading_processes(context):
-    sandbox = Sandbox(workers=1)
+    sandbox = Sandbox(workers=1, bubblewrap=False)
     assert sandbox.run(INCREMENT).passed is True
     own = set(sandbox.pids)
     loader = DataLoader(Judged(sandbox), 1, num_workers=2, multiprocessing_context=context, collate_fn=lambda x: x[0])
@@ -170,7 +170,7 @@ import os, sys
 from repirl.structs import CodeTests
 from repirl.verifiers.sandbox import Job, Sandbox
 assert os.getuid() != 0 or not {drops}
-sandbox = Sandbox(workers=1)
+sandbox = Sandbox(workers=1, bubblewrap=False)
 tests = CodeTests("asserts", "assert f(2) == 4")
 programs = ["def f(x): return x * x", "def f(x): return x", "import os\\nos.fork()", "open('/etc/passwd')",
             "import os\\nos.kill(os.getppid(), 9)", "def f(x):\\n    open('a', 'w').write('x')\\n    return x * x"]
@@ -199,20 +199,30 @@ def test_as_an_ordinary_user(tmp_path):
 
 
 def _run_as(python: str, source: Path, drops: bool, folder: Path, more: dict[str, object]):
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(source), "LD_LIBRARY_PATH": str(Path(python).parents[1] / "lib")}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(source),
+        "LD_LIBRARY_PATH": str(Path(python).parents[1] / "lib"),
+    }
     code = ORDINARY.replace("{drops}", str(drops))
-    return subprocess.run([python, "-B", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, **more)
+    return subprocess.run(
+        [python, "-B", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, **more
+    )
 
 
 def _readable_copy(place: Path) -> tuple[str, Path]:
     """Interpreter, standard library and package, for everybody to read."""
     base = Path(sys.base_prefix)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    ignore = shutil.ignore_patterns("site-packages", "dist-packages", "test", "tests", "idlelib", "ensurepip", "__pycache__", "config-*", "*.a")
+    ignore = shutil.ignore_patterns(
+        "site-packages", "dist-packages", "test", "tests", "idlelib", "ensurepip", "__pycache__", "config-*", "*.a"
+    )
     shutil.copytree(base / "lib" / version, place / "lib" / version, ignore=ignore)
     for library in base.glob("lib/libpython*.so*"):
         shutil.copy2(library, place / "lib")
     (place / "bin").mkdir()
     shutil.copy2(os.path.realpath(sys.executable), place / "bin" / version)
-    shutil.copytree(Path(repirl.__file__).parent, place / "src" / "repirl", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(repirl.__file__).parent, place / "src" / "repirl", ignore=shutil.ignore_patterns("__pycache__")
+    )
     return str(place / "bin" / version), place / "src"
