@@ -93,10 +93,10 @@ def speed(arguments: argparse.Namespace) -> None:
     bare = lambda: subprocess.run(command, check=True)  # noqa: E731
     cold = []
     for _ in range(5):
-        sandbox = Sandbox(workers=1)
+        sandbox = Sandbox(workers=1, bubblewrap=arguments.bubblewrap)
         cold += seconds_each(lambda: sandbox.run(RIGHT), 1)  # noqa: B023
         sandbox.close()
-    sandbox = Sandbox(workers=1)
+    sandbox = Sandbox(workers=1, bubblewrap=arguments.bubblewrap)
     sandbox.run(RIGHT)
     warm, interpreter = [], []
     for _ in range(10):
@@ -111,7 +111,7 @@ def speed(arguments: argparse.Namespace) -> None:
         f"{middle(warm) / middle(interpreter):.2f} x python -I -c pass"
     )
     workers = len(os.sched_getaffinity(0))
-    with_all = Sandbox(workers=workers)
+    with_all = Sandbox(workers=workers, bubblewrap=arguments.bubblewrap)
     with_all.run_many([RIGHT] * workers * 2)
     started = time.perf_counter()
     with_all.run_many([RIGHT] * arguments.jobs)
@@ -124,7 +124,8 @@ def mixed_jobs(count: int, seed: int = 0) -> list[tuple[str, Job]]:
     """Kinds and jobs in a fixed random order; time-outs are rare, since each costs its time."""
     weights = [1 if name == "timeout" else 20 for name in MIXED]
     names = random.Random(seed).choices(list(MIXED), weights, k=count)
-    return [(name, Job(MIXED[name][0], CodeTests("asserts", MIXED[name][1]), 0.5)) for name in names]
+    limits = {name: 0.5 if name == "timeout" else 20.0 for name in MIXED}
+    return [(name, Job(MIXED[name][0], CodeTests("asserts", MIXED[name][1]), limits[name])) for name in names]
 
 
 def load(arguments: argparse.Namespace) -> None:
@@ -135,7 +136,7 @@ def load(arguments: argparse.Namespace) -> None:
     near = [Job("import time\n" + busy.format(s=s), CodeTests("asserts", "assert f(1) == 2"), 1.0) for s in (0.2, 0.4)]
     work = [*(job for _, job in jobs), *near * 10]
     cores = len(os.sched_getaffinity(0))
-    sandbox = Sandbox(workers=cores)
+    sandbox = Sandbox(workers=cores, bubblewrap=arguments.bubblewrap)
     alone = [result.status for result in sandbox.run_many(work)]
     hogs = [subprocess.Popen([sys.executable, "-I", "-c", CPU_HOG]) for _ in range(4 * cores)]
     try:
@@ -158,7 +159,7 @@ def load(arguments: argparse.Namespace) -> None:
 
 def leftovers(arguments: argparse.Namespace) -> None:
     """Descriptors, children and files before and after many mixed jobs."""
-    sandbox = Sandbox()
+    sandbox = Sandbox(bubblewrap=False)  # so that what is in the folders can be counted from outside
     sandbox.run_many([RIGHT] * 20)
     folders = {server.folder for slot in sandbox._pool.slots for server in slot.processes()}
 
@@ -231,6 +232,7 @@ def main() -> None:
     for action, jobs in ((speed, 200), (load, 200), (leftovers, 10_000)):
         command = commands.add_parser(action.__name__, help=action.__doc__)
         command.add_argument("--jobs", type=int, default=jobs)
+        command.add_argument("--bubblewrap", action="store_true", help="with this layer too")
         command.set_defaults(action=action)
     command = commands.add_parser("sets", help=sets.__doc__)
     command.add_argument("--data", required=True, help="folder of JSONL files")

@@ -26,16 +26,16 @@ def sandbox() -> Iterator[Sandbox]:
     made.close()
 
 
-def asserts(program: str, tests: str, timeout_s: float = 2.0, **more: str) -> Job:
+def asserts(program: str, tests: str, timeout_s: float = 10.0, **more: str) -> Job:
     return Job(program, CodeTests("asserts", tests, **more), timeout_s)
 
 
 def stdio(program: str, *pairs: tuple[str, str]) -> Job:
-    return Job(program, CodeTests("stdio", pairs=pairs), 2.0)
+    return Job(program, CodeTests("stdio", pairs=pairs), 10.0)
 
 
 def calls(program: str, entry_point: str, *pairs: tuple[str, str], setup: str = "") -> Job:
-    return Job(program, CodeTests("calls", pairs=pairs, entry_point=entry_point, setup=setup), 2.0)
+    return Job(program, CodeTests("calls", pairs=pairs, entry_point=entry_point, setup=setup), 10.0)
 
 
 # What passes -------------------------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_programs(sandbox, name):
     program, tests, status, words = WRONG[name]
-    found = sandbox.run(asserts(program, tests, timeout_s=0.5))
+    found = sandbox.run(asserts(program, tests, timeout_s=0.5 if status == "timeout" else 10.0))
     assert (found.passed, found.status) == (False, status)
     assert words.lower() in found.detail.lower()
 
@@ -428,6 +428,13 @@ def test_sleeping_is_ended_by_the_wall_clock():
         found = hasty.run(asserts(program, "assert f(1) == 2", timeout_s=0.1))
         assert found.status == "timeout"
         assert found.cpu_s < 0.1
+    hasty.close()
+
+
+def test_being_busy_is_not_being_idle():
+    hasty = Sandbox(workers=1, budget=Budget(wall_factor=0.0, wall_s=0.5), bubblewrap=False)
+    program = "import time\nwhile time.process_time() < 1.2: pass\ndef f(x): return x"
+    assert hasty.run(asserts(program, "assert f(1) == 1", timeout_s=10.0)).status == "passed"
     hasty.close()
 
 

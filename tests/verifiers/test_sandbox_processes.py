@@ -46,6 +46,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def below(pids: list[int]) -> list[int]:
+    """All descendants."""
+    found = [child for pid in pids for child in children(pid)]
+    return found + below(found) if found else []
+
+
 def folders(sandbox: Sandbox) -> list[Path]:
     assert sandbox._pool is not None
     return [Path(server.folder) for slot in sandbox._pool.slots for server in slot.processes()]
@@ -79,26 +85,36 @@ TRAINER = """
 import sys, threading, time
 from repirl.structs import CodeTests
 from repirl.verifiers.sandbox import Job, Sandbox
-sandbox = Sandbox(workers=1, bubblewrap=False)
+sandbox = Sandbox(workers=1, bubblewrap={layer})
 sandbox.run(Job("def f(x): return x", CodeTests("asserts", "assert f(1) == 1"), 5.0))
 print(*sandbox.pids, *(s.folder for s in sandbox._pool.slots[0].processes()), flush=True)
-sandbox.run(Job("import signal\\n{body}", CodeTests("asserts", "pass"), 1000.0))
+sys.stdin.readline()
+sandbox.run(Job("{body}", CodeTests("asserts", "pass"), 1000.0))
 """
 
 
+@pytest.mark.parametrize("layer", [False, None])  # None: bubblewrap where it works
 @pytest.mark.parametrize("body", ["while True: pass", "import time\\nwhile True: time.sleep(1)"])
-def test_a_trainer_killed_with_9_leaves_nothing(body):
+def test_a_trainer_killed_with_9_leaves_nothing(body, layer):
     environment = {**os.environ, "PYTHONPATH": str(Path(repirl.__file__).parents[1])}
     trainer = subprocess.Popen(
-        [sys.executable, "-c", TRAINER.replace("{body}", body)], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", TRAINER.replace("{body}", body).replace("{layer}", str(layer))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
+    assert trainer.stdin is not None
     assert trainer.stdout is not None
     words = trainer.stdout.readline().split()
-    pids, left = [int(word) for word in words[:2]], [Path(word) for word in words[2:]]
-    assert wait_for(lambda: bool(children(pids[0])))
-    pids += children(pids[0]) + children(pids[1])
+    pids, left = [int(word) for word in words[:2]], [Path(word) for word in words[2:] if word != "None"]
+    servers = len(below(pids))  # bubblewrap has processes of its own
+    print(file=trainer.stdin, flush=True)
+    assert wait_for(lambda: len(below(pids)) > servers)
+    pids += below(pids)
     trainer.send_signal(signal.SIGKILL)
     trainer.wait()
+    trainer.stdin.close()
     trainer.stdout.close()
     assert wait_for(lambda: not any(map(alive, pids)))
     assert wait_for(lambda: not any(path.exists() for path in left))

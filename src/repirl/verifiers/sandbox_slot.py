@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 Status = Literal["passed", "failed", "error", "timeout", "memory", "output_limit", "disk_limit", "infra_error"]
 
 START_TIMEOUT_S = 60.0
-REPORT_TIMEOUT_S = 60.0  # beyond a job's own wall limit: then the server is lost
+REPORT_TIMEOUT_S = 600.0  # beyond a job's own wall limit: then the server is lost
 MAX_TESTS_CPU_S = 30.0  # for the tests themselves, beside the program's own limit
 _ENDS: dict[str, Status] = {"timeout": "timeout", "wall": "timeout", "disk": "disk_limit"}
 _EXITS: dict[int, Status] = {agent.OUT_OF_MEMORY: "memory", agent.TOO_MUCH_WRITTEN: "disk_limit"}
@@ -76,13 +76,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a program may use. wall_factor, wall_s: wall seconds are factor x CPU seconds + wall_s."""
+    """What a program may use. wall_factor, wall_s: it may be idle for factor x CPU seconds + wall_s."""
 
     memory_mib: int = 1024
     disk_mib: int = 16
     output_mib: int = 8
     wall_factor: float = 8.0
-    wall_s: float = 10.0
+    wall_s: float = 30.0
 
 
 class ServerLost(Exception):
@@ -144,7 +144,8 @@ class ServerProcess:
     def hello(self) -> Level:
         """What the server says when it is ready. Raises ServerLost."""
         message = self.report(time.monotonic() + START_TIMEOUT_S)
-        self.folder = str(message.pop("folder"))
+        folder = str(message.pop("folder"))
+        self.folder = None if message["bubblewrap"] else folder  # else a place that is not ours
         return Level(**{**message, "missing": tuple(message["missing"])})
 
     def start(self, job: dict[str, Any], descriptors: tuple[int, ...]) -> None:
