@@ -82,7 +82,7 @@ def test_best_of_n() -> None:
 # --- steps
 
 STEPS: dict[str, Any] = {
-    "step_rewards": torch.tensor([[0.5, -1.0, -0.5], [0.2, 0.1, -0.3], [-2.0, 1.0, -9.0], [0.0, -1.0, 0.3]]),
+    "step_rewards": torch.tensor([[0.5, -1.0, -0.5], [0.2, 0.1, -0.3], [1.0, 2.0, -9.0], [0.0, -1.0, 0.3]]),
     # the third trace has two steps, its -9 is no step; the fourth is without error
     "step_mask": torch.tensor([[True, True, True], [True, True, True], [True, True, False], [True, True, True]]),
     "is_wrong": torch.tensor([[False, True, True], [False, True, True], [True, False, True], [False, False, False]]),
@@ -151,6 +151,8 @@ def test_strata_keep_their_own_runs() -> None:
     assert low < 4
     assert high > 6
     assert stratified_interval(scores) == (5, 5)  # without 1 of 6 at each end: 0 0 10 10
+    # Tasks are resampled apart: whole rows would give .5 every time, apart 0 and 1 come in a quarter of cases each.
+    assert stratified_interval(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), statistic=mean_of_last) == (0, 1)
 
 
 @pytest.mark.parametrize(("values", "level"), [(torch.zeros(0), 0.95), (torch.zeros(3), 1.0)])
