@@ -182,6 +182,13 @@ class Verifier(ABC):
     def verify(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
         """One verdict for each (problem, response) pair, in order. Never raises for a bad response."""
 
+    def check_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
+        """(id, gold answer) of each problem whose gold answer cannot be read, in order; here none.
+
+        Asked once, when a data set is prepared. Problems without a gold answer are not looked at.
+        """
+        return []
+
     @abstractmethod
     def close(self) -> None:
         """Ends worker processes; safe to call twice."""
