@@ -16,8 +16,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from repirl.data.prompts import CurriculumSampler
 from repirl.models.prm import PRM
 from repirl.modules.phases import Schedule
-from repirl.modules.repirl import RePIRL, keep_prompts
-from repirl.modules.settings import IRL, Advantage, PromptFilter, Surrogate
+from repirl.modules.prm_objectives import IRL
+from repirl.modules.prompt_filter import PromptFilter, keep_prompts
+from repirl.modules.repirl import RePIRL
+from repirl.modules.settings import Advantage, Surrogate
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Problem, Response, Verdict, Verifier
 from tests.modules.tiny import (
@@ -112,7 +114,7 @@ def test_micro_batches_do_not_change_the_gradient(weighting: Any) -> None:
     def weights(budget: int) -> dict[str, torch.Tensor]:
         module = make_module(
             verifier=EvenDigits(),
-            irl=IRL(weighting=weighting),
+            objective=IRL(weighting=weighting),
             micro_batch_tokens=budget,
             schedule=SEVERAL,
             policy_clip_norm=1e9,
@@ -137,7 +139,7 @@ def test_prm_only_training_reads_no_outcome_label() -> None:
     def trained(train: list[Problem]) -> Any:
         module = adam_module(
             verifier=quickstart["verifier"],
-            irl=IRL(**quickstart["irl"]),
+            objective=IRL(**quickstart["objective"]["init_args"]),
             advantage=Advantage(**quickstart["advantage"]),
             surrogate=Surrogate(**quickstart["surrogate"]),
             schedule=Schedule(**quickstart["schedule"]),
@@ -205,7 +207,7 @@ IRLS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("arguments", IRLS, ids=str)
 def test_every_irl_setting_trains(arguments: dict[str, Any]) -> None:
-    check_one_iteration(make_module(irl=IRL(**arguments), verifier=EvenDigits()))
+    check_one_iteration(make_module(objective=IRL(**arguments), verifier=EvenDigits()))
 
 
 def test_kl_of_the_first_step_is_zero_and_then_positive() -> None:
@@ -233,12 +235,12 @@ def test_every_estimator_trains(estimator: Any) -> None:
 def test_corrected_rollouts_become_pseudo_experts() -> None:
     def share(corrected: Any, verifier: Verifier) -> float:
         irl = IRL(corrected=corrected, experts_in_z=False)
-        return run(make_module(irl=irl, verifier=verifier)).figures[0]["prm/expert_share"]
+        return run(make_module(objective=irl, verifier=verifier)).figures[0]["prm/expert_share"]
 
     assert share("copy", RIGHT) == pytest.approx(1 / 4)  # one expert and three right rollouts a prompt
     assert share("ignore", RIGHT) == pytest.approx(1.0)
     # `move` takes every right rollout out of Z: no background is left, and no prompt is used.
-    moved = run(make_module(irl=IRL(corrected="move", experts_in_z=False), verifier=RIGHT)).figures[0]
+    moved = run(make_module(objective=IRL(corrected="move", experts_in_z=False), verifier=RIGHT)).figures[0]
     assert (moved["prm/prompts_used"], moved["prm/prompts_skipped"]) == (0, 4)
 
 
@@ -332,7 +334,7 @@ def test_wrong_experts_are_dropped_or_join_the_background() -> None:
     assert dropped["prompts/experts_dropped"] == 4  # the only one of each of 4 prompts
     assert "prm/reward_expert" not in dropped
     assert dropped["prm/prompts_skipped"] == 4
-    kept = run(make_module(verifier=WRONG, irl=IRL(wrong_experts="background"))).figures[0]
+    kept = run(make_module(verifier=WRONG, objective=IRL(wrong_experts="background"))).figures[0]
     assert kept["prompts/experts_dropped"] == 0
     assert "prm/reward_expert" in kept
     assert kept["prm/prompts_skipped"] == 4  # in the background they are no positives
@@ -364,7 +366,7 @@ def test_a_wrong_expert_leaves_the_right_ones_and_experts_are_judged_once() -> N
     assert first["prm/prompts_used"] == 4
     assert len(verifier.asked) == 8  # four prompts, two experts each, in two iterations over the same prompts
     # Where the only difference is an expert in the background, the PRM learns something else.
-    other = run(make_module(verifier=verifier, irl=IRL(wrong_experts="background")), make_data(train), steps=2)
+    other = run(make_module(verifier=verifier, objective=IRL(wrong_experts="background")), make_data(train), steps=2)
     assert other.figures[1]["prm/ranking_loss"] != second["prm/ranking_loss"]
 
 
