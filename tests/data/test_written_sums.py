@@ -76,5 +76,5 @@ def test_half_the_errors_where_the_rate_is_half() -> None:
 
 @pytest.mark.parametrize("arguments", [{"count": 0}, {"max_steps": 10}, {"min_steps": 0}, {"error_rate": 1.5}])
 def test_bad_arguments_are_refused(arguments: dict) -> None:
-    with pytest.raises(ValueError, match="count must|expected 1 <= min_steps"):
+    with pytest.raises(ValueError, match=r"count must|expected 1 <= min_steps"):
         WrittenSums("paraphrased", **({"count": 1, "seed": random.randrange(9)} | arguments))
