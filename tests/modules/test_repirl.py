@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from repirl.data.prompts import CurriculumSampler
 from repirl.models.prm import PRM
 from repirl.modules.phases import Schedule
-from repirl.modules.prm_objectives import IRL
+from repirl.modules.prm_objectives import IRL, Discriminator, Prime, PRMObjective, StepCrossEntropy
 from repirl.modules.prompt_filter import PromptFilter, keep_prompts
 from repirl.modules.repirl import RePIRL
 from repirl.modules.settings import Advantage, Surrogate
@@ -28,6 +28,7 @@ from tests.modules.tiny import (
     RIGHT,
     WRONG,
     Always,
+    Containing,
     EvenDigits,
     Problems,
     distance,
@@ -109,12 +110,24 @@ def test_one_seed_gives_one_run_and_another_seed_another() -> None:
     assert distance(first.weights, other.weights, "prm.") > 1e-4
 
 
-@pytest.mark.parametrize("weighting", ["sequence", "per_position"])
-def test_micro_batches_do_not_change_the_gradient(weighting: Any) -> None:
+OBJECTIVES = [
+    IRL(),
+    IRL(weighting="per_position"),
+    Discriminator(),
+    Discriminator(form="token"),
+    Discriminator(logit="gail"),
+    Prime(),
+    StepCrossEntropy(),
+]
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{type(o).__name__} {vars(o)}"[:60])
+
+
+@every_objective
+def test_micro_batches_do_not_change_the_gradient(objective: PRMObjective) -> None:
     def weights(budget: int) -> dict[str, torch.Tensor]:
         module = make_module(
             verifier=EvenDigits(),
-            objective=IRL(weighting=weighting),
+            objective=objective,
             micro_batch_tokens=budget,
             schedule=SEVERAL,
             policy_clip_norm=1e9,
@@ -208,6 +221,74 @@ IRLS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("arguments", IRLS, ids=str)
 def test_every_irl_setting_trains(arguments: dict[str, Any]) -> None:
     check_one_iteration(make_module(objective=IRL(**arguments), verifier=EvenDigits()))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Discriminator(base_measure="reference"),
+        Discriminator(form="token", corrected="move"),
+        Discriminator(logit="gail", form="token", expert_weight=2.0),
+        Prime(),
+        StepCrossEntropy(),
+    ],
+    ids=lambda o: f"{type(o).__name__} {vars(o)}"[:60],
+)
+def test_every_other_objective_trains(objective: PRMObjective) -> None:
+    # Right is what holds a 7: unlike the parity of digits, one token's reward can tell it.
+    verifier = Containing("7")
+    module = adam_module(objective=objective, verifier=verifier, schedule=Schedule(prm_updates=4, policy_starts=99))
+    done = run(module, make_data(with_experts(), batch_prompts=8), steps=6)
+    losses = [figures["prm/loss"] for figures in done.figures]
+    assert all(math.isfinite(value) for figures in done.figures for value in figures.values())
+    assert 0 <= losses[-1] < losses[0]  # cross-entropies all
+    assert done.figures[0]["prm/gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("objective", [Prime(), StepCrossEntropy()])
+def test_objectives_that_learn_from_outcomes_need_a_verifier(objective: PRMObjective) -> None:
+    with pytest.raises(
+        ValueError, match=f"objective {type(objective).__name__} learns from outcomes: it needs a verifier"
+    ):
+        make_module(objective=objective, advantage=PRM_ONLY)
+
+
+def test_prime_reads_outcomes_and_no_expert() -> None:
+    def weights(train: list[Problem]) -> dict[str, torch.Tensor]:
+        module = make_module(objective=Prime(), verifier=EvenDigits())
+        return run(module, make_data(train, require_experts=False), steps=2).weights
+
+    without = weights([replace(p, solutions=()) for p in problems()])
+    assert distance(weights(with_experts()), without, "prm.") < 1e-6
+    assert distance(without, start_weights(make_module(verifier=EvenDigits())), "prm.") > 1e-3
+
+
+@pytest.mark.parametrize("arguments", [{"kind": "q_head"}, {"kind": "implicit"}], ids=str)
+def test_a_frozen_prm_from_a_checkpoint_scores_as_it_did(arguments: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "trained.ckpt"
+    trained = run(make_module(prm=PRM(**arguments)), steps=3)
+    trained.trainer.save_checkpoint(path)
+    frozen = run(make_module(prm=PRM(**arguments, weights=str(path)), schedule=Schedule(prm_updates=0)), steps=2)
+    assert distance(frozen.weights, trained.weights, "prm.") == 0
+    assert distance(frozen.weights, trained.weights, "policy.") > 0  # the policy started anew, and moved
+    assert "prm/gradient_norm" not in frozen.figures[0]
+    assert frozen.figures[0]["prm/reward_policy"] != 0  # a fresh PRM would give 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file: .*none.ckpt; give the checkpoint"),
+        ({"policy.x": torch.zeros(1)}, "does not fit kind 'q_head': it holds no PRM"),
+        ({"prm.action.weight": torch.zeros(2, 2)}, "does not fit kind 'q_head': its PRM has another kind or size"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "none.ckpt"
+    if content is not None:
+        torch.save({"state_dict": content}, path)
+    with pytest.raises(ValueError, match=message):
+        run(make_module(prm=PRM(weights=str(path))))
 
 
 def test_kl_of_the_first_step_is_zero_and_then_positive() -> None:

@@ -73,7 +73,7 @@ def plan(
     base: Sequence[Path], overlays: Sequence[str], seeds: Sequence[int], output: Path, *, with_base: bool
 ) -> list[Run]:
     """All runs, seed by seed. Raises ConfigError where two arms have one name or there is none."""
-    arms = {"base": ()} if with_base or not overlays else {}
+    arms: dict[str, tuple[Path, ...]] = {"base": ()} if with_base or not overlays else {}
     for words in overlays:
         paths = tuple(Path(word) for word in words.split("+"))
         name = "+".join(path.stem for path in paths)
@@ -98,7 +98,8 @@ def parse_seeds(text: str) -> list[int]:
 
 def overlay(run: Run) -> dict[str, Any]:
     """The run's merged configuration: placeholders filled in, seeds set, figures logged into its folder."""
-    merged = _filled(config.load(list(run.files)), {"{seed}": str(run.seed), "{folder}": str(run.folder)})
+    values = {"{seed}": str(run.seed), "{folder}": str(run.folder)}
+    merged: dict[str, Any] = _filled(config.load(list(run.files)), values)
     merged["seed_everything"] = run.seed
     for part in ("model", "data"):
         node = merged.get(part)

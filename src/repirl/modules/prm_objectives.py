@@ -7,8 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from repirl.objectives.discriminator import Form, discriminator_coefficients, gail_coefficients
 from repirl.objectives.irl import Corrected, Rhat, Scope, Weighting, contrast_sets, irl_coefficients
-from repirl.objectives.prm import Coefficients
+from repirl.objectives.prm import Coefficients, prime_coefficients, step_cross_entropy_coefficients
+
+BaseMeasure = Literal["uniform", "reference"]
+WrongExperts = Literal["drop", "background"]
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,10 @@ class IRL(PRMObjective):
         rhat: Rhat = "R",
         temperature: float = 1.0,
         truncate: float | None = None,
-        base_measure: Literal["uniform", "reference"] = "uniform",
+        base_measure: BaseMeasure = "uniform",
         corrected: Corrected = "copy",
         expert_weight: float = 1.0,
-        wrong_experts: Literal["drop", "background"] = "drop",
+        wrong_experts: WrongExperts = "drop",
     ) -> None:
         if corrected == "move" and experts_in_z:
             raise ValueError(
@@ -90,15 +94,12 @@ class IRL(PRMObjective):
 
     def coefficients(self, rows: Evidence) -> Coefficients:
         """As `irl_coefficients`. `loss` is the linear surrogate, which is not bounded; `ranking_loss` tells more."""
-        assert rows.log_probs is not None
-        log_base = rows.reference_log_probs if self.needs_reference else torch.zeros_like(rows.rewards)
-        assert log_base is not None
         weight, background = contrast_sets(
             is_expert=rows.is_expert, outcome=rows.outcome, corrected=self.corrected, expert_weight=self.expert_weight
         )
         terms = irl_coefficients(
             rewards=rows.rewards,
-            log_ratio=log_base - rows.log_probs,
+            log_ratio=_log_ratio(rows, of_reference=self.needs_reference),
             response_mask=rows.response_mask,
             group=rows.group,
             positive_weight=weight,
@@ -121,3 +122,86 @@ class IRL(PRMObjective):
             "expert_share": weight[rows.is_expert].sum() / weight.sum().clamp(min=1e-8),
         }
         return Coefficients(terms.token, (terms.token * rows.rewards).sum(), terms.cells, figures)
+
+
+class Discriminator(PRMObjective):
+    """Experts against the policy by binary cross-entropy (objectives/discriminator.py): GAN-GCL, AIRL, GAIL.
+
+    Args:
+        logit: `airl` corrects by the policy's log-probability, so that the reward is the experts' own at the optimum (with
+            form `sequence`: GAN-GCL); `gail` does not.
+        form: one logit a response, or one a token.
+        base_measure, corrected, expert_weight, wrong_experts: as in `IRL`; `gail` has no base measure.
+    """
+
+    def __init__(
+        self,
+        logit: Literal["airl", "gail"] = "airl",
+        form: Form = "sequence",
+        base_measure: BaseMeasure = "uniform",
+        corrected: Corrected = "copy",
+        expert_weight: float = 1.0,
+        wrong_experts: WrongExperts = "drop",
+    ) -> None:
+        if expert_weight <= 0:
+            raise ValueError(f"Discriminator: expert_weight must be > 0, not {expert_weight}")
+        self.logit, self.form, self.corrected, self.expert_weight = logit, form, corrected, expert_weight
+        self.needs_log_probs = logit == "airl"
+        self.needs_reference = logit == "airl" and base_measure == "reference"
+        self.drops_wrong_experts = wrong_experts == "drop"
+
+    def coefficients(self, rows: Evidence) -> Coefficients:
+        """As `discriminator_coefficients` or `gail_coefficients`; experts have label 1."""
+        weight, background = contrast_sets(
+            is_expert=rows.is_expert, outcome=rows.outcome, corrected=self.corrected, expert_weight=self.expert_weight
+        )
+        sets = {"group": rows.group, "positive_weight": weight, "background": background}
+        if self.logit == "gail":
+            return gail_coefficients(form=self.form, rewards=rows.rewards, response_mask=rows.response_mask, **sets)
+        return discriminator_coefficients(
+            form=self.form,
+            rewards=rows.rewards,
+            log_ratio=_log_ratio(rows, of_reference=self.needs_reference),
+            response_mask=rows.response_mask,
+            **sets,
+        )
+
+
+class Prime(PRMObjective):
+    """Cross-entropy of sigma(R) against the outcome of each rollout (PRIME); experts take no part."""
+
+    needs_log_probs = False
+    needs_verifier = True
+
+    def coefficients(self, rows: Evidence) -> Coefficients:
+        """As `prime_coefficients`."""
+        outcome = rows.outcome.masked_fill(rows.is_expert, float("nan"))
+        return prime_coefficients(rewards=rows.rewards, outcome=outcome, response_mask=rows.response_mask)
+
+
+class StepCrossEntropy(PRMObjective):
+    """Cross-entropy of sigma(step reward), the outcome being the label of every step of its response.
+
+    Experts' steps are right unless the verifier rejects the expert, which then counts as a failed response.
+    """
+
+    needs_log_probs = False
+    needs_verifier = True
+    drops_wrong_experts = False
+
+    def coefficients(self, rows: Evidence) -> Coefficients:
+        """As `step_cross_entropy_coefficients`."""
+        right = torch.where(rows.is_expert & rows.outcome.isnan(), 1.0, rows.outcome)
+        labels = torch.where(rows.step_ends, right[:, None], float("nan"))
+        return step_cross_entropy_coefficients(
+            rewards=rows.rewards, labels=labels, ends=rows.step_ends, response_mask=rows.response_mask
+        )
+
+
+def _log_ratio(rows: Evidence, *, of_reference: bool) -> Tensor:
+    """Log b - log q of every response token."""
+    assert rows.log_probs is not None
+    if not of_reference:
+        return -rows.log_probs
+    assert rows.reference_log_probs is not None
+    return rows.reference_log_probs - rows.log_probs
