@@ -28,6 +28,10 @@ EXTRA: dict[str, tuple[str, str]] = {
         "repirl.applications.compare:main",
         "two evaluations of the same problems: repirl compare first.jsonl second.jsonl",
     ),
+    "sweep": (
+        "repirl.applications.sweep:main",
+        "a set of overlays times a set of seeds: parallel runs, one table",
+    ),
 }
 """Other subcommands -> ("module:function", line in the help). The function gets the remaining arguments."""
 
