@@ -147,7 +147,7 @@ def speed(problems: Sequence[Problem], pairs: int, seed: int) -> dict[str, objec
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(seconds, n=100)
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
     ms = {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3, "max_ms": max(seconds) * 1e3}
     return {"pairs": len(seconds), "calls_per_s": round(len(seconds) / sum(seconds), 1)} | {
         name: round(value, 2) for name, value in ms.items()
@@ -170,20 +170,22 @@ def heartbeat() -> dict[str, object]:
         thread = threading.Thread(target=ask)
         started = time.monotonic()
         thread.start()
-        gap = _longest_gap(thread.is_alive)
+        gap = _longest_gap(thread.is_alive, started)
         thread.join()
         seconds = time.monotonic() - started
         found[name] = {"status": statuses[0], "seconds": round(seconds, 3), "max_gap_ms": round(gap * 1e3, 1)}
     verifier.close()
     until = time.monotonic() + 10
-    idle = _longest_gap(lambda: time.monotonic() < until)
+    idle = _longest_gap(lambda: time.monotonic() < until, time.monotonic())
     gaps = [entry["max_gap_ms"] for entry in found.values() if isinstance(entry, dict)]
     return {"max_gap_ms": max(gaps), "idle_max_gap_ms": round(idle * 1e3, 1), "answers": found}
 
 
-def _longest_gap(goes_on: Callable[[], bool]) -> float:
-    longest, last = 0.0, time.monotonic()
-    while goes_on():
+def _longest_gap(goes_on: Callable[[], bool], since: float) -> float:
+    """Seconds; the first tick is at `since`, the last one after the end."""
+    longest, last, running = 0.0, since, True
+    while running:
+        running = goes_on()
         time.sleep(TICK_S)
         now = time.monotonic()
         longest, last = max(longest, now - last), now

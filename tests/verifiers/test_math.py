@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentError, ArgumentParser
 
 from repirl.structs import Problem, Verdict, Verifier
 from repirl.verifiers import math_pool
@@ -111,6 +112,16 @@ def test_extraction_is_a_choice_and_an_order() -> None:
     for wrong in ("box", [], ["box", " "]):
         with pytest.raises(ValueError, match="must be a list"):
             MathVerifier(extraction=wrong)
+
+
+def test_extraction_is_read_from_yaml() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Verifier, "verifier")
+    settings = {"class_path": "repirl.verifiers.math.MathVerifier", "init_args": {"extraction": ["box", "answer is"]}}
+    verifier = parser.instantiate(parser.parse_string(json.dumps({"verifier": settings}))).verifier
+    assert verifier.verify([Problem(id="a", text="?", answer="7")], ["The answer is 7"])[0].status == "equal"
+    with pytest.raises(ArgumentError, match="extraction"):
+        parser.parse_string(json.dumps({"verifier": settings | {"init_args": {"extraction": 7}}}))
 
 
 def test_golds_that_cannot_be_read_are_found(shared: MathVerifier) -> None:
