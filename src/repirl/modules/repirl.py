@@ -17,7 +17,7 @@ from repirl.data.collate import collate_rows, select
 from repirl.metrics import prm_diagnostics, saturated_share
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
-from repirl.modules.actor import Actor, Evaluation, outcome_of, predict
+from repirl.modules.actor import Actor, Evaluation, log_results, outcome_of, predict
 from repirl.modules.counting import count_iteration, scale_learning_rates, uncount_optimizer_steps
 from repirl.modules.distributed import (
     any_rank,
@@ -419,7 +419,7 @@ class RePIRL(LightningModule):
         self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self._mean_rewards)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.evaluation.results("val"), prog_bar=True)
+        log_results(self, self.evaluation.results("val"))
 
     def on_test_epoch_start(self) -> None:
         self.evaluation.start()
@@ -429,7 +429,7 @@ class RePIRL(LightningModule):
         self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self._mean_rewards)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.evaluation.results("test"))
+        log_results(self, self.evaluation.results("test"))
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
         """One record a problem: the greedy response, its verdict where a gold answer is known, its token rewards."""
