@@ -24,6 +24,10 @@ EXTRA: dict[str, tuple[str, str]] = {
         "repirl.applications.quickstart:main",
         "train a small model on the CPU in minutes and show what it learned",
     ),
+    "sweep": (
+        "repirl.applications.sweep:main",
+        "a set of overlays times a set of seeds: parallel runs, one table",
+    ),
 }
 """Other subcommands -> ("module:function", line in the help). The function gets the remaining arguments."""
 

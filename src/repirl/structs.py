@@ -13,9 +13,16 @@ if TYPE_CHECKING:
 
 VerdictStatus = Literal[
     "equal",  # the answer was read and equals the gold answer
+    "passed",  # the program passed all tests
     "not_equal",  # the answer was read and differs
-    "no_answer",  # no answer found in the response
+    "no_answer",  # no answer, or no program, found in the response
     "answer_timeout",  # the answer could not be judged in time: reward 0, counted
+    "failed",  # a test of the program does not hold
+    "error",  # the program does not compile, raises or ends early
+    "timeout",  # the program ran out of time
+    "memory",  # the program ran out of memory
+    "output_limit",  # the program returned or printed too much
+    "disk_limit",  # the program wrote too much
     "gold_unparsed",  # the gold answer is unreadable, a fault of the data set: masked
     "infra_error",  # the verifier itself failed: masked, never a 0
 ]
@@ -34,8 +41,38 @@ class Verdict:
 
     def __post_init__(self) -> None:
         unknown = self.status in ("gold_unparsed", "infra_error")
-        if (self.correct is None) != unknown or (self.correct is True) != (self.status == "equal"):
+        if (self.correct is None) != unknown or (self.correct is True) != (self.status in ("equal", "passed")):
             raise ValueError(f"verdict {self.status!r} cannot have correct={self.correct}")
+
+
+@dataclass(frozen=True, slots=True)
+class CodeTests:
+    """What a program must pass.
+
+    kind: `asserts`: `code` is a script, with the program's names in scope, that raises where the program is wrong.
+        `calls`: `pairs` are (arguments, expected value) of `entry_point`, the first a JSON array of positional arguments,
+        the second JSON. `stdio`: `pairs` are (standard input, expected standard output).
+    setup: code that runs before program and before tests, in a process of its own for each; the program can read it.
+    entry_point: the function that is asked for; `Solution.name` for a method of a class that takes no arguments.
+    prefix: code that the response continues or follows, such as HumanEval's signature and docstring.
+    """
+
+    kind: Literal["asserts", "calls", "stdio"]
+    code: str = ""
+    pairs: tuple[tuple[str, str], ...] = ()
+    setup: str = ""
+    entry_point: str | None = None
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("asserts", "calls", "stdio"):
+            raise ValueError(f"tests of kind {self.kind!r}: use 'asserts', 'calls' or 'stdio'")
+        if self.kind == "asserts" and (not self.code.strip() or self.pairs):
+            raise ValueError("tests of kind 'asserts' need `code`, and have no `pairs`")
+        if self.kind != "asserts" and (self.code or not self.pairs):
+            raise ValueError(f"tests of kind {self.kind!r} need `pairs`, and have no `code`")
+        if self.kind == "calls" and not self.entry_point:
+            raise ValueError("tests of kind 'calls' need an `entry_point`, the function to call")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +81,14 @@ class Problem:
 
     id: unique in its data set. text: the problem statement, without any template.
     answer: the gold answer, None where unknown. solutions: expert solutions, without any template.
+    tests: what a program must pass, where the problem asks for one.
     """
 
     id: str
     text: str
     answer: str | None = None
     solutions: tuple[str, ...] = ()
+    tests: CodeTests | None = None
 
     def __post_init__(self) -> None:
         if not self.id or not self.text.strip():
@@ -137,11 +176,18 @@ class Generator(Protocol):
 
 
 class Verifier(ABC):
-    """Judges final answers. A base class and not a Protocol, because configurations name its implementations."""
+    """Judges answers and programs. A base class and not a Protocol, because configurations name its implementations."""
 
     @abstractmethod
     def verify(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
         """One verdict for each (problem, response) pair, in order. Never raises for a bad response."""
+
+    def check_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
+        """(id, gold answer) of each problem whose gold answer cannot be read, in order; here none.
+
+        Asked once, when a data set is prepared. Problems without a gold answer are not looked at.
+        """
+        return []
 
     @abstractmethod
     def close(self) -> None:

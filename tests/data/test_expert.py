@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ from repirl.data.math import MathData
 from repirl.data.prompts import CurriculumSampler, UniformSampler
 from repirl.data.sources import Rows, Sample, Source
 from repirl.models.tokenizers import character_tokenizer
-from repirl.structs import Problem, Prompt
+from repirl.structs import Problem, Prompt, Verdict, Verifier
 
 
 class Given(Source):
@@ -364,6 +365,67 @@ def test_the_report_is_logged_once_by_rank_zero(caplog: pytest.LogCaptureFixture
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         ("WARNING", "train: kept 5, prompts_too_long 1 of 6 problems")
     ]
+
+
+class PlainGolds(Verifier):
+    """Cannot read a gold with a question mark."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def verify(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
+        raise AssertionError("preparation verifies nothing")
+
+    def check_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
+        self.asked += [problem.id for problem in problems]
+        return [(p.id, p.answer) for p in problems if p.answer is not None and "?" in p.answer]
+
+    def close(self) -> None: ...
+
+
+def test_unreadable_golds_are_listed_and_dropped_in_training_and_evaluation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "repirl")
+    odd = [Problem("odd", "a1b1", "?!", ("b2",)), Problem("blank", "a1b2", None, ("b3",))]
+    module = Recorder()
+    module.verifier = PlainGolds()  # type: ignore[assignment]
+    source = Given([*RunningSums(4, 0).load(), *odd])
+    data = ExpertData(source, val=source, test=source, predict=Given([Problem("odd", "a1b1", "?!")]), batch_prompts=5)
+    fit = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    fit.fit(module, datamodule=data)
+    fit.test(module, datamodule=data, verbose=False)
+    kept = sorted([p.id for p in RunningSums(4, 0).load()] + ["blank"])
+    assert [sorted(batch) for loop in ("train", "validate", "test") for batch in module.seen[loop]] == [kept] * 3
+    asked = len(module.verifier.asked)
+    fit.predict(module, datamodule=data)
+    assert module.seen["predict"] == [["odd"]]
+    assert len(module.verifier.asked) == asked
+    messages = [(r.levelname, r.getMessage()) for r in caplog.records if "overlap" not in r.getMessage()]
+    for split in ("train", "val", "test"):
+        assert ("WARNING", f"{split}: the verifier cannot read these gold answers, dropped: 'odd': '?!'") in messages
+        assert any(m.startswith(f"{split}: kept 5, golds_unreadable 1") for _, m in messages)
+
+
+def test_a_long_list_of_unreadable_golds_is_cut_with_its_count(caplog: pytest.LogCaptureFixture) -> None:
+    problems = [Problem(f"p{i}", f"a1b{i % 10}", "?" * 500, ("b2",)) for i in range(60)]
+    strategy = SimpleNamespace(broadcast=lambda found: found)
+    data = ExpertData(Given([*problems, Problem("ok", "a1b1", None, ("b2",))]))
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        lightning_module=SimpleNamespace(
+            codec=ChatCodec(character_tokenizer(ARITHMETIC_TOKENS)),
+            max_prompt_tokens=20,
+            max_response_tokens=60,
+            verifier=PlainGolds(),
+        ),
+        strategy=strategy,
+        is_global_zero=True,
+    )
+    data.setup("fit")
+    (listed,) = [r.getMessage() for r in caplog.records if "cannot read" in r.getMessage()]
+    assert listed.count("'p") == 50
+    assert listed.endswith("; and 10 more")
+    assert len(listed) < 50 * 115
 
 
 def test_overlap_of_training_and_held_out_problems_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:

@@ -218,9 +218,54 @@ def test_the_last_readable_answer_is_taken(response: str, expected: str | None) 
     assert extract_answer(response) == expected
 
 
-def test_the_marker_is_a_choice() -> None:
-    assert extract_answer("Answer: 7", marker="Answer:") == "7"
-    assert extract_answer("#### 7", marker=None) is None
+def test_extraction_is_a_choice_and_an_order() -> None:
+    assert extract_answer("Answer: 7", extraction=["Answer:"]) == "7"
+    assert extract_answer("#### 7", extraction=["box"]) is None
+    both = "#### 7\n" + r"\boxed{8}"
+    assert extract_answer(both, extraction=["box", "####"]) == "8"
+    assert extract_answer(both, extraction=["####", "box"]) == "7"
+    verifier = MathVerifier(extraction=["answer is", "box"])
+    problem = Problem(id="a", text="?", answer="7")
+    responses = ["so the answer is 7\nDone.", r"\boxed{7}", "#### 7", r"\boxed{7}, or the answer is 8"]
+    assert [v.status for v in verifier.verify([problem] * 4, responses)] == ["equal", "equal", "no_answer", "not_equal"]
+    assert copy.deepcopy(verifier).verify([problem], responses[:1])[0].status == "equal"
+    for wrong in ("box", [], ["box", " "]):
+        with pytest.raises(ValueError, match="must be a list"):
+            MathVerifier(extraction=wrong)
+
+
+def test_golds_that_cannot_be_read_are_found(shared: MathVerifier) -> None:
+    golds = {
+        "plain": "18", "fraction": r"\frac{1}{2}", "words": r"\text{Evelyn}", "unit": r"15\mbox{ cm}^2", "percent": "62.5%",
+        "gsm8k": "so 6 x 3 = 18\n#### 18", "algebra": "x^2+1", "interval": r"(-\infty, 2) \cup (3, \infty)", "letter": "C",
+        "matrix": r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "none": None,
+        "empty": " ", "cut": r"\frac{1}{", "huge": "9^{9^9}", "long": "x" * 3_000, "no value": r"\frac{1}{0}", "marks": "???",
+    }  # fmt: skip
+    problems = [Problem(id=name, text="?", answer=gold) for name, gold in golds.items()]
+    wrong = ("empty", "cut", "huge", "long", "no value", "marks")
+    assert shared.check_golds(problems) == [(name, golds[name]) for name in wrong]
+    assert shared.check_golds([]) == []
+
+
+def test_a_gold_is_not_blamed_for_a_failing_machine(caplog: pytest.LogCaptureFixture) -> None:
+    verifier = MathVerifier(memory_mib=256)
+    done = threading.Event()
+
+    def kill_on_sight() -> None:
+        while not done.is_set():
+            for pid in verifier.worker_pids:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_on_sight)
+    killer.start()
+    try:
+        with pytest.raises(RuntimeError, match="died twice on the gold answer 'x\\+1'"):
+            verifier.check_golds([Problem(id="a", text="?", answer="x+1")])
+    finally:
+        done.set()
+        killer.join()
+        verifier.close()
 
 
 # The protocol ------------------------------------------------------------------------------------------------------

@@ -16,18 +16,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 from repirl.data.loaders import EvalLoader, PromptBatch, TrainLoader, check_positive
 from repirl.data.prompts import PromptSampler, UniformSampler
 from repirl.data.sources import Source
-from repirl.structs import Codec, Expert, Problem, Prompt
+from repirl.structs import Codec, Expert, Problem, Prompt, Verifier
 
 _log = logging.getLogger(__name__)
 _BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_LISTED = 50  # unreadable golds in one log message
 
 
 @dataclass(slots=True)
 class PreparationReport:
-    """What became of a split's problems and solutions. The first three counts are problems, the others solutions."""
+    """What became of a split's problems and solutions. The first four counts are problems, the others solutions."""
 
     kept: int = 0
+    golds_unreadable: int = 0
     prompts_too_long: int = 0
     without_expert: int = 0
     experts_too_long: int = 0
@@ -132,11 +134,30 @@ def _letters_and_digits(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.casefold())
 
 
+def _with_readable_golds(trainer: Trainer, split: str, problems: Sequence[Problem]) -> Sequence[Problem]:
+    """The problems without those whose gold answer the module's verifier cannot read; the log lists these.
+
+    Rank zero alone asks the verifier, so that all ranks go on with the same problems. Evaluation leaves them out too:
+    there an answer spelled like the gold would count as right, and every other one would be masked.
+    """
+    verifier: Verifier | None = getattr(trainer.lightning_module, "verifier", None)
+    if verifier is None or split == "predict":
+        return problems
+    found = verifier.check_golds(problems) if trainer.is_global_zero else []
+    unreadable = dict(trainer.strategy.broadcast(found))
+    if unreadable and trainer.is_global_zero:
+        listed = "; ".join(f"{name!r}: {gold[:100]!r}" for name, gold in list(unreadable.items())[:_LISTED])
+        more = f"; and {len(unreadable) - _LISTED} more" if len(unreadable) > _LISTED else ""
+        _log.warning("%s: the verifier cannot read these gold answers, dropped: %s%s", split, listed, more)
+    return [problem for problem in problems if problem.id not in unreadable]
+
+
 def prepared(
     trainer: Trainer | None, split: str, problems: Sequence[Problem], *, max_experts: int, require_experts: bool
 ) -> list[Prompt]:
     """The split's prompts by the codec and limits of the trainer's module; logs the report on rank zero.
 
+    Where the module has a `verifier`, problems whose gold answer it cannot read are dropped (not from `predict`).
     Raises ValueError where no problem is left, or the module has no `codec` or no limits.
     """
     if trainer is None:
@@ -145,14 +166,16 @@ def prepared(
     for name in ("codec", "max_prompt_tokens", "max_response_tokens"):
         if getattr(module, name, None) is None:
             raise ValueError(f"{type(module).__name__} has no `{name}`; the data module needs it before setup")
+    readable = _with_readable_golds(trainer, split, problems)
     prompts, report = encode_problems(
-        problems,
+        readable,
         module.codec,
         max_prompt_tokens=module.max_prompt_tokens,
         max_response_tokens=module.max_response_tokens,
         max_experts=max_experts,
         require_experts=require_experts,
     )
+    report.golds_unreadable = len(problems) - len(readable)
     counts = ", ".join(f"{name} {count}" for name, count in asdict(report).items() if count)
     if not prompts:
         raise ValueError(

@@ -47,6 +47,10 @@ class SFT(LightningModule):
         """How problems become prompts; the data module asks for it."""
         return self.actor.codec
 
+    @property
+    def verifier(self) -> Verifier | None:  # the data module asks it which gold answers it can read
+        return self.actor.verifier
+
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
         self.actor.load()

@@ -29,7 +29,7 @@ class Coefficients:
     token: Float[Tensor, "rows time"]
     loss: Float[Tensor, ""]
     cells: int
-    figures: Mapping[str, Tensor] = field(default_factory=dict)
+    figures: Mapping[str, Tensor | float] = field(default_factory=dict)
 
 
 @torch.no_grad()

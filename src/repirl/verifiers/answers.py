@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
+EXTRACTION = ("box", "####")  # where the final answer is looked for, in order
 WINDOW = 20_000  # characters: the answer stands at the end of a response
 
 _BOX_TOKENS = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
@@ -103,14 +105,20 @@ def extract_box(response: str) -> str | None:
     return best
 
 
-def extract_answer(response: str, *, marker: str | None = "####") -> str | None:
-    r"""The final answer: the last box, else the rest of the line after the last `marker` (None: boxes only)."""
-    boxed = extract_box(response)
-    if boxed is not None or marker is None:
-        return boxed
+def extract_answer(response: str, *, extraction: Sequence[str] = EXTRACTION) -> str | None:
+    """The final answer by the first way of `extraction` that finds one in the last 20,000 characters.
+
+    `box`: content of the last balanced box. Any other text is a marker: the rest of the line after its last occurrence.
+    """
+    for way in extraction:
+        if found := extract_box(response) if way == "box" else _after_marker(response, way):
+            return found
+    return None
+
+
+def _after_marker(response: str, marker: str) -> str | None:
     _, found, after = response[-WINDOW:].rpartition(marker)
-    line = after.strip().split("\n", 1)[0].strip() if found else ""
-    return line or None
+    return after.strip().split("\n", 1)[0].strip() or None if found else None
 
 
 def _plain_characters(text: str) -> str:

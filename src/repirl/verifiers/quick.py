@@ -206,6 +206,10 @@ def _rational(text: str) -> tuple[Fraction, bool, bool] | None:
     return None
 
 
+def _is_words(text: str) -> bool:
+    return _WORDS.fullmatch(text) is not None and _WORD_OF_4.search(text) is not None
+
+
 def _words_key(text: str) -> str:
     return re.sub(r"[^a-z]", "", text.lower())
 
@@ -223,11 +227,26 @@ def _compare(gold: str, answer: str) -> bool | None:
         return None if rounded else False
     if (base := _BASED.fullmatch(gold)) and (other := _BASED.fullmatch(answer)):
         return base.groups() == other.groups()
-    if _WORDS.fullmatch(gold) and _WORD_OF_4.search(gold):
+    if _is_words(gold):
         return _words_key(gold) == _words_key(answer.replace(r"\text", "")) and not re.search(r"\d", answer)
     if (outer := _OUTER.fullmatch(gold)) and (other := _OUTER.fullmatch(answer)) and outer.groups() != other.groups():
         return False
     return None
+
+
+def decide_gold(gold: str) -> bool | str:
+    """Whether a gold answer can be read, or the part of it that computer algebra must read.
+
+    A gold of words is readable: it is compared as words.
+    """
+    if not gold.strip() or len(gold) > MAX_CHARS:
+        return False
+    gold = normalise(gold)
+    if not gold or oversized(gold):
+        return False
+    value = read_quantity(gold).value
+    plain = _rational(value) is not None or _BASED.fullmatch(value) or _is_words(value)
+    return True if plain else value
 
 
 def decide(gold: str, answer: str | None) -> Verdict | list[tuple[str, str]]:
