@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from repirl.objectives.discriminator import discriminator_coefficients, gail_coefficients
-from repirl.objectives.irl import irl_coefficients
+from repirl.objectives.irl import Corrected, contrast_sets, irl_coefficients
 from tests.theory.tiny_mdp import Enumerated, enumerate_all, random_table, soft_values
 
 Objective = Callable[..., Any]  # keyword tensors, as irl_coefficients has them -> an object with `token`
@@ -67,7 +67,7 @@ def ascents(
     *,
     experts: Tensor | None = None,
     correct: Tensor | None = None,
-    corrected: str = "copy",
+    corrected: Corrected = "copy",
     expert_mass: float = 1.0,
 ) -> Tensor:
     """-dL/dr of each of G independent prompts, [G, states, VOCAB]; each has its own M rollouts, [G, M].
@@ -82,21 +82,23 @@ def ascents(
     else:
         weight = torch.full(experts.shape, 1 / experts.shape[1], dtype=torch.float64)
     index = torch.cat([rollouts, experts], 1)
-    is_rollout = (torch.arange(index.shape[1]) < samples).expand(index.shape)
-    positive = torch.cat([torch.zeros(rollouts.shape, dtype=torch.float64), weight], 1)
-    background = is_rollout
-    if correct is not None:
-        pseudo = is_rollout & correct[index]
-        positive = torch.where(is_rollout, pseudo.double(), positive * expert_mass * samples)
-        background = is_rollout & ~pseudo if corrected == "move" else is_rollout
+    is_expert = torch.arange(index.shape[1]).expand(index.shape) >= samples
+    share = torch.cat([torch.ones(rollouts.shape, dtype=torch.float64), weight], 1)
+    outcome = torch.full(index.shape, torch.nan) if correct is None else correct[index].float()
+    positive, background = contrast_sets(
+        is_expert=is_expert.flatten(),
+        outcome=outcome.masked_fill(is_expert, torch.nan).flatten(),
+        corrected=corrected,
+        expert_weight=expert_mass * samples,
+    )
     rows, group = world.rows.rows(index.flatten()), torch.arange(count).repeat_interleave(index.shape[1])
     found = objective(
         rewards=rows.values(world.reward),
         log_ratio=world.log_ratio[index.flatten()],
         response_mask=rows.mask,
         group=group,
-        positive_weight=positive.flatten(),
-        background=background.flatten(),
+        positive_weight=positive * share.flatten(),
+        background=background,
     )
     return -rows.tables(found.token * max(found.cells, 1), group, count)
 

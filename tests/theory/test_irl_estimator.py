@@ -66,15 +66,15 @@ def leading_bias(weighting: str, experts_in_z: bool) -> Tensor:
 @pytest.mark.parametrize("weighting", ["sequence", "length_normalized"])
 def test_the_bias_of_self_normalised_weights_falls_as_one_over_m(weighting: str, experts_in_z: bool) -> None:
     limit = contrast(SMALL, SMALL.expert, target(SMALL, weighting))
-    objective, sizes = irl(weighting=weighting, experts_in_z=experts_in_z), [1, 2, 4, 8]
+    objective, sizes = irl(weighting=weighting, experts_in_z=experts_in_z), [1, 2, 4, 6]
     bias = [expected_ascent(SMALL, objective, m) - limit for m in sizes]
     found = [float(b.norm()) for b in bias]
     assert abs(slope(sizes[1:], found[1:]) + 1) < 0.25, found
     # M x bias goes to the delta method's constant, and what is left falls too
     leading = leading_bias(weighting, experts_in_z)
     rest = [float((m * b - leading).norm() / leading.norm()) for m, b in zip(sizes, bias, strict=True)]
-    assert rest[3] < 0.25, rest
-    assert rest[3] < 0.7 * rest[2] < 0.6 * rest[1], rest
+    assert rest[3] < 0.3, rest
+    assert rest[3] < 0.8 * rest[2] < 0.6 * rest[1], rest
 
 
 def test_uniform_weights_have_no_bias_about_their_limit() -> None:
