@@ -11,8 +11,16 @@ from torch import Tensor
 from repirl.data.collate import collate_rows
 from repirl.data.expert import encode_problems
 from repirl.data.written_sums import WrittenSums, judge_any_order, judge_running_sums
-from repirl.metrics import auroc, best_of_n, correlation, first_error_accuracy, majority_vote, wrong_step_accuracy
-from repirl.metrics import pass_at_k, wrong_step_auroc
+from repirl.metrics import (
+    auroc,
+    best_of_n,
+    correlation,
+    first_error_accuracy,
+    majority_vote,
+    pass_at_k,
+    wrong_step_accuracy,
+    wrong_step_auroc,
+)
 from repirl.objectives.reduce import response_means
 from repirl.objectives.steps import step_ends, sum_to_step_ends
 from repirl.structs import Prompt, Response, Rows
@@ -51,9 +59,7 @@ class StudyMeasures(Callback):
         """Draws the held-out rollouts and measures the start policy."""
         module: Any = pl_module
         prompts = self._prompts(module, self.scored)
-        rollouts = module.actor.sample(
-            prompts, range(len(prompts)), samples=self.samples, key=(11,), temperature=1.0
-        )
+        rollouts = module.actor.sample(prompts, range(len(prompts)), samples=self.samples, key=(11,), temperature=1.0)
         self.held_out = prompts, rollouts
         self._log(trainer, {f"start_{name}": value for name, value in self._accuracies(module).items()})
 
@@ -114,7 +120,9 @@ class StudyMeasures(Callback):
             "wrong_step_accuracy": float(wrong_step_accuracy(step_rewards=per_step, step_mask=steps, is_wrong=wrong)),
             "first_error_accuracy": float(first_error_accuracy(step_rewards=per_step, step_mask=steps, is_wrong=wrong)),
             "auroc_correct_failed": float(auroc(means, right)),
-            "best_of_16": float(best_of_n(scores=means.view(by_problem), correct=right.view(by_problem).float()).mean()),
+            "best_of_16": float(
+                best_of_n(scores=means.view(by_problem), correct=right.view(by_problem).float()).mean()
+            ),
             "majority": float(torch.stack(votes).mean()),
             "random": float(right.double().mean()),
             "pass_at_16": float(pass_at_k(correct=counts, samples=torch.full_like(counts, n), k=n).mean()),

@@ -138,7 +138,14 @@ def main() -> int:
         shorter = [str(path)]
     if given.stage == "start":
         seeds = given.seeds or ",".join(map(str, STARTS.values()))
-        files = ["--base", str(HERE / "start.yaml"), *shorter, "--overlays", str(HERE / "any_order.yaml"), "--with-base"]
+        files = [
+            "--base",
+            str(HERE / "start.yaml"),
+            *shorter,
+            "--overlays",
+            str(HERE / "any_order.yaml"),
+            "--with-base",
+        ]
         return sweep([*files, "--seeds", seeds, "--output", str(given.output / "start"), *shared])
     names = given.only.split(",") if given.only else [*ARMS, *EXPERTS] if given.stage == "screen" else CONFIRMED
     if unknown := [name for name in names if name not in ARMS and name not in EXPERTS]:
