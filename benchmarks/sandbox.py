@@ -189,9 +189,8 @@ def leftovers(arguments: argparse.Namespace) -> None:
 
 def rows(path: Path) -> list[dict]:
     """Rows of a JSONL file."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
-        return [json.loads(line) for line in file]
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in content.decode().split("\n") if line]
 
 
 def sets(arguments: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from repirl.modules.distributed import gather_objects, rank, world_size
 from repirl.modules.records import Answer, ProblemRecord, summarise
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess, row_seed
-from repirl.structs import Problem, Prompt, Response, Verdict, Verifier
+from repirl.structs import Expert, Problem, Prompt, Response, Verdict, Verifier
 from repirl.verifiers.answers import extract_answer, normalise
 from repirl.verifiers.format import has_answer
 
@@ -69,6 +69,24 @@ class Actor:
         flat = [(problem, text) for problem, row in zip(problems, texts, strict=True) for text in row]
         verdicts = iter(self.verifier.verify([p for p, _ in flat], [t for _, t in flat]))
         return [[next(verdicts) for _ in row] for row in texts]
+
+
+class UsableExperts:
+    """Experts with the verifier's word on each, asked once; those it rejects are left out with `drop_wrong`."""
+
+    def __init__(self, actor: Actor, *, drop_wrong: bool) -> None:
+        self.actor, self.drop_wrong = actor, drop_wrong
+        self._known: dict[tuple[str, str], bool | None] = {}
+
+    def of(self, prompt: Prompt) -> list[Expert]:
+        """The prompt's."""
+        name = prompt.problem.id
+        unknown = [e for e in prompt.experts if (name, e.text) not in self._known]
+        verdicts = self.actor.verify([prompt.problem], [[e.text for e in unknown]])[0]
+        for expert, verdict in zip(unknown, verdicts, strict=True):
+            self._known[name, expert.text] = None if verdict is None else verdict.correct
+        judged = [replace(e, correct=self._known[name, e.text]) for e in prompt.experts]
+        return [e for e in judged if e.correct is not False or not self.drop_wrong]
 
 
 def outcome_of(verdict: Verdict | None) -> float:

@@ -136,10 +136,10 @@ def _log_z(
     cell: Int[Tensor, " rows"],
     usable: Bool[Tensor, " prompts"],
 ) -> Float[Tensor, " prompts"]:
-    """The u of each prompt with sum_j n_j sigma(s_j - u) = sum_i a_i sigma(u - s_i), by bisection; 0 where unusable.
+    """The u of each prompt with A + B = 1, A = sum_i a_i sigma(s_i - u), B = sum_j n_j sigma(s_j - u); by bisection.
 
-    The left side falls and the right side rises in u; they cross between the smallest and the largest score. Compared as
-    logarithms: with experts 1e4 above the rollouts both sides are exp(-1e4), and u is still the midpoint.
+    Both fall in u, and A + B passes 1 between the smallest and the largest score. Compared as logit A + logit B = 0: with
+    experts 1e4 above or below the rollouts A and B round to 0 and 1, and u is still found. 0 where unusable.
     """
     count = len(usable)
     takes_part = (positive > 0) | (negative > 0)
@@ -147,10 +147,13 @@ def _log_z(
     high = _group_extreme(scores, cell, count, takes_part, "amax").where(usable, 0.0)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        above = _group_log_sum(logsigmoid(scores - middle[cell]), negative, cell, count)
-        below = _group_log_sum(logsigmoid(middle[cell] - scores), positive, cell, count)
-        rises = above > below  # u is too small
-        low, high = torch.where(rises, middle, low), torch.where(rises, high, middle)
+        above, below = logsigmoid(scores - middle[cell]), logsigmoid(middle[cell] - scores)
+        logits = [
+            _group_log_sum(above, shares, cell, count) - _group_log_sum(below, shares, cell, count)
+            for shares in (positive, negative)
+        ]
+        too_low = logits[0] + logits[1] > 0
+        low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
     return (low + high) / 2
 
 

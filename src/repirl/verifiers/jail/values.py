@@ -201,9 +201,9 @@ def decode(
         return _decode(data, resolve, classes)
     except CodecError:
         raise
-    except (MemoryError, RecursionError):
+    except MemoryError:
         raise TooLarge("a value too large for this process") from None
-    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError, struct.error) as error:
+    except Exception as error:  # whatever a type's constructor makes of hostile bytes
         raise CodecError(f"bytes that hold no value: {error}") from None
 
 
