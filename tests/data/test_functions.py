@@ -19,11 +19,11 @@ def passes(tests, written: str) -> bool:
 
 
 def test_a_problem_and_its_program() -> None:
-    assert program("+3*2-1") == "f=lambda x:((x+3)*2)-1"
-    assert program("*9") == "f=lambda x:x*9"
-    assert value("+3*2-1", 4) == 13  # (4 + 3) * 2 - 1
-    with pytest.raises(ValueError, match="not a chain of operations: '3\\+'"):
-        program("3+")
+    assert program("p3t2m1") == "f=lambda x:((x+3)*2)-1"
+    assert program("t9") == "f=lambda x:x*9"
+    assert value("p3t2m1", 4) == 13  # (4 + 3) * 2 - 1
+    with pytest.raises(ValueError, match="not a chain of operations: '3p'"):
+        program("3p")
 
 
 def test_solutions_pass_and_other_spellings_too() -> None:
@@ -31,7 +31,7 @@ def test_solutions_pass_and_other_spellings_too() -> None:
         assert passes(problem.tests, problem.solutions[0])
         assert not passes(problem.tests, problem.solutions[0] + "+1")
         assert not passes(problem.tests, "f=lambda x:None")
-    (first,) = [problem for problem in Functions(300, 1, steps=2).load() if problem.text == "+3*2"]
+    (first,) = [problem for problem in Functions(300, 1, steps=2).load() if problem.text == "p3t2"]
     assert passes(first.tests, "f=lambda x:2*x+6")
 
 
@@ -56,7 +56,7 @@ def test_every_text_is_in_the_tokens() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="found only 21 distinct problems of 1 steps"):
+    with pytest.raises(ValueError, match="found only 16 distinct problems of 1 steps"):
         Functions(27, 0, steps=1).load()
     with pytest.raises(ValueError, match="expected count and steps of at least 1"):
         Functions(0, 0)

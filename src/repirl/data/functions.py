@@ -1,7 +1,7 @@
 """Small functions to write: the coding quick run's task. A problem is a chain of operations, the answer a program.
 
-The problem "+3*2-1" asks for a function that adds 3, doubles, then subtracts 1: "f=lambda x:((x+3)*2)-1". Any program
-with the same values passes, "f=lambda x:2*x+5" too.
+The problem "p3t2m1" asks for a function of x plus 3, times 2, minus 1: "f=lambda x:((x+3)*2)-1". Any program with the same
+values passes, "f=lambda x:2*x+5" too.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from repirl.data.arithmetic import Split, split_of
 from repirl.data.sources import Source
 from repirl.structs import CodeTests, Problem
 
-FUNCTION_TOKENS = (*"0123456789", "+", "-", "*", "(", ")", "x", "f=lambda x:")
+FUNCTION_TOKENS = (*"0123456789", *"pmt", *"+-*()x", "f=lambda x:")
 """The tokens of problems and solutions."""
 
-_PROBLEM = re.compile(r"(?:[-+*][1-9])+")
+_PROBLEM = re.compile(r"(?:[pmt][1-9])+")
+_OPERATORS = {"p": "+", "m": "-", "t": "*"}
 _INPUTS = (-2, 0, 1, 7)
 
 
 def program(problem: str) -> str:
-    """The function that a problem like "+3*2-1" asks for, operation by operation."""
+    """The function that a problem like "p3t2m1" asks for, operation by operation."""
     if not _PROBLEM.fullmatch(problem):
-        raise ValueError(f"not a chain of operations: {problem!r}; expected one like '+3*2-1'")
-    operations = [problem[start : start + 2] for start in range(0, len(problem), 2)]
+        raise ValueError(f"not a chain of operations: {problem!r}; expected one like 'p3t2m1'")
+    operations = [_OPERATORS[problem[start]] + problem[start + 1] for start in range(0, len(problem), 2)]
     body = "x"
     for number, operation in enumerate(operations):
         body = f"({body}){operation}" if number else f"{body}{operation}"
@@ -35,7 +36,7 @@ def value(problem: str, x: int) -> int:
     """What the function gives at x."""
     for start in range(0, len(problem), 2):
         operand = int(problem[start + 1])
-        x = {"+": x + operand, "-": x - operand, "*": x * operand}[problem[start]]
+        x = {"p": x + operand, "m": x - operand, "t": x * operand}[problem[start]]
     return x
 
 
@@ -64,7 +65,7 @@ class Functions(Source):
         for _ in range(1000 + 200 * self.count):
             if len(texts) == self.count:
                 break
-            text = "".join(f"{generator.choice('+-*')}{generator.randint(1, 9)}" for _ in range(self.steps))
+            text = "".join(f"{generator.choice('pmt')}{generator.randint(1, 9)}" for _ in range(self.steps))
             if split_of(text) == self.split:
                 texts[text] = None
         if len(texts) < self.count:
