@@ -61,6 +61,26 @@ def saturated_share(
     return (values.abs() > 0.95 * bound).to(rewards.dtype).mean() if len(values) else torch.zeros(())
 
 
+def probe_figures(
+    *,
+    means: Float[Tensor, "prompts kinds"],
+    totals: Float[Tensor, "prompts kinds"],
+    lengths: Float[Tensor, "prompts kinds"],
+    kinds: Sequence[str],
+) -> dict[str, Tensor]:
+    """How a PRM scores hollow responses (columns 1 .., named `kinds`) against a real one of the same prompt (column 0).
+
+    means: Rbar. totals: R. `<kind>_wins` and `<kind>_wins_total` are shares of prompts, ties counted half.
+    """
+    found = {"real": means[:, 0].mean(), "real_total": totals[:, 0].mean()}
+    for column, kind in enumerate(kinds, start=1):
+        found[kind], found[f"{kind}_total"] = means[:, column].mean(), totals[:, column].mean()
+        for suffix, values in (("wins", means), ("wins_total", totals)):
+            gap = (values[:, column] - values[:, 0]).sign()
+            found[f"{kind}_{suffix}"] = (1 + gap).mean() / 2
+    return found | {"length_correlation": correlation(means[:, 0], lengths[:, 0])}
+
+
 def correlation(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """Pearson correlation; 0 where either side is constant."""
     x, y = x - x.mean(), y - y.mean()

@@ -18,16 +18,15 @@ from transformers import PreTrainedTokenizerBase
 
 from repirl.data.arithmetic import ARITHMETIC_TOKENS, RunningSums
 from repirl.data.codec import ChatCodec
+from repirl.data.evaluation import EvalData
 from repirl.data.expert import (
     ExpertData,
     PreparationReport,
     encode_problem,
     encode_problems,
     final_answer_appended,
-    has_boxed,
-    overlap,
 )
-from repirl.data.math import MathData
+from repirl.data.math import last_boxed
 from repirl.data.prompts import CurriculumSampler, UniformSampler
 from repirl.data.sources import Rows, Sample, Source
 from repirl.models.tokenizers import character_tokenizer
@@ -118,8 +117,8 @@ def ids(batch: Any) -> list[str]:
         ("", False),
     ],
 )
-def test_has_boxed(text: str, found: bool) -> None:
-    assert has_boxed(text) is found
+def test_last_boxed(text: str, found: bool) -> None:
+    assert (last_boxed(text) is not None) is found
 
 
 def test_final_answer_is_appended_only_where_missing() -> None:
@@ -210,7 +209,7 @@ def test_evaluation_covers_every_prompt_once(count: int, world: int) -> None:
     source = RunningSums(count, 0, split="test")
     parts = []
     for rank in range(world):
-        data = attached(MathData(test=source, eval_batch_prompts=8), "test", rank, world)
+        data = attached(EvalData(test=source, eval_batch_prompts=8), "test", rank, world)
         parts.append([ids(batch) for batch in data.test_dataloader()])
     assert len({len(part) for part in parts}) == 1, "ranks agree on the number of batches"
     assert len(parts[0]) == -(-count // 8)
@@ -338,12 +337,12 @@ def test_limited_epochs_go_on_where_they_stopped(tmp_path: Path) -> None:
 
 
 def test_evaluation_module(tmp_path: Path) -> None:
-    module, data = Recorder(), MathData(predict=Given([Problem("x", "a1b1"), Problem("y", "a1b2")]))
+    module, data = Recorder(), EvalData(predict=Given([Problem("x", "a1b1"), Problem("y", "a1b2")]))
     trainer(tmp_path).predict(module, datamodule=data)
     assert module.seen["predict"] == [["x", "y"]]
-    with pytest.raises(ValueError, match=r"MathData has no `test` source, which trainer\.test needs"):
+    with pytest.raises(ValueError, match=r"EvalData has no `test` source, which trainer\.test needs"):
         trainer(tmp_path).test(module, datamodule=data)
-    with pytest.raises(ValueError, match="MathData is for evaluation only"):
+    with pytest.raises(ValueError, match="EvalData is for evaluation only"):
         trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
 
 
@@ -430,15 +429,10 @@ def test_a_long_list_of_unreadable_golds_is_cut_with_its_count(caplog: pytest.Lo
 
 def test_overlap_of_training_and_held_out_problems_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     train = RunningSums(5, 0).load()
-    leaked = Problem("leaked", f" {train[2].text} ", train[2].answer)
-    assert overlap(train, [leaked]) == ["leaked"]
-    assert overlap([Problem("a", "What's  ½ of_X?")], [Problem("b", "whats ½ of x"), Problem("c", "Whats 2 of x")]) == [
-        "b"
-    ]
     held_out = Given([*RunningSums(3, 0, split="test").load(), Problem("leaked", train[2].text, "1")])
     attached(ExpertData(Given(train), val=RunningSums(4, 0, split="val"), test=held_out, batch_prompts=2), "fit")
     (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert record.getMessage().startswith("1 of 4 test problems are also training problems (first: leaked)")
+    assert record.getMessage().startswith("test: 1 of 4 are also training problems (first: leaked)")
 
 
 def test_unusable_training_sets_are_refused() -> None:
@@ -477,11 +471,13 @@ data:
     )
     data = parser.instantiate(parser.parse_path(path)).data
     assert isinstance(data, ExpertData)
-    assert isinstance(data.sources["train"], Rows)
-    assert data.sources["train"].columns == {"problem": "question"}
-    assert isinstance(data.sources["test"], RunningSums)
-    assert len(data.sources["val"].load()) == 8
+    assert isinstance(data.train, Rows)
+    assert data.train.columns == {"problem": "question"}
+    assert isinstance(data.sets["test"][""], RunningSums)
+    assert len(data.sets["val"][""].load()) == 8
     assert isinstance(data.sampler, CurriculumSampler)
     assert data.sampler.target == 0.4
-    path.write_text("data: {class_path: repirl.data.math.MathData, init_args: {test: repirl.data.sources.Sample}}")
-    assert isinstance(parser.instantiate(parser.parse_path(path)).data, MathData)
+    path.write_text(
+        "data: {class_path: repirl.data.evaluation.EvalData, init_args: {test: repirl.data.sources.Sample}}"
+    )
+    assert isinstance(parser.instantiate(parser.parse_path(path)).data, EvalData)

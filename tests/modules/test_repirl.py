@@ -571,7 +571,7 @@ def validated(module: RePIRL, **options: Any) -> dict[str, float]:
 def test_validation_without_a_verifier_has_no_accuracy() -> None:
     found = validated(make_module(advantage=PRM_ONLY))
     assert found.keys() == {
-        f"val/{kind}_{name}" for kind in ("greedy", "sampled") for name in ("tokens", "finished", "has_answer")
+        f"val/{kind}_{name}" for kind in ("greedy", "sampled") for name in ("tokens", "truncated", "unparsable")
     }
     assert 1 <= found["val/greedy_tokens"] <= 10
 

@@ -17,11 +17,11 @@ from repirl.data.collate import collate_rows, select
 from repirl.metrics import prm_diagnostics, saturated_share
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
-from repirl.modules.actor import Actor, Evaluation, outcome_of, predict
+from repirl.modules.actor import Actor, Evaluation, UsableExperts, log_results, outcome_of, predict
 from repirl.modules.counting import count_iteration, scale_learning_rates, uncount_optimizer_steps
+from repirl.modules.curriculum import tell_sampler
 from repirl.modules.distributed import (
     any_rank,
-    gather_objects,
     gather_rows,
     own_rows,
     rank,
@@ -40,7 +40,7 @@ from repirl.objectives.advantages import RewardSource, combine, others_active, s
 from repirl.objectives.policy import policy_objective
 from repirl.objectives.reduce import last_token, masked_mean, response_means
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Expert, Prompt, Response, Rows, Verifier
+from repirl.structs import Prompt, Response, Rows, Verifier
 from repirl.verifiers.format import format_reward
 
 SHOWN = ("rollout/accuracy", "prm/ranking_loss", "rollout/response_tokens")  # in the progress bar
@@ -100,7 +100,7 @@ class RePIRL(LightningModule):
         self.reference: Policy | None = None
         self.recorder = Recorder()
         self.evaluation = Evaluation()
-        self._expert_verdicts: dict[tuple[str, str], bool | None] = {}
+        self.experts = UsableExperts(self.actor, drop_wrong=self.objective.drops_wrong_experts)
         self._check()
 
     @property
@@ -175,7 +175,7 @@ class RePIRL(LightningModule):
                 prompts=batch,
                 positions=positions,
                 rollouts=rollouts,
-                experts=[self._usable_experts(prompt) for prompt in batch],
+                experts=[self.experts.of(prompt) for prompt in batch],
                 rollout_outcomes=[[outcome_of(v) for v in row] for row in verdicts],
                 format_rewards=[[format_reward(r.text) for r in row] for row in rollouts],
                 pad_id=self.codec.pad_id,
@@ -301,15 +301,6 @@ class RePIRL(LightningModule):
 
     # ---- sets ----
 
-    def _usable_experts(self, prompt: Prompt) -> list[Expert]:
-        """The prompt's experts with the verifier's word on each (asked once); wrong ones dropped if so configured."""
-        known, name = self._expert_verdicts, prompt.problem.id
-        unknown = [e for e in prompt.experts if (name, e.text) not in known]
-        verdicts = self.actor.verify([prompt.problem], [[e.text for e in unknown]])[0]
-        known.update({(name, e.text): None if v is None else v.correct for e, v in zip(unknown, verdicts, strict=True)})
-        judged = [replace(e, correct=known[name, e.text]) for e in prompt.experts]
-        return [e for e in judged if e.correct is not False or not self.objective.drops_wrong_experts]
-
     def _filtered(self, experience: Experience) -> Experience:
         """The rows of the prompts that the filter keeps, by rollout accuracy over all ranks."""
         prompts, accuracy = group_accuracy(
@@ -318,22 +309,12 @@ class RePIRL(LightningModule):
             group=gather_rows(experience.group),
         )
         if self.actor.verifier is not None:
-            self._tell_sampler(experience, prompts, accuracy)
+            tell_sampler(self.trainer, experience, prompts, accuracy)
             right, wrong = (accuracy == 1).float().sum(), (accuracy == 0).float().sum()
             self.recorder.add("prompts", {"all_right": right, "all_wrong": wrong})
         kept = prompts[keep_prompts(accuracy, self.prompt_filter)]
         self.recorder.add("prompts", {"kept": len(kept)})
         return experience if len(kept) == len(prompts) else experience.of_groups(kept)
-
-    def _tell_sampler(self, experience: Experience, prompts: Tensor, accuracy: Tensor) -> None:
-        """A curriculum wants to know how hard the prompts were; every rank tells its sampler the same."""
-        sampler = getattr(getattr(self.trainer, "datamodule", None), "sampler", None)
-        if sampler is None:
-            return
-        names = [p.problem.id for p in experience.prompts]
-        name_of = dict(gather_objects(list(zip(experience.positions, names, strict=True))))
-        known = [(name_of[int(g)], float(a)) for g, a in zip(prompts, accuracy, strict=True) if not a.isnan()]
-        sampler.update([name for name, _ in known], [a for _, a in known])
 
     # ---- forward passes over micro-batches ----
 
@@ -419,7 +400,7 @@ class RePIRL(LightningModule):
         self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self._mean_rewards)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.evaluation.results("val"), prog_bar=True)
+        log_results(self, self.evaluation.results("val"))
 
     def on_test_epoch_start(self) -> None:
         self.evaluation.start()
@@ -429,7 +410,7 @@ class RePIRL(LightningModule):
         self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self._mean_rewards)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.evaluation.results("test"))
+        log_results(self, self.evaluation.results("test"))
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
         """One record a problem: the greedy response, its verdict where a gold answer is known, its token rewards."""
@@ -446,7 +427,3 @@ class RePIRL(LightningModule):
     def _mean_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[float] | None:
         rewards = self._token_rewards(prompts, responses)
         return None if rewards is None else [sum(row) / len(row) for row in rewards]
-
-
-def do_nothing() -> None:
-    """In place of Lightning's step counters."""

@@ -32,6 +32,7 @@ _SYMBOLS = {
     "\u2205": r"\emptyset ",
     "\u2248": r"\approx ",
     "\u00b0": r"^\circ ",
+    "\u221a": r"\sqrt ",
     "\u200b": "",
     "\ufeff": "",
 }
@@ -54,6 +55,16 @@ _SPACING = _rules(
     (r"\\text ?\{ ?\}", " "),
 )
 _REWRITES = _rules(
+    # As programs write it: sqrt(2), 2*pi, x**2.
+    (r"\*\*", "^"),
+    (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
+    (r"(?<![\\a-zA-Z])inf(?:inity)?(?![a-zA-Z])", r"\\infty "),
+    (r"\\?(?<![a-zA-Z])sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
+    # The upright imaginary unit and Euler's number; the name of a value in its index.
+    (r"\\math(?:rm|it|bf) ?\{ ?([ie]) ?\}", r"\1"),
+    (r"_ ?\{ ?\\(max|min) ?\}", r"_{\1}"),
+    # 4 2/3 is a mixed number.
+    (r"(?<![\d./^_{])(\d+) (\d+)/(\d+)(?![\d./])", r"\1\\frac{\2}{\3}"),
     (r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?", ""),
     (r"\\(?:d|t|c)frac(?![a-zA-Z])", r"\\frac"),
     (r"\\(?:text(?:rm|bf|it|normal|sf)|mbox|mathrm|mathbf|mathit) ?\{", r"\\text{"),

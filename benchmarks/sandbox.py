@@ -1,0 +1,246 @@
+"""Measures the sandbox: speed, verdicts under load, what is left after many jobs, whole data sets.
+
+    python benchmarks/sandbox.py speed
+    python benchmarks/sandbox.py load
+    python benchmarks/sandbox.py leftovers --jobs 10000
+    python benchmarks/sandbox.py sets --data FOLDER [--only humaneval]
+
+`sets` reads JSONL files (also .gz) of `id, prompt, prompt_kind, entry_point, setup, tests, canonical_solution`, where a
+program passes if `setup`, program and `tests`, one after the other, run without an exception.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from repirl.structs import CodeTests
+from repirl.verifiers.sandbox import Job, Result, Sandbox
+
+RIGHT = Job("def f(x):\n    return x + 1", CodeTests("asserts", "assert f(1) == 2\nassert f(-1) == 0"), 5.0)
+CPU_HOG = "while True: pass"
+
+STUB = """
+def {name}(*arguments, **named):
+    return None
+"""
+EQUAL_TO_ALL = """
+class Equal:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __lt__(self, other): return True
+    __le__ = __gt__ = __ge__ = __lt__
+    def __bool__(self): return True
+    def __hash__(self): return 0
+    def __len__(self): return 0
+    def __iter__(self): return iter(())
+    def __contains__(self, item): return True
+    def __getitem__(self, key): return self
+    def __getattr__(self, name): return self
+    def __call__(self, *arguments, **named): return self
+    def __sub__(self, other): return self
+    __rsub__ = __add__ = __radd__ = __mul__ = __rmul__ = __truediv__ = __sub__
+    def __abs__(self): return self
+    def __float__(self): return 0.0
+    def __int__(self): return 0
+    __index__ = __int__
+    def __str__(self): return ""
+def {name}(*arguments, **named):
+    return Equal()
+"""
+
+MIXED = {
+    "passed": ("def f(x): return x + 1", "assert f(1) == 2"),
+    "failed": ("def f(x): return x", "assert f(1) == 2"),
+    "error": ("def f(x): raise KeyError(x)", "assert f(1) == 2"),
+    "syntax": ("def f(x) return", "assert f(1) == 2"),
+    "exit": ("import os; os._exit(0)", "assert f(1) == 2"),
+    "memory": ("def f(x): return [0] * 10**10", "assert f(1) == 2"),
+    "timeout": (CPU_HOG, "assert f(1) == 2"),
+    "files": (
+        "def f(x):\n    for i in range(20): open(f'n{i}', 'w').write('x' * 1000)\n    return x + 1",
+        "assert f(1) == 2",
+    ),
+    "threads": (
+        "import threading, time\nfor i in range(5): threading.Thread(target=time.sleep, args=(9,)).start()\n"
+        "def f(x): return x + 1",
+        "assert f(1) == 2",
+    ),
+    "output": ("def f(x): return 'x' * 10**8", "assert f(1) == 2"),
+}
+
+
+def seconds_each(action, count: int) -> list[float]:
+    """Wall seconds of each of `count` calls."""
+    taken = []
+    for _ in range(count):
+        started = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - started)
+    return taken
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Cold and warm jobs beside a bare interpreter, alternating, one at a time; then all workers at once."""
+    command = [sys.executable, "-I", "-c", "pass"]
+    bare = lambda: subprocess.run(command, check=True)  # noqa: E731
+    cold = []
+    for _ in range(5):
+        sandbox = Sandbox(workers=1)
+        cold += seconds_each(lambda: sandbox.run(RIGHT), 1)  # noqa: B023
+        sandbox.close()
+    sandbox = Sandbox(workers=1)
+    sandbox.run(RIGHT)
+    warm, interpreter = [], []
+    for _ in range(10):
+        interpreter += seconds_each(bare, arguments.jobs // 10)
+        warm += seconds_each(lambda: sandbox.run(RIGHT), arguments.jobs // 10)
+    sandbox.close()
+    middle = statistics.median
+    print(f"python -I -c pass: {middle(interpreter) * 1000:.1f} ms (median of {len(interpreter)})")
+    print(f"cold job: {middle(cold) * 1000:.0f} ms (median of {len(cold)}, servers started)")
+    print(
+        f"warm job: {middle(warm) * 1000:.1f} ms (median of {len(warm)}), {1 / middle(warm):.0f} jobs/s, "
+        f"{middle(warm) / middle(interpreter):.2f} x python -I -c pass"
+    )
+    workers = len(os.sched_getaffinity(0))
+    with_all = Sandbox(workers=workers)
+    with_all.run_many([RIGHT] * workers * 2)
+    started = time.perf_counter()
+    with_all.run_many([RIGHT] * arguments.jobs)
+    rate = arguments.jobs / (time.perf_counter() - started)
+    with_all.close()
+    print(f"{workers} workers: {rate:.0f} jobs/s, {rate / workers:.0f} jobs/s a core")
+
+
+def mixed_jobs(count: int, seed: int = 0) -> list[tuple[str, Job]]:
+    """Kinds and jobs in a fixed random order; time-outs are rare, since each costs its time."""
+    weights = [1 if name == "timeout" else 20 for name in MIXED]
+    names = random.Random(seed).choices(list(MIXED), weights, k=count)
+    return [(name, Job(MIXED[name][0], CodeTests("asserts", MIXED[name][1]), 0.5)) for name in names]
+
+
+def load(arguments: argparse.Namespace) -> None:
+    """The same jobs on a machine left alone, and on one with four busy processes a core beside them."""
+    jobs = mixed_jobs(arguments.jobs)
+    # Honest work near the limit: about 40 % of it, so that a wall clock would misjudge it.
+    busy = "def f(x):\n    n = 0\n    while time.process_time() < {s}: n += 1\n    return x + 1"
+    near = [Job("import time\n" + busy.format(s=s), CodeTests("asserts", "assert f(1) == 2"), 1.0) for s in (0.2, 0.4)]
+    work = [*(job for _, job in jobs), *near * 10]
+    cores = len(os.sched_getaffinity(0))
+    sandbox = Sandbox(workers=cores)
+    alone = [result.status for result in sandbox.run_many(work)]
+    hogs = [subprocess.Popen([sys.executable, "-I", "-c", CPU_HOG]) for _ in range(4 * cores)]
+    try:
+        started = time.perf_counter()
+        crowded = [result.status for result in sandbox.run_many(work)]
+        taken = time.perf_counter() - started
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+        sandbox.close()
+    different = [(job.program, a, b) for job, a, b in zip(work, alone, crowded, strict=True) if a != b]
+    print(
+        f"{len(work)} jobs, {len(hogs)} busy processes on {cores} cores, {taken:.0f} s: {len(different)} verdicts differ"
+    )
+    print(dict(Counter(crowded)))
+    for line in different:
+        print(line)
+
+
+def leftovers(arguments: argparse.Namespace) -> None:
+    """Descriptors, children and files before and after many mixed jobs."""
+    sandbox = Sandbox()
+    sandbox.run_many([RIGHT] * 20)
+    folders = {server.folder for slot in sandbox._pool.slots for server in slot.processes()}
+
+    def state() -> dict[str, int]:
+        pids = sandbox.pids
+        return {
+            "descriptors here": len(os.listdir("/proc/self/fd")),
+            "descriptors of servers": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),
+            "children of servers": sum(len(Path(f"/proc/{p}/task/{p}/children").read_text().split()) for p in pids),
+            "files": sum(len(os.listdir(folder)) for folder in folders),
+        }
+
+    before = state()
+    jobs = mixed_jobs(arguments.jobs)
+    started = time.perf_counter()
+    results = sandbox.run_many([job for _, job in jobs])
+    taken = time.perf_counter() - started
+    after = state()
+    kinds = Counter((name, result.status) for (name, _), result in zip(jobs, results, strict=True))
+    print(f"{len(jobs)} jobs in {taken:.0f} s; before {before}, after {after}")
+    for (name, status), count in sorted(kinds.items()):
+        print(f"  {name} -> {status}: {count}")
+    sandbox.close()
+    print("folders left after close:", sum(os.path.exists(folder) for folder in folders))
+    if before != after:
+        raise SystemExit("something was left")
+
+
+def rows(path: Path) -> list[dict]:
+    """Rows of a JSONL file."""
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in content.decode().split("\n") if line]
+
+
+def sets(arguments: argparse.Namespace) -> None:
+    """Canonical solutions, `return None`, and objects equal to everything, on every problem of every set."""
+    sandbox = Sandbox(workers=arguments.workers)
+    for path in sorted(Path(arguments.data).glob("*.jsonl*")):
+        name = path.name.partition(".")[0]
+        if arguments.only and name not in arguments.only:
+            continue
+        found = rows(path)
+        for kind, program in (("canonical", None), ("stub", STUB), ("equal to all", EQUAL_TO_ALL)):
+            jobs = []
+            for row in found:
+                text = row["canonical_solution"] if program is None else program.format(name=row["entry_point"])
+                prefix = row["prompt"] if row["prompt_kind"] == "completion" else ""
+                tests = CodeTests("asserts", row["tests"], (), row["setup"], row["entry_point"], prefix)
+                jobs.append(Job(text, tests, arguments.timeout_s))
+            started = time.perf_counter()
+            results = sandbox.run_many(jobs)
+            report(name, kind, found, results, time.perf_counter() - started)
+    sandbox.close()
+
+
+def report(name: str, kind: str, found: list[dict], results: list[Result], taken: float) -> None:
+    """One line a set and kind, and one for each result out of the ordinary."""
+    statuses = dict(Counter(result.status for result in results))
+    passed = sum(result.passed is True for result in results)
+    print(f"{name}, {kind}: {passed} of {len(found)} pass, {taken:.0f} s, {statuses}", flush=True)
+    for row, result in zip(found, results, strict=True):
+        if (kind == "canonical") != (result.passed is True) or result.cpu_s > 5 or result.passed is None:
+            print(f"  {row['id']}: {result.status}, {result.cpu_s:.1f} s CPU, {result.detail[:200]}", flush=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for action, jobs in ((speed, 200), (load, 200), (leftovers, 10_000)):
+        command = commands.add_parser(action.__name__, help=action.__doc__)
+        command.add_argument("--jobs", type=int, default=jobs)
+        command.set_defaults(action=action)
+    command = commands.add_parser("sets", help=sets.__doc__)
+    command.add_argument("--data", required=True, help="folder of JSONL files")
+    command.add_argument("--only", nargs="*", help="file names without extension")
+    command.add_argument("--workers", type=int)
+    command.add_argument("--timeout-s", type=float, default=100.0, help="CPU seconds of a program")
+    command.set_defaults(action=sets)
+    arguments = parser.parse_args()
+    arguments.action(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""A server of the sandbox: started by exec with a clean environment, forks a confined child for each job, watches it.
+
+Two for each slot. The program's server knows programs only; tests never enter it. Each reads messages from its control
+socket and ends when that does, or when the process that started it is gone.
+
+Job: {"role": "functions" | "script" | "tests", "cpu_s", "wall_s", "memory_mib", "disk_mib", and what the role reads},
+with the child's descriptors. Report: {"end": "exit" | "signal" | "timeout" | "wall" | "disk" | "stopped", "code": int,
+"cpu_s": float, "note": str}. {"stop": true} during a job ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from repirl.verifiers.jail import agent, confine, judging, landlock, wire
+
+CHECK_S = 0.05  # between looks at clock and disk
+PARENT_CHECK_S = 5.0
+MAX_FILES = 1_000
+MAX_NOTE = 1 << 16
+FIRST_OWN = 20  # descriptors of the server itself start here
+LAST_DESCRIPTOR = 1 << 16
+PR_SET_CHILD_SUBREAPER = 36
+COMMON = (
+    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools", "math",
+    "operator", "random", "re", "statistics", "string", "typing",
+)  # fmt: skip
+
+
+class Server:
+    """One job at a time. parent: process id to follow, 0 to rely on the socket alone (in another pid namespace)."""
+
+    def __init__(self, control: socket.socket, parent: int) -> None:
+        self.control = control
+        self.parent = parent
+        self.pid = os.getpid()
+        self.libc = confine.library()
+        self.folder = os.path.realpath(tempfile.mkdtemp(prefix="repirl-sandbox-"))
+        self.rules: int | None = None
+        self.filtered = False
+
+    def prepare(self, bubblewrap: bool) -> confine.Level:
+        """Finds out, in a child, which layers hold."""
+        missing = []
+        if landlock.version(self.libc):
+            made = landlock.ruleset(self.libc, [*confine.readable(), (self.folder, landlock.SCRATCH)])
+            self.rules = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN)
+            os.close(made)
+            found = self._probe(filtered=False)
+            if found:
+                self.rules = None
+                missing.append(f"Landlock does not hold here ({found})")
+        else:
+            missing.append("this kernel has no Landlock (Linux 5.13 or later with it enabled)")
+        self.filtered = True
+        found = self._probe(filtered=True)
+        if found:
+            self.filtered = False
+            missing.append(f"the seccomp filter does not hold here ({found})")
+        level = landlock.version(self.libc) if self.rules is not None else 0
+        return confine.Level(level, self.filtered, bubblewrap, tuple(missing))
+
+    def _probe(self, *, filtered: bool) -> str:
+        """What a child under the present layers could still do; empty where they hold."""
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                limits = confine.Limits(cpu_s=5, memory_mib=1024, disk_mib=1)
+                confine.shut_in(self.libc, limits, self.rules, filtered=filtered)
+                files = self.rules is not None
+                os.write(write, ("possible: " + ", ".join(confine.breaches(files=files, calls=filtered))).encode())
+            except BaseException as error:
+                os.write(write, str(error).encode())
+            os._exit(0)
+        os.close(write)
+        with open(read, "rb") as pipe:
+            said = pipe.read().decode()
+        os.waitpid(pid, 0)
+        if not said:
+            return "the probe was killed"
+        return "" if said == "possible: " else said
+
+    def serve(self) -> None:
+        """Until the trainer hangs up or is gone."""
+        while self._readable(self.control.fileno(), PARENT_CHECK_S):
+            try:
+                job, descriptors = wire.receive(self.control, 3)
+            except wire.Closed:
+                return
+            if "stop" in job:  # crossed with the report of a job that has ended
+                continue
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # read as the end of the socket next
+                wire.send(self.control, self.run(job, descriptors))
+
+    def _readable(self, descriptor: int, timeout_s: float) -> bool:
+        """Waits for input; False where the parent is gone."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while self._parent_lives():
+            if poll.poll(timeout_s * 1000):
+                return True
+        return False
+
+    def _parent_lives(self) -> bool:
+        return not self.parent or os.getppid() == self.parent
+
+    def run(self, job: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """One job: fork, watch, clean up, report."""
+        if "numpy" in job.get("program", "") or "numpy" in job.get("code", ""):
+            with contextlib.suppress(ImportError):  # so that children need not; the program gets the ImportError itself
+                __import__("numpy")
+        gc.freeze()
+        read, write = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            for descriptor in (*descriptors, read, write):
+                os.close(descriptor)
+            return {"failure": f"cannot fork: {error}"}
+        if pid == 0:
+            self._child(job, [*descriptors, write])
+        for descriptor in (*descriptors, write):
+            os.close(descriptor)
+        started = time.monotonic()
+        end = self._watch(pid, job, started)
+        _, status, used = os.wait4(pid, 0)
+        self._clean()
+        os.set_blocking(read, False)
+        try:
+            note = os.read(read, MAX_NOTE)
+        except BlockingIOError:
+            note = b""
+        os.close(read)
+        code = os.waitstatus_to_exitcode(status)
+        if end == "exit" and code < 0:
+            end, code = "signal", -code
+        cpu_s = used.ru_utime + used.ru_stime
+        return {"end": end, "code": code, "cpu_s": cpu_s, "note": note.decode("utf-8", "replace")}
+
+    def _watch(self, pid: int, job: dict[str, Any], started: float) -> str:
+        """Waits until the child ends or has to; kills it then."""
+        handle = os.pidfd_open(pid)
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        poll.register(self.control, select.POLLIN)
+        clock = (~pid << 3) | 2  # clock_getcpuclockid(3): CPU time of the whole process
+        end = ""
+        try:
+            while not end:
+                ready = {descriptor for descriptor, _ in poll.poll(CHECK_S * 1000)}
+                if handle in ready:
+                    return "exit"
+                if self.control.fileno() in ready:
+                    with contextlib.suppress(wire.Closed):
+                        wire.receive(self.control)
+                    end = "stopped"
+                elif time.clock_gettime(clock) > job["cpu_s"]:
+                    end = "timeout"
+                elif time.monotonic() - started > job["wall_s"]:
+                    end = "wall"
+                elif self._written(pid) > job["disk_mib"] << 20:
+                    end = "disk"
+                elif not self._parent_lives():
+                    end = "stopped"
+            return end
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.close(handle)
+
+    def _written(self, pid: int) -> int:
+        """Bytes in the scratch folder and in files that have lost their name but are still open."""
+        total = count = 0
+        for entry in os.scandir(self.folder):
+            count += 1
+            with contextlib.suppress(FileNotFoundError):
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+        with contextlib.suppress(OSError):  # the child has just ended
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                found = os.stat(f"/proc/{pid}/fd/{name}")
+                if stat.S_ISREG(found.st_mode) and not found.st_nlink:
+                    total += found.st_blocks * 512
+        return total if count <= MAX_FILES else 1 << 62
+
+    def _clean(self) -> None:
+        """Ends what a child without a seccomp filter may have started, and empties the scratch folder."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    for child in _children():
+                        os.kill(child, signal.SIGKILL)
+                    time.sleep(0.001)
+        for entry in os.scandir(self.folder):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+
+    def _child(self, job: dict[str, Any], descriptors: list[int]) -> NoReturn:
+        """Order matters: what the program must not have is gone before it starts."""
+        try:
+            confine.follow_parent(self.libc, self.pid)
+            _place(descriptors, job["role"])
+            os.chdir(self.folder)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            limits = confine.Limits(job["cpu_s"], job["memory_mib"], job["disk_mib"])
+            confine.shut_in(self.libc, limits, self.rules, filtered=self.filtered)
+            os.closerange(agent.NOTES + 1, LAST_DESCRIPTOR)
+            _ROLES[job["role"]](job)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.write(agent.NOTES, f"{type(error).__name__}: {error}"[:2000].encode())
+        finally:
+            os._exit(agent.RAISED)
+
+
+def _children() -> list[int]:
+    pid = os.getpid()
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def _place(descriptors: list[int], role: str) -> None:
+    """Moves the child's descriptors to their numbers, and standard error to nowhere."""
+    wanted = (0, 1, agent.NOTES) if role == "script" else (agent.REQUESTS, agent.REPLIES, agent.NOTES)
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN) for descriptor in descriptors]
+    os.closerange(3, FIRST_OWN)
+    for descriptor, number in zip(moved, wanted, strict=True):
+        os.dup2(descriptor, number)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 2)
+
+
+def _judge(job: dict[str, Any]) -> NoReturn:
+    finding = judging.judge(job)
+    os.write(agent.NOTES, json.dumps(finding).encode())
+    os._exit(0)
+
+
+_ROLES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "functions": lambda job: agent.run_functions(job["setup"], job["program"]),
+    "script": lambda job: agent.run_script(job["setup"], job["program"]),
+    "tests": _judge,
+}
+
+
+def main(control: int, parent: int, *, bubblewrap: bool) -> None:
+    """control: descriptor of the socket. Says what level it reached, then serves."""
+    libc = confine.library()
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    own = fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN)  # low numbers are for the children's descriptors
+    os.close(control)
+    for name in COMMON:
+        importlib.import_module(name)
+    with socket.socket(fileno=own) as connection:
+        server = Server(connection, parent)
+        try:
+            level = server.prepare(bubblewrap)
+            wire.send(connection, {"folder": server.folder, **asdict(level)})
+            server.serve()
+        except (BrokenPipeError, ConnectionResetError):  # the trainer is gone
+            return
+        finally:
+            shutil.rmtree(server.folder, ignore_errors=True)

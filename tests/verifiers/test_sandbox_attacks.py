@@ -1,0 +1,523 @@
+"""Programs that try to pass without being right, to get out, or to do harm. Each attacks one thing."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from repirl.structs import CodeTests
+from repirl.verifiers.jail import confine
+from repirl.verifiers.sandbox import Budget, Job, Sandbox
+
+# What every attack is asked for: the square. None of them computes it.
+TESTS = """
+import math
+def check(candidate):
+    assert candidate(3) == 9
+    assert candidate(0.5) == 0.25
+    assert abs(candidate(1.5) - 2.25) < 1e-6
+    assert [candidate(x) for x in (1, 2)] == [1, 4]
+    assert math.isclose(candidate(4), 16)
+    assert isclose(candidate(5), 25)
+check(f)
+"""
+# A test that relies on a name which a real data set's program imports.
+SETUP = "from math import isclose"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    made = Sandbox(workers=1, bubblewrap=False)
+    yield made
+    made.close()
+
+
+def attack(sandbox: Sandbox, program: str, timeout_s: float = 1.0, tests: str = TESTS):
+    program = textwrap.dedent(program)
+    return sandbox.run(Job(program, CodeTests("asserts", tests, (), SETUP, "f"), timeout_s))
+
+
+def says(sandbox: Sandbox, program: str, expected: object) -> None:
+    """The program's `f()` returns this value, which tells what it could do."""
+    found = sandbox.run(
+        Job(textwrap.dedent(program), CodeTests("asserts", f"found = f()\nassert found == {expected!r}, found"), 5.0)
+    )
+    assert (found.status, found.detail) == ("passed", "")
+
+
+EQUAL = """
+class Equal{base}:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __lt__(self, other): return True
+    __le__ = __gt__ = __ge__ = __lt__
+    def __bool__(self): return True
+    def __hash__(self): return 0
+    def __sub__(self, other): return self
+    __rsub__ = __add__ = __radd__ = __sub__
+    def __abs__(self): return self
+    def __float__(self): return 0.0
+    def __getattr__(self, name): return lambda *a, **k: True
+    @property
+    def __class__(self): return float
+def f(x): return Equal()
+"""
+
+FORGERIES = {
+    **{
+        f"equal to everything{base}": EQUAL.format(base=base)
+        for base in ("", "(int)", "(float)", "(str)", "(list)", "(dict)", "(tuple)")
+    },
+    "metaclass": """
+        class Meta(type):
+            def __eq__(cls, other): return True
+            def __hash__(cls): return 0
+        class f(metaclass=Meta):
+            def __new__(cls, x): return cls
+    """,
+    "callable object": """
+        class F:
+            def __call__(self, x): return self
+            def __eq__(self, other): return True
+        f = F()
+    """,
+    "numpy subclass": """
+        import numpy as np
+        class A(np.ndarray):
+            def __eq__(self, other): return np.True_
+            def __sub__(self, other): return 0
+        def f(x): return np.zeros(()).view(A)
+    """,
+    "nan": "def f(x): return float('nan')",
+    "patched builtins": """
+        import builtins
+        builtins.abs = lambda x: 0
+        builtins.AssertionError = type('Quiet', (BaseException,), {})
+        builtins.all = builtins.any = builtins.isinstance = lambda *a: True
+        def f(x): return None
+    """,
+    "globals named like built-ins": """
+        abs = lambda x: 0
+        isclose = lambda *a: True
+        check = lambda c: None
+        AssertionError = KeyboardInterrupt
+        def f(x): return None
+    """,
+    "module in the place of one": """
+        class math:
+            isclose = staticmethod(lambda *a: True)
+        def f(x): return None
+    """,
+    "poisoned modules": """
+        import sys, math, types
+        math.isclose = lambda *a, **k: True
+        sys.modules['math'] = types.SimpleNamespace(isclose=lambda *a: True)
+        def f(x): return None
+    """,
+    "frames of the caller": """
+        import sys
+        def f(x):
+            frame = sys._getframe()
+            while frame:
+                for value in (*frame.f_locals.values(), *frame.f_code.co_consts):
+                    if type(value) is float and value == x * x: return value
+                frame = frame.f_back
+    """,
+    "objects of the collector": """
+        import gc
+        def f(x):
+            for thing in gc.get_objects():
+                if hasattr(thing, 'co_consts') or type(thing) is dict:
+                    if 'assert candidate' in str(thing): return x * x
+    """,
+    "memory of the parent": """
+        import os
+        def f(x):
+            memory = open(f'/proc/{os.getppid()}/mem', 'rb', 0)
+            return x * x
+    """,
+    "own memory for the tests": """
+        def f(x):
+            for line in open('/proc/self/maps'):
+                pass
+            return x * x
+    """,
+    "jump over asserts": """
+        import sys
+        def trace(frame, event, arg):
+            if event == 'line' and 'candidate' in frame.f_locals: frame.f_lineno += 1
+            return trace
+        def f(x):
+            sys.settrace(trace)
+            frame = sys._getframe()
+            while frame:
+                frame.f_trace = trace
+                frame = frame.f_back
+            return None
+    """,
+    "exit 0 at import": "import sys\nsys.exit(0)",
+    "exit 0 in a call": "import sys\ndef f(x): sys.exit(0)",
+    "_exit 0 at import": "import os\nos._exit(0)",
+    "_exit 0 in a call": "import os\ndef f(x): os._exit(0)",
+    "exit handler": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return None",
+    "raise what ends a loop": "def f(x): raise StopIteration",
+    "raise AssertionError": "def f(x): raise AssertionError",
+    "raise GeneratorExit": "def f(x): raise GeneratorExit",
+    "raise KeyboardInterrupt": "def f(x): raise KeyboardInterrupt",
+    "exception that prints itself wrongly": """
+        class Bad(Exception):
+            def __str__(self): raise KeyboardInterrupt
+            __repr__ = __str__
+        def f(x): raise Bad
+    """,
+    "printed success": """
+        import sys
+        for word in ('passed', '{"status": "passed", "detail": ""}', 'OK'):
+            print(word); print(word, file=sys.stderr)
+        sys.stdout.flush()
+        def f(x): return None
+    """,
+    "success in every descriptor": """
+        import os
+        for number in range(64):
+            try: os.write(number, b'{"status": "passed", "detail": ""}')
+            except OSError: pass
+        def f(x): return None
+    """,
+    "success in place of the report": """
+        import os
+        os.write(5, b'{"status": "passed", "detail": ""}')
+        os._exit(0)
+    """,
+    "answers written early": """
+        import os, struct
+        from repirl.verifiers.jail import values
+        for _ in range(20):
+            content = values.encode(['value', True])
+            os.write(4, struct.pack('>I', len(content)) + content)
+        def f(x): return None
+    """,
+    "endless frame": "import os\nos.write(4, b'\\xff\\xff\\xff\\xff' + b'x' * 100)\ndef f(x): return None",
+    "garbage frames": "import os\nos.write(4, b'\\0\\0\\0\\4' + b'l\\xff\\xff\\xff')\ndef f(x): return None",
+    "frames without an answer": """
+        import os, struct
+        from repirl.verifiers.jail import values
+        content = values.encode(['passed'])
+        os.write(4, struct.pack('>I', len(content)) + content)
+        def f(x): return None
+    """,
+    "closed descriptors": "import os\nos.closerange(0, 64)\ndef f(x): return None",
+    "swapped descriptors": "import os\nos.dup2(3, 4)\nos.dup2(4, 3)\ndef f(x): return None",
+    "patched answers": """
+        from repirl.verifiers.jail import agent, values, judging
+        judging.Client.ask = judging.judge = lambda *a: {'status': 'passed', 'detail': ''}
+        values.encode = lambda *a, **k: b'T'
+        def f(x): return None
+    """,
+    "patched pickle": """
+        class P:
+            def __reduce__(self): return eval, ('9',)
+        def f(x): return P()
+    """,
+    "iterator instead of a list": "def f(x): return iter([x * x])",
+    "cyclic list": "def f(x):\n    a = []\n    a.append(a)\n    return a",
+    "deep list": "def f(x):\n    a = []\n    for _ in range(10**6): a = [a]\n    return a",
+    "wide value": "def f(x):\n    a = [0]\n    for _ in range(40): a = [a, a]\n    return a",
+    "huge integer": "def f(x): return 1 << (8 * 30_000_000)",
+    "colliding set": "def f(x): return {i * (2**61 - 1) for i in range(3000)}",
+    "huge decimal": "from decimal import Decimal\ndef f(x): return Decimal('1e999999999')",
+    "deep recursion": "import sys\nsys.setrecursionlimit(10**9)\ndef f(x): return f(x)",
+    "deep recursion in C": """
+        import sys, threading
+        sys.setrecursionlimit(10**9)
+        class A:
+            def __repr__(self): return repr([self])
+        def f(x): return repr(A())
+    """,
+    "null pointer": "import ctypes\ndef f(x): return ctypes.string_at(0)",
+    "own signal": "import os, signal\ndef f(x): os.kill(os.getpid(), signal.SIGKILL)",
+    "abort": "import os\ndef f(x): os.abort()",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forgery_is_wrong_and_never_masked(sandbox, name):
+    found = attack(sandbox, FORGERIES[name])
+    assert found.passed is False, found
+
+
+def test_the_square_itself_passes(sandbox):
+    assert attack(sandbox, "def f(x): return x * x").status == "passed"
+
+
+def test_a_method_of_a_value_cannot_be_replaced(sandbox):
+    setup = "class Node:\n    def __init__(self, v): self.v = v\n    def same(self, other): return self.v == other"
+    for program in (
+        "def f():\n    n = Node(1)\n    n.same = lambda other: True\n    return n",
+        "class Node:\n    def __init__(self, v): self.v = v\n    same = None\n"
+        "def f():\n    n = Node(1)\n    n.__dict__['same'] = lambda o: True\n    return n",
+    ):
+        found = sandbox.run(Job(program, CodeTests("asserts", "assert f().same(2)", (), setup, "f"), 1.0))
+        assert found.passed is False
+    honest = Job("def f(): return Node(2)", CodeTests("asserts", "assert f().same(2)", (), setup, "f"), 1.0)
+    assert sandbox.run(honest).passed is True
+
+
+# The jail ----------------------------------------------------------------------------------------------------------
+
+TRY = """
+def attempt(action):
+    try:
+        found = action()
+    except OSError as error:
+        return type(error).__name__
+    return f'possible: {found!r}'
+"""
+DENIED = "PermissionError"
+FORBIDDEN = {
+    "fork": ("os.fork()", DENIED),
+    "exec": ("os.execv('/bin/true', ['true'])", DENIED),
+    "spawn": ("os.posix_spawn('/bin/true', ['true'], {})", DENIED),
+    "subprocess": ("__import__('subprocess').run(['true'])", DENIED),
+    "shell": ("os.popen('true').read()", DENIED),
+    "internet socket": ("socket.socket(socket.AF_INET)", DENIED),
+    "unix socket": ("socket.socket(socket.AF_UNIX)", DENIED),
+    "netlink socket": ("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", DENIED),
+    "datagram pair": ("socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)", DENIED),
+    "signal to the parent": ("os.kill(os.getppid(), 0)", DENIED),
+    "signal to everybody": ("os.kill(-1, 0)", DENIED),
+    "signal to the group": ("os.killpg(0, 0)", DENIED),
+    "signal to process 1": ("os.kill(1, 0)", DENIED),
+    "pidfd": ("os.pidfd_open(os.getppid())", DENIED),
+    "priority of others": ("os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)", DENIED),
+    "affinity of others": ("os.sched_setaffinity(os.getppid(), {0})", DENIED),
+    "limits of others": ("resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))", DENIED),
+    "list of processes": ("os.listdir('/proc')", DENIED),
+    "environment of the parent": ("open(f'/proc/{os.getppid()}/environ').read()", DENIED),
+    "passwords": ("open('/etc/passwd').read()", DENIED),
+    "home": ("os.listdir(os.path.expanduser('~'))", DENIED),
+    "root folder": ("os.listdir('/')", DENIED),
+    "shared memory": ("open('/dev/shm/x', 'w')", DENIED),
+    "write beside": ("open('/tmp/repirl-escape', 'w')", DENIED),
+    "write into the folder above": ("open('../escape', 'w')", DENIED),
+    "write into the interpreter": ("open(os.path.join(os.path.dirname(os.__file__), 'escape.py'), 'w')", DENIED),
+    "folder": ("os.mkdir('a')", DENIED),
+    "symbolic link": ("os.symlink('/etc/passwd', 'a')", DENIED),
+    "hard link": ("os.link('/etc/passwd', 'a')", DENIED),
+    "named pipe": ("os.mkfifo('a')", DENIED),
+    "nameless file": ("os.open('.', os.O_TMPFILE | os.O_RDWR)", "OSError"),
+    "memory file": ("os.memfd_create('a')", DENIED),
+    "mode of a file": ("os.chmod(os.__file__, 0o777)", DENIED),
+    "owner of a file": ("os.chown(os.__file__, 1, 1)", DENIED),
+    "another user": ("os.setuid(1)", DENIED),
+    "another root": ("os.chroot('.')", DENIED),
+    "owner of signals": ("fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())", DENIED),
+    "lease": ("fcntl.fcntl(os.open('a', os.O_RDWR | os.O_CREAT), fcntl.F_SETLEASE, fcntl.F_RDLCK)", DENIED),
+    "lock": ("fcntl.flock(os.open(os.__file__, os.O_RDONLY), fcntl.LOCK_EX)", DENIED),
+    "terminal input": ("fcntl.ioctl(0, 0x5412, b'x')", DENIED),
+    "host name": ("socket.sethostname('x')", DENIED),
+}  # fmt: skip
+
+X86_64 = os.uname().machine == "x86_64"
+CALLS = {  # numbers of x86-64; those of other machines have not been tried
+    "ptrace": 101, "unshare": 272, "mount": 165, "setns": 308, "bpf": 321, "userfaultfd": 323, "io_uring_setup": 425,
+    "perf_event_open": 298, "process_vm_readv": 310, "process_vm_writev": 311, "keyctl": 250, "shmget": 29, "msgget": 68,
+    "mq_open": 240, "personality": 135, "rt_sigqueueinfo": 129, "pidfd_send_signal": 424, "name_to_handle_at": 303,
+    "vfork": 58, "execveat": 322, "connect": 42, "sendmsg": 46, "seccomp": 317, "kcmp": 312, "inotify_init1": 294,
+    "memfd_secret": 447, "timer_create": 222, "vmsplice": 278, "quotactl": 179, "reboot": 169, "capset": 126,
+}  # fmt: skip
+CALLS = CALLS if X86_64 else {}
+
+
+def test_the_jail_refuses(sandbox):
+    actions = ", ".join(f"{name!r}: attempt(lambda: {action})" for name, (action, _) in FORBIDDEN.items())
+    program = f"import fcntl, os, resource, socket\n{TRY}\ndef f(): return {{{actions}}}"
+    says(sandbox, program, {name: expected for name, (_, expected) in FORBIDDEN.items()})
+    assert not os.path.exists("/tmp/repirl-escape")
+
+
+def test_the_filter_refuses_calls_by_number(sandbox):
+    program = """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        def f(numbers):
+            found = {}
+            for name, number in numbers.items():
+                ctypes.set_errno(0)
+                found[name] = [libc.syscall(number, 0, 0, 0, 0, 0), ctypes.get_errno()]
+            return found
+    """
+    tests = f"numbers = {CALLS!r}\nfound = f(numbers)\nassert found == dict.fromkeys(numbers, [-1, 1]), found"
+    found = sandbox.run(Job(textwrap.dedent(program), CodeTests("asserts", tests), 5.0))
+    assert (found.status, found.detail) == ("passed", "")
+
+
+def test_clone_makes_threads_only(sandbox):
+    program = """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        def f():
+            found = []
+            for flags in (17, 0x10000000 | 17, 0x4000 | 17, 0x100 | 17, 0x50f00 | 0x10000000):
+                ctypes.set_errno(0)
+                found.append((libc.syscall(56, flags, 0, 0, 0, 0), ctypes.get_errno()))
+            return found
+    """
+    if X86_64:
+        says(sandbox, program, [(-1, 1)] * 5)
+
+
+def test_the_other_interface_of_the_kernel_ends_the_process(sandbox):
+    x32 = "import ctypes\ndef f(x): return ctypes.CDLL(None).syscall(0x40000000 + 39)"
+    found = attack(sandbox, x32)
+    assert found.passed is False
+    if X86_64:
+        assert found.detail == f"ended by signal {int(signal.SIGSYS)}"
+
+
+def test_no_privilege_is_left_even_to_root(sandbox):
+    program = """
+        import ctypes, os, resource, struct
+        def f():
+            libc = ctypes.CDLL(None, use_errno=True)
+            limits = [resource.getrlimit(kind) for kind in (resource.RLIMIT_CORE, resource.RLIMIT_NOFILE)]
+            raised = []
+            for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
+                try:
+                    resource.setrlimit(kind, (resource.RLIM_INFINITY,) * 2)
+                    raised.append(kind)
+                except (OSError, ValueError):
+                    pass
+            return limits, raised
+    """
+    says(sandbox, program, ([(0, 0), (confine.OPEN_FILES,) * 2], []))
+
+
+def test_descriptors_of_the_server_are_not_there(sandbox):
+    program = """
+        import os
+        def f():
+            found = []
+            for number in range(4096):
+                try: os.fstat(number)
+                except OSError: continue
+                found.append(number)
+            return found
+    """
+    says(sandbox, program, [0, 1, 2, 3, 4, 5])
+
+
+def test_a_program_cannot_outlive_its_job(sandbox):
+    sandbox.run(Job("def f(): return 1", CodeTests("asserts", "assert f() == 1"), 1.0))
+    program = """
+        import signal, threading, time
+        for number in range(1, 65):
+            try: signal.signal(number, signal.SIG_IGN)
+            except (OSError, ValueError): pass
+        def spin():
+            while True: time.sleep(0.001)
+        for _ in range(5): threading.Thread(target=spin).start()
+        def f(): return 1
+    """
+    started = time.monotonic()
+    says(sandbox, program, 1)
+    assert time.monotonic() - started < 60  # far below the wall limit of the job's own threads, which never end
+    for pid in sandbox.pids:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            assert file.read() == ""
+
+
+def test_ignoring_the_time_signal_does_not_help(sandbox):
+    program = (
+        "import signal\nfor n in (signal.SIGXCPU, signal.SIGPROF, signal.SIGALRM): signal.signal(n, signal.SIG_IGN)\n"
+        "while True: pass"
+    )
+    assert attack(sandbox, program, timeout_s=0.3).status == "timeout"
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "import threading\ndef go():\n    while True:\n        threading.Thread(target=go).start()\ngo()",
+        "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+        "import os\nwhile True: os.pipe()",
+        "x = []\nwhile True: x.append(bytes(1 << 20))",
+        "import mmap\nx = [mmap.mmap(-1, 1 << 28) for _ in range(100)]",
+        "import sys\nwhile True: sys.stdout.write('x' * 10000); sys.stderr.write('x' * 10000)",
+        "i = 0\nwhile True:\n    open(str(i), 'w').close()\n    i += 1",
+    ],
+)
+def test_a_bomb_is_wrong_and_the_next_job_is_unhurt(sandbox, bomb):
+    assert attack(sandbox, bomb, timeout_s=0.5).passed is False
+    assert attack(sandbox, "def f(x): return x * x").passed is True
+
+
+def test_writing_through_a_nameless_file_counts():
+    small = Sandbox(workers=1, budget=Budget(disk_mib=2))
+    program = """
+        import os, time
+        files = []
+        for i in range(8):
+            files.append(open('a', 'wb'))
+            os.unlink('a')
+            files[-1].write(bytes(1 << 20))
+            files[-1].flush()
+        time.sleep(5)
+    """
+    assert attack(small, program).status == "disk_limit"
+    small.close()
+
+
+STDIN_TRICKS = {
+    "output only on another descriptor": "import os\nos.write(5, b'4')",
+    "expected output looked for": "import os\nprint(*[os.read(n, 9) for n in (3, 4)])",
+    "input written back": "import os\nos.write(0, b'4')\nprint(os.read(0, 9))",
+    "exit before printing": "import os\nprint(4)\nos._exit(0)",  # what is not flushed is not printed
+}
+
+
+@pytest.mark.parametrize("name", STDIN_TRICKS)
+def test_tricks_with_standard_input(sandbox, name):
+    found = sandbox.run(Job(STDIN_TRICKS[name], CodeTests("stdio", pairs=(("2", "4"),)), 1.0))
+    assert found.passed is False
+
+
+# Where layers are missing ------------------------------------------------------------------------------------------
+
+
+def test_without_landlock_or_seccomp_it_refuses(monkeypatch, caplog):
+    """A server whose kernel calls fail, in a real process: a wrapper around the interpreter takes the numbers away."""
+    from repirl.verifiers import sandbox_slot
+
+    broken = sandbox_slot._BOOT.replace(
+        "from repirl.verifiers.jail.server import main",
+        "from repirl.verifiers.jail import landlock, syscalls\nlandlock._CREATE = 9999\nsyscalls.ARCHITECTURES.clear()\n"
+        "from repirl.verifiers.jail.server import main",
+    )
+    monkeypatch.setattr(sandbox_slot, "_BOOT", broken)
+    job = Job("def f(x): return x * x", CodeTests("asserts", TESTS, (), SETUP), 1.0)
+    strict = Sandbox(workers=1, bubblewrap=False)
+    with pytest.raises(RuntimeError, match=r"no Landlock.*seccomp.*allow_weaker"):
+        strict.run(job)
+    assert strict.pids == []
+    weaker = Sandbox(workers=1, allow_weaker=True, bubblewrap=False)
+    assert weaker.run(job).passed is True
+    assert "weaker than it should be" in caplog.text
+    escape = "import os\npid = os.fork()\nif pid == 0:\n    os.setsid()\n    while True: pass\ndef f(x): return x * x"
+    assert weaker.run(Job(escape, job.tests, 1.0)).passed is True  # nothing forbids it, but nothing is left either
+    for pid in weaker.pids:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            assert file.read() == ""
+    weaker.close()
+
+
+def test_the_probe_notices_an_open_jail():
+    """Without any layer all of it is possible; so `breaches` can see what it looks for."""
+    code = "from repirl.verifiers.jail.confine import breaches; print(breaches(files=True, calls=True))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip().splitlines()[-1] == "['files', 'sockets', 'signals', 'fork']"
