@@ -12,7 +12,7 @@ from torch import Tensor
 
 from repirl.objectives.discriminator import discriminator_coefficients, gail_coefficients
 from repirl.objectives.irl import Corrected, contrast_sets, irl_coefficients
-from tests.theory.tiny_mdp import Enumerated, enumerate_all, random_table, soft_values
+from tests.theory.tiny_mdp import STATES, VOCAB, Enumerated, enumerate_all, random_table, soft_values
 
 Objective = Callable[..., Any]  # keyword tensors, as irl_coefficients has them -> an object with `token`
 
@@ -47,9 +47,14 @@ class World:
         return self.log_base - self.rows.values(self.policy.log_softmax(-1))
 
     @property
+    def log_model(self) -> Tensor:
+        """The trajectory distribution p_phi as logarithms, [M]."""
+        return (self.rows.returns(self.reward) + self.log_base.sum(-1)).log_softmax(0)
+
+    @property
     def model(self) -> Tensor:
         """The trajectory distribution p_phi, [M]."""
-        return (self.rows.returns(self.reward) + self.log_base.sum(-1)).softmax(0)
+        return self.log_model.exp()
 
 
 def world(seed: int = 1, horizon: int = 4, spread: float = 0.5) -> World:
@@ -58,6 +63,14 @@ def world(seed: int = 1, horizon: int = 4, spread: float = 0.5) -> World:
     reward = random_table(seed)
     q = soft_values(reward, horizon=horizon)[0] + random_table(seed + 1, spread)
     return World(rows, reward, q, rows.log_prob(random_table(seed + 2)).exp())
+
+
+def mismatched() -> World:
+    """A proposal that hardly makes what experts write most: the first response has p_D = .7 and q = .05."""
+    rows = enumerate_all(2)
+    q = torch.tensor([0.05, 0.15, 0.2, 0.2, 0.1, 0.15, 0.15], dtype=torch.float64)
+    expert = torch.tensor([0.7, *[0.05] * 6], dtype=torch.float64)
+    return World(rows, torch.zeros(len(STATES), VOCAB, dtype=torch.float64), rows.policy_of(q), expert)
 
 
 def ascents(
@@ -117,6 +130,12 @@ def gail(form: str) -> Objective:
         return gail_coefficients(form=form, **arguments)
 
     return plain
+
+
+def pooled(*, positive_weight: Tensor, background: Tensor, **arguments: Any) -> Any:
+    """One softmax over the rollouts and all experts of a prompt."""
+    everyone = background | (positive_weight > 0)
+    return irl_coefficients(positive_weight=positive_weight, background=everyone, experts_in_z=False, **arguments)
 
 
 # --- by sampling
@@ -190,7 +209,7 @@ def contrast(world: World, positive: Tensor, negative: Tensor, rhat: str = "R") 
 def target(world: World, weighting: str = "sequence", temperature: float = 1.0) -> Tensor:
     """What the weights of infinitely many rollouts converge to, [M]: q^(1 - kappa) (b exp(R))^kappa, normalised."""
     kappa = {"sequence": 1.0, "uniform": 0.0, "length_normalized": 1 / world.rows.lengths}[weighting] / temperature
-    return (world.q.log() * (1 - kappa) + world.model.log() * kappa + log_z(world) * kappa).softmax(0)
+    return (world.q.log() * (1 - kappa) + world.log_model * kappa + log_z(world) * kappa).softmax(0)
 
 
 def log_z(world: World) -> Tensor:
@@ -234,11 +253,47 @@ def discriminator_log_z(world: World) -> Tensor:
     return u
 
 
+def limit(world: World, weighting: str, rhat: str = "R", temperature: float = 1.0) -> Tensor:
+    """The gradient that `irl_coefficients` tends to as the number of rollouts grows (scope `prompt`, any experts_in_z)."""
+    if weighting == "per_position":
+        return per_position_limit(world)
+    return contrast(world, world.expert, target(world, weighting, temperature), rhat)
+
+
+def cases(world: World) -> dict[str, tuple[Objective, Tensor]]:
+    """Every kind of estimator, and the limit of each."""
+    inside, normalised = {"experts_in_z": True}, {"weighting": "length_normalized"}
+    return {
+        "sequence": (irl(), limit(world, "sequence")),
+        "sequence, experts in Z": (irl(**inside), limit(world, "sequence")),
+        "sequence, truncated": (irl(truncate=0.1), limit(world, "sequence")),  # weights fall below any cap
+        "sequence, Rbar": (irl(rhat="Rbar"), limit(world, "sequence", "Rbar")),
+        "sequence, tempered": (irl(temperature=3.0), limit(world, "sequence", temperature=3.0)),
+        "sequence, tempered, experts in Z": (
+            irl(temperature=3.0, **inside),
+            limit(world, "sequence", temperature=3.0),
+        ),
+        "length_normalized": (irl(**normalised), limit(world, "length_normalized")),
+        "length_normalized, Rbar, experts in Z": (
+            irl(rhat="Rbar", **normalised, **inside),
+            limit(world, "length_normalized", "Rbar"),
+        ),
+        "uniform": (irl(weighting="uniform"), limit(world, "uniform")),
+        "uniform, experts in Z": (irl(weighting="uniform", **inside), limit(world, "uniform")),
+        "per_position": (irl(weighting="per_position"), limit(world, "per_position")),
+        "per_position, experts in Z": (irl(weighting="per_position", **inside), limit(world, "per_position")),
+        "discriminator": (discriminator("sequence"), discriminator_limit(world, "sequence")),
+        "discriminator, token": (discriminator("token"), discriminator_limit(world, "token")),
+        "GAIL": (gail("sequence"), discriminator_limit(world, "sequence", plain=True)),
+        "GAIL, token": (gail("token"), discriminator_limit(world, "token", plain=True)),
+    }
+
+
 # --- following it
 
 
 @dataclass(frozen=True)
-class Path:
+class Course:
     """What a run of gradient ascent went through: |R| at most, KL(p_D || p_phi) and |gradient| before each step."""
 
     size: list[float]
@@ -247,16 +302,18 @@ class Path:
     end: World
 
 
-def follow(start: World, gradient: Callable[[World], Tensor], steps: int, rate: float, *, tracks: bool = False) -> Path:
+def follow(
+    start: World, gradient: Callable[[World], Tensor], steps: int, rate: float, *, tracks: bool = False
+) -> Course:
     """Ascends from reward 0 with a fixed step size; tracks: q is at each step the policy of the model itself."""
     here = replace(start, reward=torch.zeros_like(start.reward))
-    path = Path([], [], [], here)
+    course = Course([], [], [], here)
     for _ in range(steps):
         if tracks:
             here = replace(here, policy=here.rows.policy_of(here.model))
         step = gradient(here)
-        path.size.append(float(here.rows.returns(here.reward).abs().max()))
-        path.kl.append(float((here.expert * (here.expert / here.model).log()).sum()))
-        path.gradient.append(float(step.norm()))
+        course.size.append(float(here.rows.returns(here.reward).abs().max()))
+        course.kl.append(float((here.expert * (here.expert.log() - here.log_model)).sum()))
+        course.gradient.append(float(step.norm()))
         here = replace(here, reward=here.reward + rate * step)
-    return replace(path, end=here)
+    return replace(course, end=here)

@@ -17,6 +17,7 @@ from tests.theory.estimators import (
     every_draw,
     expected_ascent,
     irl,
+    pooled,
     slope,
     target,
     world,
@@ -106,12 +107,6 @@ def test_the_discriminator_s_bias_at_the_true_model_falls_as_one_over_m(form: st
         place = replace(TRUE, reward=TRUE.reward + (reach[0] / reach[1]).log().nan_to_num()[:, None] - shift)
     found = [float(expected_ascent(place, discriminator(form), m).norm()) for m in sizes]
     assert abs(slope(sizes, found) + 1) < 0.25, found
-
-
-def pooled(*, positive_weight: Tensor, background: Tensor, **arguments: Any) -> Any:
-    """One softmax over the rollouts and all experts of a prompt."""
-    everyone = background | (positive_weight > 0)
-    return irl_coefficients(positive_weight=positive_weight, background=everyone, experts_in_z=False, **arguments)
 
 
 def test_several_experts_in_one_softmax_are_biased_even_at_the_true_model() -> None:

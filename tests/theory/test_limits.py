@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -13,18 +12,18 @@ from repirl.objectives.irl import irl_coefficients
 from tests.theory.estimators import (
     World,
     ascents,
+    cases,
     contrast,
     discriminator,
     discriminator_limit,
     draw,
     errors,
-    gail,
     irl,
+    limit,
     log_z,
     per_position_limit,
     relative_error,
     slope,
-    target,
     world,
 )
 from tests.theory.tiny_mdp import exact_gradient, random_table
@@ -35,38 +34,7 @@ EXACT = exact_gradient(WORLD.rows, WORLD.reward, WORLD.expert)
 SIZES = [64 * 2**k for k in range(7)]  # six doublings
 REPLICATES = 32
 SLOPE = 0.09  # around -1/2; five seeds of all cases stayed within .06
-
-
-def limit(start: World, weighting: str, rhat: str = "R", temperature: float = 1.0) -> Tensor:
-    return contrast(start, start.expert, target(start, weighting, temperature), rhat)
-
-
-CASES: dict[str, tuple[Any, Tensor]] = {
-    # the exact gradient
-    "sequence": (irl(), EXACT),
-    "sequence, experts in Z": (irl(experts_in_z=True), EXACT),
-    "sequence, truncated": (irl(truncate=0.1), EXACT),  # every weight falls below any cap as M grows
-    # other limits
-    "sequence, Rbar": (irl(rhat="Rbar"), limit(WORLD, "sequence", "Rbar")),
-    "sequence, tempered": (irl(temperature=3.0), limit(WORLD, "sequence", temperature=3.0)),
-    "sequence, tempered, experts in Z": (
-        irl(temperature=3.0, experts_in_z=True),
-        limit(WORLD, "sequence", temperature=3.0),
-    ),
-    "length_normalized": (irl(weighting="length_normalized"), limit(WORLD, "length_normalized")),
-    "length_normalized, Rbar, experts in Z": (
-        irl(weighting="length_normalized", rhat="Rbar", experts_in_z=True),
-        limit(WORLD, "length_normalized", "Rbar"),
-    ),
-    "uniform": (irl(weighting="uniform"), limit(WORLD, "uniform")),
-    "uniform, experts in Z": (irl(weighting="uniform", experts_in_z=True), limit(WORLD, "uniform")),
-    "per_position": (irl(weighting="per_position"), per_position_limit(WORLD)),
-    "per_position, experts in Z": (irl(weighting="per_position", experts_in_z=True), per_position_limit(WORLD)),
-    "discriminator": (discriminator("sequence"), discriminator_limit(WORLD, "sequence")),
-    "discriminator, token": (discriminator("token"), discriminator_limit(WORLD, "token")),
-    "GAIL": (gail("sequence"), discriminator_limit(WORLD, "sequence", plain=True)),
-    "GAIL, token": (gail("token"), discriminator_limit(WORLD, "token", plain=True)),
-}
+CASES = cases(WORLD)
 SAME_AS_EXACT = ("sequence", "sequence, experts in Z", "sequence, truncated")
 
 
@@ -86,11 +54,11 @@ def test_only_plain_sequence_weights_have_the_exact_limit(name: str) -> None:
 
 @pytest.mark.parametrize("weighting", ["sequence", "length_normalized", "per_position"])
 def test_limits_with_the_reference_as_base_measure(weighting: str) -> None:
-    expected = per_position_limit(ANCHORED) if weighting == "per_position" else limit(ANCHORED, weighting)
+    expected = limit(ANCHORED, weighting)
     if weighting == "sequence":
         exact = exact_gradient(ANCHORED.rows, ANCHORED.reward, ANCHORED.expert, ANCHORED.log_base.sum(-1))
         torch.testing.assert_close(expected, exact, rtol=0, atol=1e-12)
-    without = per_position_limit(WORLD) if weighting == "per_position" else limit(WORLD, weighting)
+    without = limit(WORLD, weighting)
     assert (expected - without).norm() / expected.norm() > 0.1
     found = errors(ANCHORED, irl(weighting=weighting), expected, SIZES, REPLICATES)
     assert abs(slope(SIZES, found) + 0.5) < SLOPE, found

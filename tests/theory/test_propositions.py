@@ -17,6 +17,7 @@ from tests.theory.estimators import (
     discriminator,
     discriminator_limit,
     discriminator_log_z,
+    gail,
     log_z,
     world,
 )
@@ -208,6 +209,15 @@ def test_near_the_truth_with_the_experts_as_policy_the_discriminator_follows_hal
         exact = exact_gradient(place.rows, place.reward, place.expert)
         found = discriminator_limit(place, "sequence")
         assert (found / 0.5 - exact).norm() / exact.norm() < tolerance
+
+
+def test_gail_s_logit_comes_to_rest_at_the_density_ratio() -> None:
+    """R = log p_D - log pi, which is 0 once the policy imitates well; the corrected logit rests at p_phi = p_D."""
+    ratio = TRUE.reward - SMALL_ROWS.policy_of(SMALL.q)
+    found = ascents(replace(SMALL, reward=ratio), LISTED[0][None], gail("sequence"))[0]
+    assert found.abs().max() < 1e-12
+    assert ascents(TRUE, LISTED[0][None], gail("sequence"))[0].abs().max() > 0.01
+    assert ascents(TRUE, LISTED[0][None], discriminator("sequence"))[0].abs().max() < 1e-12
 
 
 def test_the_discriminator_s_z_is_its_best_constant() -> None:

@@ -19,7 +19,7 @@ from repirl.objectives.prm import Coefficients
 from repirl.objectives.reduce import group_sum
 
 Form = Literal["sequence", "token"]
-HALVINGS = 80  # of an interval that holds log z: 1e5 / 2^80 is below float64's rounding
+HALVINGS = 60  # of an interval that holds log z: 1e4 / 2^60 is below 1e-14
 
 
 @torch.no_grad()
