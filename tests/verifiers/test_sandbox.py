@@ -112,6 +112,12 @@ from fractions import Fraction
 from decimal import Decimal
 assert f() == (Fraction(1, 3), Decimal('0.1'))
 """,
+    "match": """
+import re
+def f(x): return re.search('[ab]', x)
+---
+assert f('xb') and f('x') is None and f('xb').group() == 'b'
+""",
     "dates": """
 import datetime
 def f(): return datetime.date(2024, 2, 29)
