@@ -88,7 +88,7 @@ def test_verdicts(verifier):
         "def f(x): return b'0' * 10**8": "output_limit",
         "def f(x): open('a', 'wb').write(bytes(10**8))": "disk_limit",
     }
-    quick = CodeVerifier(timeout_s=1.0, workers=1)
+    quick = CodeVerifier(timeout_s=3.0, workers=1)
     verdicts = quick.verify([SQUARE] * len(responses), list(responses))
     quick.close()
     assert [verdict.status for verdict in verdicts] == list(responses.values())
