@@ -1,4 +1,4 @@
-"""Set-up shared by all tests: one thread, no network, and shapes checked in the objectives."""
+"""Set-up shared by all tests: one thread, no network, and shapes checked in the objectives and metrics."""
 
 import os
 
@@ -10,4 +10,4 @@ import torch  # after the environment that it reads
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
-install_import_hook("repirl.objectives", "beartype.beartype")
+install_import_hook(["repirl.objectives", "repirl.metrics"], "beartype.beartype")

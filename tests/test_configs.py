@@ -66,7 +66,7 @@ def scalars(node: Any) -> list[Any]:
 
 
 def arguments(path: Path) -> list[str]:
-    command = "test" if CONFIGS / "eval" in path.parents else "fit"
+    command = "validate" if CONFIGS / "eval" in path.parents else "fit"
     return [command, *(f"--config={file}" for file in files_of(path))]
 
 

@@ -5,13 +5,14 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 LAZY = {
+    "IRL": "repirl.modules.prm_objectives",
     "PRM": "repirl.models.prm",
     "Policy": "repirl.models.policy",
     "RePIRL": "repirl.modules.repirl",
 }
 """Public name -> the module that defines it, imported on first use, so that `import repirl` stays light."""
 
-__all__ = ["LAZY", "PRM", "Policy", "RePIRL", "__version__"]
+__all__ = ["IRL", "LAZY", "PRM", "Policy", "RePIRL", "__version__"]
 
 
 def __getattr__(name: str) -> object:

@@ -24,6 +24,14 @@ EXTRA: dict[str, tuple[str, str]] = {
         "repirl.applications.quickstart:main",
         "train a small model on the CPU in minutes and show what it learned",
     ),
+    "compare": (
+        "repirl.applications.compare:main",
+        "two evaluations of the same problems: repirl compare first.jsonl second.jsonl",
+    ),
+    "sweep": (
+        "repirl.applications.sweep:main",
+        "a set of overlays times a set of seeds: parallel runs, one table",
+    ),
 }
 """Other subcommands -> ("module:function", line in the help). The function gets the remaining arguments."""
 

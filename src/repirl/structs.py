@@ -80,6 +80,7 @@ class Problem:
     """One problem in words.
 
     id: unique in its data set. text: the problem statement, without any template.
+    prompt: what the policy reads, where that is more than the text: a benchmark's usual prompt around it.
     answer: the gold answer, None where unknown. solutions: expert solutions, without any template.
     tests: what a program must pass, where the problem asks for one.
     """
@@ -89,6 +90,7 @@ class Problem:
     answer: str | None = None
     solutions: tuple[str, ...] = ()
     tests: CodeTests | None = None
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         if not self.id or not self.text.strip():
@@ -113,11 +115,15 @@ class Expert:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One problem in tokens: what the policy reads, and the expert trajectories that answer it."""
+    """One problem in tokens: what the policy reads, and the expert trajectories that answer it.
+
+    dataset: the name of the set it belongs to, where a loop has several; evaluation reports each.
+    """
 
     problem: Problem
     token_ids: tuple[int, ...]
     experts: tuple[Expert, ...] = ()
+    dataset: str = ""
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -181,6 +187,13 @@ class Verifier(ABC):
     @abstractmethod
     def verify(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
         """One verdict for each (problem, response) pair, in order. Never raises for a bad response."""
+
+    def check_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
+        """(id, gold answer) of each problem whose gold answer cannot be read, in order; here none.
+
+        Asked once, when a data set is prepared. Problems without a gold answer are not looked at.
+        """
+        return []
 
     @abstractmethod
     def close(self) -> None:

@@ -5,6 +5,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from repirl.callbacks.labelled import LabelledSolutions, read_labelled
+from repirl.data.sources import Rows
 from repirl.models.prm import PRM
 from tests.callbacks.conftest import make_module, make_trainer
 
@@ -60,11 +61,34 @@ def test_a_prm_that_knows_the_wrong_answers_scores_one(tmp_path, data, write_row
     assert found["labelled/auroc"] == 1.0
 
 
+def test_experts_are_compared_with_the_correct_solutions_of_the_same_problems(tmp_path, data, write_rows):
+    # Experts of the problems 1+0 .. 1+3, and of one that no solution is of. The correct solutions of 1+0 and 1+1 hold no 9;
+    # each expert does, so it scores lower: the expert is below the correct solution in every pair.
+    experts = [{"problem": f"1+{n}=", "solution": f"9 {1 + n}", "answer": str(1 + n)} for n in (0, 1, 7)]
+    callback = LabelledSolutions(
+        write_rows("s.jsonl", RIGHT[:2] + WRONG[:2]), limit=4, experts=Rows(write_rows("e.jsonl", experts))
+    )
+    module = make_module(AnswerPRM())
+    kinds = [kind for *_, kind in callback._chosen(module)]
+    assert kinds == ["correct", "correct", "failed", "failed", "expert", "expert"]
+    trainer = make_trainer(tmp_path, [callback], limit_val_batches=1)
+    (found,) = trainer.validate(module, data, verbose=False)
+    assert found["labelled/auroc"] == 1.0
+    assert found["labelled/auroc_expert_correct"] == 0.0
+
+
+def test_experts_of_other_problems_are_refused(write_rows):
+    experts = Rows(write_rows("e.jsonl", [{"problem": "2+2=", "solution": "4", "answer": "4"}]))
+    callback = LabelledSolutions(write_rows("s.jsonl", RIGHT + WRONG), limit=2, experts=experts)
+    with pytest.raises(ValueError, match="`experts` holds no fitting solution of the problems chosen of"):
+        callback._chosen(make_module(PRM()))
+
+
 def test_the_choice_is_balanced_and_depends_on_the_seed_alone(write_rows):
     path = write_rows("s.jsonl", RIGHT + WRONG)
     module = make_module(PRM())
     choices = [LabelledSolutions(path, limit=4, seed=seed)._chosen(module) for seed in (0, 0, 1)]
-    assert [correct for *_, correct in choices[0]] == [True, True, False, False]
+    assert [kind for *_, kind in choices[0]] == ["correct", "correct", "failed", "failed"]
     assert choices[0] == choices[1] != choices[2]
 
 
@@ -100,7 +124,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_module_without_prm_is_refused(write_rows):
     with pytest.raises(ValueError, match="RePIRL has no prm to score with"):
-        LabelledSolutions(write_rows("s.jsonl", RIGHT + WRONG), limit=2)._auroc(make_module())
+        LabelledSolutions(write_rows("s.jsonl", RIGHT + WRONG), limit=2)._aurocs(make_module())
 
 
 def test_an_odd_limit_is_refused():

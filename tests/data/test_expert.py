@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,20 +18,19 @@ from transformers import PreTrainedTokenizerBase
 
 from repirl.data.arithmetic import ARITHMETIC_TOKENS, RunningSums
 from repirl.data.codec import ChatCodec
+from repirl.data.evaluation import EvalData
 from repirl.data.expert import (
     ExpertData,
     PreparationReport,
     encode_problem,
     encode_problems,
     final_answer_appended,
-    has_boxed,
-    overlap,
 )
-from repirl.data.math import MathData
+from repirl.data.math import last_boxed
 from repirl.data.prompts import CurriculumSampler, UniformSampler
 from repirl.data.sources import Rows, Sample, Source
 from repirl.models.tokenizers import character_tokenizer
-from repirl.structs import Problem, Prompt
+from repirl.structs import Problem, Prompt, Verdict, Verifier
 
 
 class Given(Source):
@@ -117,8 +117,8 @@ def ids(batch: Any) -> list[str]:
         ("", False),
     ],
 )
-def test_has_boxed(text: str, found: bool) -> None:
-    assert has_boxed(text) is found
+def test_last_boxed(text: str, found: bool) -> None:
+    assert (last_boxed(text) is not None) is found
 
 
 def test_final_answer_is_appended_only_where_missing() -> None:
@@ -209,7 +209,7 @@ def test_evaluation_covers_every_prompt_once(count: int, world: int) -> None:
     source = RunningSums(count, 0, split="test")
     parts = []
     for rank in range(world):
-        data = attached(MathData(test=source, eval_batch_prompts=8), "test", rank, world)
+        data = attached(EvalData(test=source, eval_batch_prompts=8), "test", rank, world)
         parts.append([ids(batch) for batch in data.test_dataloader()])
     assert len({len(part) for part in parts}) == 1, "ranks agree on the number of batches"
     assert len(parts[0]) == -(-count // 8)
@@ -337,12 +337,12 @@ def test_limited_epochs_go_on_where_they_stopped(tmp_path: Path) -> None:
 
 
 def test_evaluation_module(tmp_path: Path) -> None:
-    module, data = Recorder(), MathData(predict=Given([Problem("x", "a1b1"), Problem("y", "a1b2")]))
+    module, data = Recorder(), EvalData(predict=Given([Problem("x", "a1b1"), Problem("y", "a1b2")]))
     trainer(tmp_path).predict(module, datamodule=data)
     assert module.seen["predict"] == [["x", "y"]]
-    with pytest.raises(ValueError, match=r"MathData has no `test` source, which trainer\.test needs"):
+    with pytest.raises(ValueError, match=r"EvalData has no `test` source, which trainer\.test needs"):
         trainer(tmp_path).test(module, datamodule=data)
-    with pytest.raises(ValueError, match="MathData is for evaluation only"):
+    with pytest.raises(ValueError, match="EvalData is for evaluation only"):
         trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
 
 
@@ -366,17 +366,73 @@ def test_the_report_is_logged_once_by_rank_zero(caplog: pytest.LogCaptureFixture
     ]
 
 
+class PlainGolds(Verifier):
+    """Cannot read a gold with a question mark."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def verify(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
+        raise AssertionError("preparation verifies nothing")
+
+    def check_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
+        self.asked += [problem.id for problem in problems]
+        return [(p.id, p.answer) for p in problems if p.answer is not None and "?" in p.answer]
+
+    def close(self) -> None: ...
+
+
+def test_unreadable_golds_are_listed_and_dropped_in_training_and_evaluation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "repirl")
+    odd = [Problem("odd", "a1b1", "?!", ("b2",)), Problem("blank", "a1b2", None, ("b3",))]
+    module = Recorder()
+    module.verifier = PlainGolds()  # type: ignore[assignment]
+    source = Given([*RunningSums(4, 0).load(), *odd])
+    data = ExpertData(source, val=source, test=source, predict=Given([Problem("odd", "a1b1", "?!")]), batch_prompts=5)
+    fit = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    fit.fit(module, datamodule=data)
+    fit.test(module, datamodule=data, verbose=False)
+    kept = sorted([p.id for p in RunningSums(4, 0).load()] + ["blank"])
+    assert [sorted(batch) for loop in ("train", "validate", "test") for batch in module.seen[loop]] == [kept] * 3
+    asked = len(module.verifier.asked)
+    fit.predict(module, datamodule=data)
+    assert module.seen["predict"] == [["odd"]]
+    assert len(module.verifier.asked) == asked
+    messages = [(r.levelname, r.getMessage()) for r in caplog.records if "overlap" not in r.getMessage()]
+    for split in ("train", "val", "test"):
+        assert ("WARNING", f"{split}: the verifier cannot read these gold answers, dropped: 'odd': '?!'") in messages
+        assert any(m.startswith(f"{split}: kept 5, golds_unreadable 1") for _, m in messages)
+
+
+def test_a_long_list_of_unreadable_golds_is_cut_with_its_count(caplog: pytest.LogCaptureFixture) -> None:
+    problems = [Problem(f"p{i}", f"a1b{i % 10}", "?" * 500, ("b2",)) for i in range(60)]
+    strategy = SimpleNamespace(broadcast=lambda found: found)
+    data = ExpertData(Given([*problems, Problem("ok", "a1b1", None, ("b2",))]))
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        lightning_module=SimpleNamespace(
+            codec=ChatCodec(character_tokenizer(ARITHMETIC_TOKENS)),
+            max_prompt_tokens=20,
+            max_response_tokens=60,
+            verifier=PlainGolds(),
+        ),
+        strategy=strategy,
+        is_global_zero=True,
+    )
+    data.setup("fit")
+    (listed,) = [r.getMessage() for r in caplog.records if "cannot read" in r.getMessage()]
+    assert listed.count("'p") == 50
+    assert listed.endswith("; and 10 more")
+    assert len(listed) < 50 * 115
+
+
 def test_overlap_of_training_and_held_out_problems_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     train = RunningSums(5, 0).load()
-    leaked = Problem("leaked", f" {train[2].text} ", train[2].answer)
-    assert overlap(train, [leaked]) == ["leaked"]
-    assert overlap([Problem("a", "What's  ½ of_X?")], [Problem("b", "whats ½ of x"), Problem("c", "Whats 2 of x")]) == [
-        "b"
-    ]
     held_out = Given([*RunningSums(3, 0, split="test").load(), Problem("leaked", train[2].text, "1")])
     attached(ExpertData(Given(train), val=RunningSums(4, 0, split="val"), test=held_out, batch_prompts=2), "fit")
     (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert record.getMessage().startswith("1 of 4 test problems are also training problems (first: leaked)")
+    assert record.getMessage().startswith("test: 1 of 4 are also training problems (first: leaked)")
 
 
 def test_unusable_training_sets_are_refused() -> None:
@@ -393,6 +449,45 @@ def test_unusable_training_sets_are_refused() -> None:
     for bad in ({"batch_prompts": 0}, {"eval_batch_prompts": -1}, {"max_experts": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
             ExpertData(RunningSums(5, 0), **bad)
+
+
+def test_several_sets_by_name_are_one_loop_and_each_prompt_knows_its_set() -> None:
+    sets = {"short": RunningSums(3, 0, min_steps=2, max_steps=2), "long": RunningSums(2, 1, min_steps=6, max_steps=6)}
+    for data in (EvalData(val=sets, eval_batch_prompts=4), ExpertData(Given([]), val=sets, eval_batch_prompts=4)):
+        batches = list(attached(data, "validate").val_dataloader())
+        assert [prompt.dataset for batch in batches for prompt in batch] == ["short"] * 3 + ["long"] * 2
+        assert all(not prompt.experts for batch in batches for prompt in batch)
+    (batch,) = attached(EvalData(val=sets["long"]), "validate").val_dataloader()
+    assert [prompt.dataset for prompt in batch] == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["", "a/b"])
+def test_a_name_that_metrics_cannot_carry_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="a data set is named"):
+        EvalData(val={name: RunningSums(1, 0)})
+
+
+def test_guarded_sets_are_compared_with_the_training_problems(caplog: pytest.LogCaptureFixture) -> None:
+    train = RunningSums(6, 0).load()
+    guard = {"same": Given(train[4:]), "other": RunningSums(3, 0, split="test")}
+    val = {"v": Given([Problem("leaked", train[0].text, "1")])}
+    with caplog.at_level(logging.INFO, "repirl.data.expert"):
+        data = attached(ExpertData(Given(train), val=val, guard=guard, batch_prompts=2), "fit")
+    assert list(data.overlaps) == ["val v", "guard same", "guard other"]
+    assert [found.equal for found in data.overlaps.values()] == [("leaked",), (train[4].id, train[5].id), ()]
+    levels = {r.getMessage().partition(":")[0]: r.levelname for r in caplog.records if " of " in r.getMessage()}
+    assert (levels["guard same"], levels["guard other"]) == ("WARNING", "INFO")
+    # Other ranks do not repeat it, and nothing is compared without training.
+    assert attached(ExpertData(Given(train), guard=guard, batch_prompts=2), "fit", 1, 2).overlaps == {}
+    assert attached(ExpertData(Given(train), val=val, guard=guard), "validate").overlaps == {}
+
+
+def test_the_policy_reads_the_usual_prompt_where_there_is_one(arithmetic: PreTrainedTokenizerBase) -> None:
+    codec = ChatCodec(arithmetic)
+    limits = {"max_prompt_tokens": 20, "max_response_tokens": 20, "max_experts": 1, "report": PreparationReport()}
+    asked = encode_problem(Problem("p", "a1b1", prompt="a1b1c1"), codec, **limits)
+    assert asked is not None
+    assert asked.token_ids == codec.encode_prompt("a1b1c1")
 
 
 def test_data_modules_come_from_yaml(tmp_path: Path) -> None:
@@ -415,11 +510,13 @@ data:
     )
     data = parser.instantiate(parser.parse_path(path)).data
     assert isinstance(data, ExpertData)
-    assert isinstance(data.sources["train"], Rows)
-    assert data.sources["train"].columns == {"problem": "question"}
-    assert isinstance(data.sources["test"], RunningSums)
-    assert len(data.sources["val"].load()) == 8
+    assert isinstance(data.train, Rows)
+    assert data.train.columns == {"problem": "question"}
+    assert isinstance(data.sets["test"][""], RunningSums)
+    assert len(data.sets["val"][""].load()) == 8
     assert isinstance(data.sampler, CurriculumSampler)
     assert data.sampler.target == 0.4
-    path.write_text("data: {class_path: repirl.data.math.MathData, init_args: {test: repirl.data.sources.Sample}}")
-    assert isinstance(parser.instantiate(parser.parse_path(path)).data, MathData)
+    path.write_text(
+        "data: {class_path: repirl.data.evaluation.EvalData, init_args: {test: repirl.data.sources.Sample}}"
+    )
+    assert isinstance(parser.instantiate(parser.parse_path(path)).data, EvalData)

@@ -16,7 +16,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from repirl.models.prm import PRM
 from repirl.modules.distributed import ReplicatedStrategy, gather_objects, rank
 from repirl.modules.phases import Schedule
-from repirl.modules.settings import IRL, PromptFilter, Surrogate
+from repirl.modules.prm_objectives import IRL, Discriminator, Prime, StepCrossEntropy
+from repirl.modules.prompt_filter import PromptFilter
+from repirl.modules.settings import Surrogate
 from repirl.modules.sft import SFT
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Response
@@ -26,9 +28,12 @@ ITERATIONS = 2
 SMALL_SGD = partial(torch.optim.SGD, lr=0.1)
 FILTER = PromptFilter(kind="strict")
 SETTINGS: dict[str, dict[str, Any]] = {
-    "scope prompt": {"irl": IRL(scope="prompt")},
-    "scope batch": {"irl": IRL(scope="batch")},
-    "per position, reference": {"irl": IRL(weighting="per_position", base_measure="reference")},
+    "scope prompt": {"objective": IRL(scope="prompt")},
+    "scope batch": {"objective": IRL(scope="batch")},
+    "per position, reference": {"objective": IRL(weighting="per_position", base_measure="reference")},
+    "discriminator": {"objective": Discriminator()},
+    "prime": {"objective": Prime()},
+    "steps": {"objective": StepCrossEntropy()},
     "filtered": {"prompt_filter": FILTER, "seed": 6},  # keeps one prompt of four: a rank has no rows at all
     "mini-batches": {
         "prompt_filter": FILTER,

@@ -16,8 +16,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from repirl.data.prompts import CurriculumSampler
 from repirl.models.prm import PRM
 from repirl.modules.phases import Schedule
-from repirl.modules.repirl import RePIRL, keep_prompts
-from repirl.modules.settings import IRL, Advantage, PromptFilter, Surrogate
+from repirl.modules.prm_objectives import IRL, Discriminator, Prime, PRMObjective, StepCrossEntropy
+from repirl.modules.prompt_filter import PromptFilter, keep_prompts
+from repirl.modules.repirl import RePIRL
+from repirl.modules.settings import Advantage, Surrogate
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Problem, Response, Verdict, Verifier
 from tests.modules.tiny import (
@@ -26,6 +28,7 @@ from tests.modules.tiny import (
     RIGHT,
     WRONG,
     Always,
+    Containing,
     EvenDigits,
     Problems,
     distance,
@@ -107,12 +110,24 @@ def test_one_seed_gives_one_run_and_another_seed_another() -> None:
     assert distance(first.weights, other.weights, "prm.") > 1e-4
 
 
-@pytest.mark.parametrize("weighting", ["sequence", "per_position"])
-def test_micro_batches_do_not_change_the_gradient(weighting: Any) -> None:
+OBJECTIVES = [
+    IRL(),
+    IRL(weighting="per_position"),
+    Discriminator(),
+    Discriminator(form="token"),
+    Discriminator(logit="gail"),
+    Prime(),
+    StepCrossEntropy(),
+]
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{type(o).__name__} {vars(o)}"[:60])
+
+
+@every_objective
+def test_micro_batches_do_not_change_the_gradient(objective: PRMObjective) -> None:
     def weights(budget: int) -> dict[str, torch.Tensor]:
         module = make_module(
             verifier=EvenDigits(),
-            irl=IRL(weighting=weighting),
+            objective=objective,
             micro_batch_tokens=budget,
             schedule=SEVERAL,
             policy_clip_norm=1e9,
@@ -137,7 +152,7 @@ def test_prm_only_training_reads_no_outcome_label() -> None:
     def trained(train: list[Problem]) -> Any:
         module = adam_module(
             verifier=quickstart["verifier"],
-            irl=IRL(**quickstart["irl"]),
+            objective=IRL(**quickstart["objective"]["init_args"]),
             advantage=Advantage(**quickstart["advantage"]),
             surrogate=Surrogate(**quickstart["surrogate"]),
             schedule=Schedule(**quickstart["schedule"]),
@@ -205,7 +220,75 @@ IRLS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("arguments", IRLS, ids=str)
 def test_every_irl_setting_trains(arguments: dict[str, Any]) -> None:
-    check_one_iteration(make_module(irl=IRL(**arguments), verifier=EvenDigits()))
+    check_one_iteration(make_module(objective=IRL(**arguments), verifier=EvenDigits()))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Discriminator(base_measure="reference"),
+        Discriminator(form="token", corrected="move"),
+        Discriminator(logit="gail", form="token", expert_weight=2.0),
+        Prime(),
+        StepCrossEntropy(),
+    ],
+    ids=lambda o: f"{type(o).__name__} {vars(o)}"[:60],
+)
+def test_every_other_objective_trains(objective: PRMObjective) -> None:
+    # Right is what holds a 7: unlike the parity of digits, one token's reward can tell it.
+    verifier = Containing("7")
+    module = adam_module(objective=objective, verifier=verifier, schedule=Schedule(prm_updates=4, policy_starts=99))
+    done = run(module, make_data(with_experts(), batch_prompts=8), steps=6)
+    losses = [figures["prm/loss"] for figures in done.figures]
+    assert all(math.isfinite(value) for figures in done.figures for value in figures.values())
+    assert 0 <= losses[-1] < losses[0]  # cross-entropies all
+    assert done.figures[0]["prm/gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("objective", [Prime(), StepCrossEntropy()])
+def test_objectives_that_learn_from_outcomes_need_a_verifier(objective: PRMObjective) -> None:
+    with pytest.raises(
+        ValueError, match=f"objective {type(objective).__name__} learns from outcomes: it needs a verifier"
+    ):
+        make_module(objective=objective, advantage=PRM_ONLY)
+
+
+def test_prime_reads_outcomes_and_no_expert() -> None:
+    def weights(train: list[Problem]) -> dict[str, torch.Tensor]:
+        module = make_module(objective=Prime(), verifier=EvenDigits())
+        return run(module, make_data(train, require_experts=False), steps=2).weights
+
+    without = weights([replace(p, solutions=()) for p in problems()])
+    assert distance(weights(with_experts()), without, "prm.") < 1e-6
+    assert distance(without, start_weights(make_module(verifier=EvenDigits())), "prm.") > 1e-3
+
+
+@pytest.mark.parametrize("arguments", [{"kind": "q_head"}, {"kind": "implicit"}], ids=str)
+def test_a_frozen_prm_from_a_checkpoint_scores_as_it_did(arguments: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "trained.ckpt"
+    trained = run(make_module(prm=PRM(**arguments)), steps=3)
+    trained.trainer.save_checkpoint(path)
+    frozen = run(make_module(prm=PRM(**arguments, weights=str(path)), schedule=Schedule(prm_updates=0)), steps=2)
+    assert distance(frozen.weights, trained.weights, "prm.") == 0
+    assert distance(frozen.weights, trained.weights, "policy.") > 0  # the policy started anew, and moved
+    assert "prm/gradient_norm" not in frozen.figures[0]
+    assert frozen.figures[0]["prm/reward_policy"] != 0  # a fresh PRM would give 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file: .*none.ckpt; give the checkpoint"),
+        ({"policy.x": torch.zeros(1)}, "does not fit kind 'q_head': it holds no PRM"),
+        ({"prm.action.weight": torch.zeros(2, 2)}, "does not fit kind 'q_head': its PRM has another kind or size"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "none.ckpt"
+    if content is not None:
+        torch.save({"state_dict": content}, path)
+    with pytest.raises(ValueError, match=message):
+        run(make_module(prm=PRM(weights=str(path))))
 
 
 def test_kl_of_the_first_step_is_zero_and_then_positive() -> None:
@@ -233,12 +316,12 @@ def test_every_estimator_trains(estimator: Any) -> None:
 def test_corrected_rollouts_become_pseudo_experts() -> None:
     def share(corrected: Any, verifier: Verifier) -> float:
         irl = IRL(corrected=corrected, experts_in_z=False)
-        return run(make_module(irl=irl, verifier=verifier)).figures[0]["prm/expert_share"]
+        return run(make_module(objective=irl, verifier=verifier)).figures[0]["prm/expert_share"]
 
     assert share("copy", RIGHT) == pytest.approx(1 / 4)  # one expert and three right rollouts a prompt
     assert share("ignore", RIGHT) == pytest.approx(1.0)
     # `move` takes every right rollout out of Z: no background is left, and no prompt is used.
-    moved = run(make_module(irl=IRL(corrected="move", experts_in_z=False), verifier=RIGHT)).figures[0]
+    moved = run(make_module(objective=IRL(corrected="move", experts_in_z=False), verifier=RIGHT)).figures[0]
     assert (moved["prm/prompts_used"], moved["prm/prompts_skipped"]) == (0, 4)
 
 
@@ -332,7 +415,7 @@ def test_wrong_experts_are_dropped_or_join_the_background() -> None:
     assert dropped["prompts/experts_dropped"] == 4  # the only one of each of 4 prompts
     assert "prm/reward_expert" not in dropped
     assert dropped["prm/prompts_skipped"] == 4
-    kept = run(make_module(verifier=WRONG, irl=IRL(wrong_experts="background"))).figures[0]
+    kept = run(make_module(verifier=WRONG, objective=IRL(wrong_experts="background"))).figures[0]
     assert kept["prompts/experts_dropped"] == 0
     assert "prm/reward_expert" in kept
     assert kept["prm/prompts_skipped"] == 4  # in the background they are no positives
@@ -364,7 +447,7 @@ def test_a_wrong_expert_leaves_the_right_ones_and_experts_are_judged_once() -> N
     assert first["prm/prompts_used"] == 4
     assert len(verifier.asked) == 8  # four prompts, two experts each, in two iterations over the same prompts
     # Where the only difference is an expert in the background, the PRM learns something else.
-    other = run(make_module(verifier=verifier, irl=IRL(wrong_experts="background")), make_data(train), steps=2)
+    other = run(make_module(verifier=verifier, objective=IRL(wrong_experts="background")), make_data(train), steps=2)
     assert other.figures[1]["prm/ranking_loss"] != second["prm/ranking_loss"]
 
 
@@ -488,7 +571,7 @@ def validated(module: RePIRL, **options: Any) -> dict[str, float]:
 def test_validation_without_a_verifier_has_no_accuracy() -> None:
     found = validated(make_module(advantage=PRM_ONLY))
     assert found.keys() == {
-        f"val/{kind}_{name}" for kind in ("greedy", "sampled") for name in ("tokens", "finished", "has_answer")
+        f"val/{kind}_{name}" for kind in ("greedy", "sampled") for name in ("tokens", "truncated", "unparsable")
     }
     assert 1 <= found["val/greedy_tokens"] <= 10
 

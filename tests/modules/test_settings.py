@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from repirl.models.prm import PRM
-from repirl.modules.settings import IRL, PromptFilter
+from repirl.modules.prm_objectives import IRL
+from repirl.modules.prompt_filter import PromptFilter
 from repirl.rollout.transformers import InProcess
 from tests.modules.tiny import EvenDigits, make_module, run
 
@@ -15,10 +16,10 @@ from tests.modules.tiny import EvenDigits, make_module, run
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"corrected": "move"}, "irl: corrected 'move' with experts_in_z leaves a corrected rollout no counter-force"),
+        ({"corrected": "move"}, "IRL: corrected 'move' with experts_in_z leaves a corrected rollout no counter-force"),
         ({"corrected": "move", "experts_in_z": True}, "use corrected 'copy', or experts_in_z false"),
-        ({"expert_weight": 0.0}, "irl: expert_weight must be > 0, not 0.0"),
-        ({"expert_weight": -1.0}, "irl: expert_weight must be > 0, not -1.0"),
+        ({"expert_weight": 0.0}, "IRL: expert_weight must be > 0, not 0.0"),
+        ({"expert_weight": -1.0}, "IRL: expert_weight must be > 0, not -1.0"),
     ],
 )
 def test_irl_settings_are_checked(arguments: dict[str, Any], message: str) -> None:
@@ -54,4 +55,4 @@ def test_a_prm_or_a_verifier_is_enough() -> None:
 
 def test_a_softmax_per_position_over_the_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="'per_position' is defined per prompt"):
-        run(make_module(irl=IRL(weighting="per_position", scope="batch")))
+        run(make_module(objective=IRL(weighting="per_position", scope="batch")))

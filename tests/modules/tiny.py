@@ -62,6 +62,22 @@ class EvenDigits(Verifier):
         """Nothing to end."""
 
 
+class Containing(Verifier):
+    """Right are the written solutions, and responses that contain a text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def verify(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
+        right = [
+            self.text in text or text in problem.solutions for problem, text in zip(problems, responses, strict=True)
+        ]
+        return [Verdict(r, "equal" if r else "not_equal") for r in right]
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
 class Always(Verifier):
     """The same verdict for everything."""
 

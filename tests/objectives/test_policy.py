@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from repirl.objectives.policy import clipped_surrogate, kl_estimate, was_clipped
+from repirl.objectives.policy import clipped_surrogate, kl_estimate, policy_objective, was_clipped
 
 # rho:                         inside   above   below   inside   above   below
 RHO = torch.tensor([[1.1, 1.5, 0.5, 0.9, 1.5, 0.5]], dtype=torch.float64)
@@ -107,3 +107,44 @@ def test_expected_values_and_gradients_are_those_of_the_kl() -> None:
         estimate = kl_estimate(log_probs=log_probs, reference_log_probs=reference, estimator=estimator)
         (got,) = torch.autograd.grad((probabilities.detach() * estimate).sum(), logits, retain_graph=True)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_the_policy_s_objective_adds_entropy_and_takes_the_kl() -> None:
+    # rho = 1.1, 1.5; A = 2, -2: surrogate 2.2, -3. Entropy .5, .8 times .1: +.05, +.08.
+    # pi / start = 2, 1/2: k3 = 1/2 - 1 + ln 2, 2 - 1 - ln 2, times .2, is taken off.
+    log_probs = torch.tensor([[0.4, 0.2]], dtype=torch.float64).log()
+    rho = torch.tensor([[1.1, 1.5]], dtype=torch.float64)
+    arguments = {
+        "log_probs": log_probs,
+        "entropy": torch.tensor([[0.5, 0.8]], dtype=torch.float64),
+        "behaviour_log_probs": log_probs - rho.log(),
+        "advantages": torch.tensor([[2.0, -2.0]], dtype=torch.float64),
+        "reference_log_probs": torch.tensor([[0.2, 0.4]], dtype=torch.float64).log(),
+    }
+    ln2 = math.log(2)
+    got = policy_objective(**arguments, entropy_coef=0.1, kl_coef=0.2)
+    close(got.value, [2.25 - 0.2 * (ln2 - 0.5), -2.92 - 0.2 * (1 - ln2)])
+    close(got.kl, [ln2 - 0.5, 1 - ln2])
+    close(got.behaviour_gap, [math.log(1.1), math.log(1.5)])
+    assert got.clipped.tolist() == [[False, False]]
+    close(policy_objective(**arguments, entropy_coef=0.1).value, [2.25, -2.92])
+    close(policy_objective(**arguments, clip_high=0.05).value, [2.1, -3])
+
+
+def test_entropy_is_a_bonus() -> None:
+    """Without advantages a step on the objective makes a policy less sure (the paper's eq. 6 prints the other sign)."""
+    logits = torch.tensor([[2.0, 0.0, -1.0]], dtype=torch.float64).requires_grad_()
+
+    def entropy(at: Tensor) -> Tensor:
+        return -(at.softmax(-1) * at.log_softmax(-1)).sum(-1, keepdim=True)
+
+    log_probs = logits.log_softmax(-1)[:, :1]
+    value = policy_objective(
+        log_probs=log_probs,
+        entropy=entropy(logits),
+        behaviour_log_probs=log_probs.detach(),
+        advantages=torch.zeros_like(log_probs),
+        entropy_coef=0.1,
+    ).value
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert entropy(logits + gradient) > entropy(logits) + 1e-3

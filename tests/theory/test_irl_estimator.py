@@ -1,164 +1,164 @@
-"""The core estimator against the exact gradient of the max-ent likelihood, on a token MDP that can be enumerated."""
+"""The core estimator against the exact gradient, by enumeration: where it is exact, its bias, its loss."""
 
-import itertools
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from repirl.objectives.irl import irl_coefficients
-from tests.theory.tiny_mdp import Enumerated, enumerate_all, exact_gradient, random_table
+from tests.theory.estimators import (
+    ascents,
+    contrast,
+    discriminator,
+    every_draw,
+    expected_ascent,
+    irl,
+    pooled,
+    slope,
+    target,
+    world,
+)
+from tests.theory.tiny_mdp import enumerate_all, exact_gradient, random_table
 
-ALL = enumerate_all()
-EVERY = torch.arange(len(ALL.mask))
-REWARD = random_table(1)
-POLICY = random_table(2, scale=0.7)
-EXPERT = (ALL.log_prob(random_table(3))).exp()
-
-
-def minus_loss_gradient(
-    rollouts: Tensor,
-    experts: Tensor,
-    log_ratio: Tensor,
-    reward: Tensor,
-    shares: Tensor | None = None,
-    **switches: object,
-) -> Tensor:
-    """-dL/d(reward table), comparable with `exact_gradient`; rollouts and experts index ALL, log_ratio is a [M, T] table.
-
-    shares: the weight of each expert; equal if None.
-    """
-    index = torch.cat([rollouts, experts])
-    rows = ALL.rows(index)
-    table = reward.clone().requires_grad_()
-    rewards = rows.values(table)
-    is_expert = torch.arange(len(index)) >= len(rollouts)
-    shares = torch.cat([torch.zeros(len(rollouts)), torch.ones(len(experts)) if shares is None else shares])
-    terms = irl_coefficients(
-        rewards=rewards.detach(),
-        log_ratio=log_ratio[index],
-        response_mask=rows.mask,
-        group=torch.zeros(len(index), dtype=torch.long),
-        positive_weight=shares,
-        background=~is_expert,
-        **switches,
-    )
-    (gradient,) = torch.autograd.grad(-(terms.token * rewards).sum(), table)
-    return gradient
+WORLD = world()
+SMALL = world(horizon=2)  # seven trajectories: every draw of eight rollouts can be listed
+EVERY = torch.arange(len(WORLD.rows))
+TRUE = replace(SMALL, reward=SMALL.rows.policy_of(SMALL.expert))  # p_phi = p_D
 
 
 def test_trajectories_are_a_distribution() -> None:
-    assert len(ALL.mask) == 1 + 2 + 4 + 8 + 16
-    assert torch.isclose(ALL.log_prob(POLICY).exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+    rows = enumerate_all()
+    assert len(rows) == 1 + 2 + 4 + 8 + 16
+    policy = random_table(2)
+    assert torch.isclose(rows.log_prob(policy).exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+    # and back: the policy with these trajectories is the one that made them
+    torch.testing.assert_close(rows.policy_of(rows.log_prob(policy).exp()), policy.log_softmax(-1))
+    assert len(enumerate_all(2)) == 1 + 2 + 4
 
 
 def test_exact_when_every_trajectory_is_listed_once() -> None:
-    # With N = all trajectories and proposal density 1 each, the softmax of R *is* p_phi: equality to rounding.
-    zero = torch.zeros(ALL.mask.shape, dtype=torch.float64)
-    expected = exact_gradient(ALL, REWARD, EXPERT)
-    got = minus_loss_gradient(EVERY, EVERY, zero, REWARD, EXPERT, experts_in_z=False)
+    # With N = all trajectories and q uniform over them, the softmax of R *is* p_phi: equality to rounding.
+    uniform = torch.full((len(WORLD.rows),), 1 / len(WORLD.rows), dtype=torch.float64)
+    listed = replace(WORLD, policy=WORLD.rows.policy_of(uniform))
+    expected = exact_gradient(WORLD.rows, WORLD.reward, WORLD.expert)
     assert expected.abs().max() > 0.05
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ascents(listed, EVERY[None], irl())[0], expected, rtol=0, atol=1e-12)
+
+
+# ---- bias
+
+
+def leading_bias(weighting: str, experts_in_z: bool) -> Tensor:
+    """The 1/M term of the estimate's bias, by the delta method: E_q[u^2 (grad R - mean)], u = target / q.
+
+    With the expert in its softmax also - E_D[u (grad R - mean)]: its own weight is about u / M.
+    """
+    aim = target(SMALL, weighting)
+    u = aim / SMALL.q
+    second = aim * u - (SMALL.expert * u if experts_in_z else 0)
+    return contrast(SMALL, second, second.sum() * aim)
 
 
 @pytest.mark.parametrize("experts_in_z", [False, True])
-def test_sequence_weights_converge_to_the_exact_gradient(experts_in_z: bool) -> None:
-    # Error falls about as 1/sqrt(M): from M = 64 to 65536 it must shrink about 32-fold; 12 leaves room.
-    expected = exact_gradient(ALL, REWARD, EXPERT)
-    log_ratio = -ALL.values(POLICY.log_softmax(-1))
-    probabilities = ALL.log_prob(POLICY).exp()
-    generator = torch.Generator().manual_seed(0)
-
-    def error(samples: int) -> float:
-        squared = []
-        for _ in range(12):
-            rollouts = torch.multinomial(probabilities, samples, replacement=True, generator=generator)
-            gradient = minus_loss_gradient(rollouts, EVERY, log_ratio, REWARD, EXPERT, experts_in_z=experts_in_z)
-            squared.append((gradient - expected).square().sum())
-        return float((torch.stack(squared).mean() / expected.square().sum()).sqrt())
-
-    few, many = error(64), error(65536)
-    assert few / many > 12
-    assert many < 0.05
+@pytest.mark.parametrize("weighting", ["sequence", "length_normalized"])
+def test_the_bias_of_self_normalised_weights_falls_as_one_over_m(weighting: str, experts_in_z: bool) -> None:
+    limit = contrast(SMALL, SMALL.expert, target(SMALL, weighting))
+    objective, sizes = irl(weighting=weighting, experts_in_z=experts_in_z), [1, 2, 4, 6]
+    bias = [expected_ascent(SMALL, objective, m) - limit for m in sizes]
+    found = [float(b.norm()) for b in bias]
+    assert abs(slope(sizes[1:], found[1:]) + 1) < 0.25, found
+    # M x bias goes to the delta method's constant, and what is left falls too
+    leading = leading_bias(weighting, experts_in_z)
+    rest = [float((m * b - leading).norm() / leading.norm()) for m, b in zip(sizes, bias, strict=True)]
+    assert rest[3] < 0.3, rest
+    assert rest[3] < 0.8 * rest[2] < 0.6 * rest[1], rest
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "length_normalized"])
-def test_other_weightings_converge_elsewhere(weighting: str) -> None:
-    # uniform targets q; length_normalized targets q^(1-1/len) exp(R)^(1/len): computed here in closed form.
-    log_q = ALL.log_prob(POLICY)
-    lengths = ALL.mask.sum(-1)
-    energy = ALL.values(REWARD).sum(-1)
-    target = log_q.exp() if weighting == "uniform" else (log_q * (1 - 1 / lengths) + energy / lengths).softmax(0)
-    table = REWARD.clone().requires_grad_()
-    values = ALL.values(table).sum(-1)
-    (expected,) = torch.autograd.grad(((EXPERT - target) * values).sum(), table)
-    generator = torch.Generator().manual_seed(0)
-    rollouts = torch.multinomial(log_q.exp(), 1_000_000, replacement=True, generator=generator)
-    log_ratio = -ALL.values(POLICY.log_softmax(-1))
-    got = minus_loss_gradient(rollouts, EVERY, log_ratio, REWARD, EXPERT, weighting=weighting, experts_in_z=False)
-    exact = exact_gradient(ALL, REWARD, EXPERT)
-    assert (got - expected).norm() / expected.norm() < 0.03
-    assert (expected - exact).norm() / exact.norm() > 0.15
+def test_uniform_weights_have_no_bias_about_their_limit() -> None:
+    limit = contrast(SMALL, SMALL.expert, SMALL.q)
+    for samples in (1, 3):
+        assert (expected_ascent(SMALL, irl(weighting="uniform"), samples) - limit).abs().max() < 1e-12
 
 
-def expected_gradient(reward: Tensor, positives: int, **switches: object) -> Tensor:
-    """Expectation over 2 rollouts of q and `positives` experts of p_D, by enumeration of every draw."""
-    log_q = ALL.log_prob(POLICY)
-    log_ratio = -ALL.values(POLICY.log_softmax(-1))
-    total = torch.zeros_like(reward)
-    for rollouts in itertools.combinations_with_replacement(EVERY.tolist(), 2):
-        ways = 1 if rollouts[0] == rollouts[1] else 2
-        weight = ways * log_q[list(rollouts)].sum().exp()
-        for experts in itertools.product(EVERY.tolist(), repeat=positives):
-            probability = EXPERT[list(experts)].prod()
-            if probability * weight > 0:
-                total += (
-                    weight
-                    * probability
-                    * minus_loss_gradient(torch.tensor(rollouts), torch.tensor(experts), log_ratio, reward, **switches)
-                )
-    return total
+def test_ranking_nce_is_unbiased_at_the_true_model_and_the_others_are_not() -> None:
+    # At p_phi = p_D the expected gradient must vanish, whatever q and however few the rollouts.
+    for samples in (1, 2, 4):
+        assert expected_ascent(TRUE, irl(experts_in_z=True), samples).abs().max() < 1e-12
+        assert expected_ascent(TRUE, irl(), samples).abs().max() > 0.01
+        # the discriminator's z is estimated from the same few rows
+        assert expected_ascent(TRUE, discriminator("sequence"), samples).abs().max() > 0.001
+    # On the longer MDP too.
+    longer = replace(WORLD, reward=WORLD.rows.policy_of(WORLD.expert))
+    assert expected_ascent(longer, irl(experts_in_z=True), 2).abs().max() < 1e-12
 
 
-def test_ranking_nce_is_unbiased_at_the_true_model_and_plain_weights_are_not() -> None:
-    # At R = log p_D (p_phi = p_D) the expected gradient must vanish, whatever q, even with 2 rollouts.
-    true_reward = random_table(3).log_softmax(-1)
-    ranking = expected_gradient(true_reward, 1, experts_in_z=True)
-    plain = expected_gradient(true_reward, 1, experts_in_z=False)
-    assert ranking.abs().max() < 1e-12
-    assert plain.abs().max() > 0.01
+@pytest.mark.parametrize("form", ["sequence", "token"])
+def test_the_discriminator_s_bias_at_the_true_model_falls_as_one_over_m(form: str) -> None:
+    sizes = [2, 4, 8]
+    place = TRUE
+    if form == "token":  # whose rest is elsewhere, see test_limits; its denominators are random lengths
+        rows = TRUE.rows
+        reach = [rows.occupancy(p).sum(-1) for p in (TRUE.expert, TRUE.q)]
+        shift = ((TRUE.expert * rows.lengths).sum() / (TRUE.q * rows.lengths).sum()).log()
+        place = replace(TRUE, reward=TRUE.reward + (reach[0] / reach[1]).log().nan_to_num()[:, None] - shift)
+    found = [float(expected_ascent(place, discriminator(form), m).norm()) for m in sizes]
+    assert abs(slope(sizes, found) + 1) < 0.25, found
+
+
+def test_several_experts_in_one_softmax_are_biased_even_at_the_true_model() -> None:
+    """Every draw of two experts and two rollouts; one softmax an expert has none of this."""
+    rollouts, of_rollouts = every_draw(TRUE, 2)
+    experts, of_experts = every_draw(replace(TRUE, policy=TRUE.reward), 2)
+    pairs = torch.cartesian_prod(torch.arange(len(rollouts)), torch.arange(len(experts)))
+    probability = of_rollouts[pairs[:, 0]] * of_experts[pairs[:, 1]]
+    assert torch.isclose(probability.sum(), torch.tensor(1.0, dtype=torch.float64))
+
+    def expectation(objective: Any) -> Tensor:
+        found = ascents(TRUE, rollouts[pairs[:, 0]], objective, experts=experts[pairs[:, 1]])
+        return torch.einsum("g,gsa->sa", probability, found)
+
+    assert expectation(irl(experts_in_z=True)).abs().max() < 1e-12
+    assert expectation(pooled).abs().max() > 0.01
+    # With one expert the two are the same.
+    single = torch.arange(len(TRUE.rows))[:, None]
+    few = rollouts[:7]
+    torch.testing.assert_close(
+        ascents(TRUE, few, pooled, experts=single), ascents(TRUE, few, irl(experts_in_z=True), experts=single)
+    )
 
 
 def test_each_of_several_experts_has_its_own_softmax() -> None:
     # Two experts at once: the coefficients are the mean of the two one-expert calls, not one pooled softmax.
-    log_ratio = -ALL.values(POLICY.log_softmax(-1))
-    rollouts, experts = torch.tensor([0, 5, 9]), torch.tensor([2, 20])
-    both = minus_loss_gradient(rollouts, experts, log_ratio, REWARD)
-    single = [minus_loss_gradient(rollouts, experts[i : i + 1], log_ratio, REWARD) for i in range(2)]
+    rollouts, experts = torch.tensor([[0, 5, 9]]), torch.tensor([[2, 20]])
+    both = ascents(WORLD, rollouts, irl(experts_in_z=True), experts=experts)
+    single = [ascents(WORLD, rollouts, irl(experts_in_z=True), experts=experts[:, i : i + 1]) for i in range(2)]
     torch.testing.assert_close(both, (single[0] + single[1]) / 2, rtol=0, atol=1e-14)
+    assert (both - ascents(WORLD, rollouts, pooled, experts=experts)).abs().max() > 0.01
 
 
 def test_the_ranking_loss_is_the_value_whose_gradient_is_followed() -> None:
-    log_ratio = -ALL.values(POLICY.log_softmax(-1))
     index = torch.tensor([0, 5, 9, 9, 2, 20])
-    rows = Enumerated(*(x[index] for x in (ALL.state, ALL.action, ALL.mask)))
+    rows = WORLD.rows.rows(index)
     is_expert = torch.tensor([False] * 4 + [True] * 2)
 
-    def terms(table: Tensor):
+    def terms(table: Tensor) -> Any:
         return irl_coefficients(
             rewards=rows.values(table),
-            log_ratio=log_ratio[index],
+            log_ratio=WORLD.log_ratio[index],
             response_mask=rows.mask,
             group=torch.zeros(6, dtype=torch.long),
             positive_weight=is_expert.double(),
             background=~is_expert,
         )
 
-    table = REWARD.clone().requires_grad_()
-    (analytic,) = torch.autograd.grad((terms(table.detach()).token * rows.values(table)).sum(), table)
+    analytic = rows.table(terms(WORLD.reward).token)
     for state, action in [(0, 0), (int(rows.state[4, 1]), int(rows.action[4, 1]))]:
-        shift = torch.zeros_like(REWARD)
+        shift = torch.zeros_like(WORLD.reward)
         shift[state, action] = 1e-6
-        numeric = (terms(REWARD + shift).ranking_loss - terms(REWARD - shift).ranking_loss) / 2e-6
+        numeric = (terms(WORLD.reward + shift).ranking_loss - terms(WORLD.reward - shift).ranking_loss) / 2e-6
         assert abs(float(analytic[state, action])) > 1e-3
         torch.testing.assert_close(analytic[state, action], numeric, rtol=1e-6, atol=1e-9)

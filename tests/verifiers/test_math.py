@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentError, ArgumentParser
 
 from repirl.structs import Problem, Verdict, Verifier
 from repirl.verifiers import math_pool
@@ -61,128 +62,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> bool:
     return False
 
 
-# What is equal -----------------------------------------------------------------------------------------------------
-
-EQUAL = [
-    (r"\frac{1}{2}", "0.5"),
-    (r"\frac{1}{2}", "2/4"),
-    (r"\frac{1}{2}", r"\dfrac12"),
-    (r"-\frac{3}{4}", "-0.75"),
-    ("1/3", "0.333333"),  # a rounded decimal, to six places
-    (r"1\frac{1}{2}", "1.5"),  # a mixed number
-    (r"\frac{7}{2}", "3½"),
-    (r"\frac{1}{6}", r"0.1\overline{6}"),
-    ("18", "18.00"),
-    ("-5", "- 5"),
-    ("-5", "\u22125"),  # the typographic minus
-    ("1234567", "1,234,567"),
-    ("10080", r"10,\!080"),
-    ("0.5", ".5"),
-    (r"2\sqrt{2}", r"\sqrt{8}"),
-    (r"\sqrt{2}", "1.414214"),
-    ("x^2+2x+1", "(x+1)^2"),
-    ("1", r"\sin^2 x + \cos^2 x"),
-    ("0", "1-1"),
-    ("x", r"\frac{2x}{2}"),
-    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"),
-    ("100000", r"1\times 10^5"),
-    ("120", "5!"),
-    ("2^{4950}", "4^{2475}"),
-    ("(1, -2)", r"\left(1,-2\right)"),
-    (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \pi/2)"),
-    ("[0, 1)", r"\left[0, \frac{2}{2}\right)"),
-    (r"(-\infty, 2) \cup (3, \infty)", r"(3,\infty)\cup(-\infty,2)"),
-    ("[-2, 3]", r"-2 \le x \le 3"),
-    (r"\{1, 2\}", r"\{2, 1\}"),
-    ("-2, 1", r"1 \text{ and } -2"),
-    (r"3 \pm \sqrt{2}", r"3-\sqrt{2}, 3+\sqrt{2}"),
-    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\\frac{4}{2}\end{pmatrix}"),
-    ("5", "x = 5"),
-    ("5", "x = 4+1 = 5"),
-    ("y = 2x+1", "2x - y + 1 = 0"),
-    (r"50\%", "50"),  # the percent policy: x% is x/100, and also x
-    (r"50\%", r"\frac{1}{2}"),
-    ("0.09", r"9\%"),
-    (r"62\frac{1}{2}\%", "0.625"),
-    (r"5\text{ cm}", "5"),  # an omitted unit is implied
-    ("5", "5 apples"),
-    ("10", r"10\text{ m/s}"),
-    ("60 mph", r"60\text{ miles per hour}"),
-    (r"864 \mbox{ inches}^2", r"864\text{ square inches}"),
-    (r"30^\circ", "30"),
-    (r"\$18.90", "18.9"),
-    (r"52_8", "52_{8}"),
-    (r"\text{Evelyn}", "evelyn"),
-    (r"\text{(C)}", "C"),
-    (r"2.5\cdot 10^{-7}", r"\frac{1}{4000000}"),
-]
-
-NOT_EQUAL = [
-    ("5", "-5"),
-    ("-5", "5"),
-    (r"\frac{1}{2}", r"\frac{1}{3}"),
-    (r"\frac{1}{2}", r"-\frac{1}{2}"),
-    ("0.333", r"\frac{1}{3}"),  # three places are not six
-    ("0.3333", "0.333"),  # plain decimals are compared exactly
-    ("12", "1 2"),
-    ("52", "5²"),
-    (r"\frac{31}{2}", "3½"),
-    ("1234", "1, 234"),
-    ("100, 200", "100,200"),  # a list, and a hundred thousand
-    ("(1, 234)", "1234"),
-    ("x+1", "x-1"),
-    (r"\sin x", r"\cos x"),
-    ("x^2", "y^2"),
-    ("(1, 2)", "(2, 1)"),
-    ("(1, 2)", "[1, 2]"),
-    ("(1, 2)", r"\{1, 2\}"),
-    ("[0, 1)", "[0, 1]"),
-    (r"\{1, 2\}", r"\{1, 3\}"),
-    ("1, 2", "1, 2, 3"),
-    (r"\infty", r"-\infty"),
-    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
-    ("2+3i", "2-3i"),
-    ("0.0000001", "0.0000002"),  # equal to six places
-    (r"10^{-7}", r"\frac{2}{10^7}"),
-    ("2^{-99}", "2^{-98}"),
-    ("2^{-99}x", "2^{-98}x"),
-    (r"\{10^{-7}\}", r"\{2\cdot 10^{-7}\}"),
-    (r"\sqrt{2}", r"\sqrt{2}+10^{-20}"),
-    ("0", "10^{-30}"),
-    ("5", "4 = 5"),  # a contradiction proves nothing
-    ("5", "x = 4 = 5"),
-    ("5", "2+2=5"),
-    ("x=5", "y=5"),
-    (r"5\text{ cm}", r"5\text{ m}"),
-    ("5 cm", "5 m"),
-    ("5cm", "5m"),
-    (r"15\text{ cm}^2", r"15\text{ cm}"),
-    ("4:30 p.m.", "4:30 a.m."),
-    (r"10\text{ m/s}", "10 km/h"),
-    ("4", r"4 \text{ or more}"),
-    ("4", "x > 4"),
-    ("3 ab", "3"),  # a product, not a unit
-    (r"5\text{ million}", "5"),
-    (r"50\%", "5"),
-    ("0.5", "50"),
-    ("52_8", "52_9"),
-    (r"\text{even}", r"\text{odd}"),
-    (r"\text{even}", "neve"),  # as products of letters they would be equal
-    ("C", "D"),
-    ("3", r"\frac{1}{0}"),
-    ("3", r"\frac"),
-    ("x", "???"),
-]
-
-
-@pytest.mark.parametrize(("gold", "answer"), EQUAL)
-def test_equal(shared: MathVerifier, gold: str, answer: str) -> None:
-    assert ask(shared, gold, answer) == ["equal"]
-
-
-@pytest.mark.parametrize(("gold", "answer"), NOT_EQUAL)
-def test_not_equal(shared: MathVerifier, gold: str, answer: str) -> None:
-    assert ask(shared, gold, answer) == ["not_equal"]
+# What is an answer, and its normal form. What is equal: test_math_cases.py ---------------------------------------
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -218,9 +98,64 @@ def test_the_last_readable_answer_is_taken(response: str, expected: str | None) 
     assert extract_answer(response) == expected
 
 
-def test_the_marker_is_a_choice() -> None:
-    assert extract_answer("Answer: 7", marker="Answer:") == "7"
-    assert extract_answer("#### 7", marker=None) is None
+def test_extraction_is_a_choice_and_an_order() -> None:
+    assert extract_answer("Answer: 7", extraction=["Answer:"]) == "7"
+    assert extract_answer("#### 7", extraction=["box"]) is None
+    both = "#### 7\n" + r"\boxed{8}"
+    assert extract_answer(both, extraction=["box", "####"]) == "8"
+    assert extract_answer(both, extraction=["####", "box"]) == "7"
+    verifier = MathVerifier(extraction=["answer is", "box"])
+    problem = Problem(id="a", text="?", answer="7")
+    responses = ["so the answer is 7\nDone.", r"\boxed{7}", "#### 7", r"\boxed{7}, or the answer is 8"]
+    assert [v.status for v in verifier.verify([problem] * 4, responses)] == ["equal", "equal", "no_answer", "not_equal"]
+    assert copy.deepcopy(verifier).verify([problem], responses[:1])[0].status == "equal"
+    for wrong in ("box", [], ["box", " "]):
+        with pytest.raises(ValueError, match="must be a list"):
+            MathVerifier(extraction=wrong)
+
+
+def test_extraction_is_read_from_yaml() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Verifier, "verifier")
+    settings = {"class_path": "repirl.verifiers.math.MathVerifier", "init_args": {"extraction": ["box", "answer is"]}}
+    verifier = parser.instantiate(parser.parse_string(json.dumps({"verifier": settings}))).verifier
+    assert verifier.verify([Problem(id="a", text="?", answer="7")], ["The answer is 7"])[0].status == "equal"
+    with pytest.raises(ArgumentError, match="extraction"):
+        parser.parse_string(json.dumps({"verifier": settings | {"init_args": {"extraction": 7}}}))
+
+
+def test_golds_that_cannot_be_read_are_found(shared: MathVerifier) -> None:
+    golds = {
+        "plain": "18", "fraction": r"\frac{1}{2}", "words": r"\text{Evelyn}", "unit": r"15\mbox{ cm}^2", "percent": "62.5%",
+        "gsm8k": "so 6 x 3 = 18\n#### 18", "algebra": "x^2+1", "interval": r"(-\infty, 2) \cup (3, \infty)", "letter": "C",
+        "matrix": r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "none": None,
+        "empty": " ", "cut": r"\frac{1}{", "huge": "9^{9^9}", "long": "x" * 3_000, "no value": r"\frac{1}{0}", "marks": "???",
+    }  # fmt: skip
+    problems = [Problem(id=name, text="?", answer=gold) for name, gold in golds.items()]
+    wrong = ("empty", "cut", "huge", "long", "no value", "marks")
+    assert shared.check_golds(problems) == [(name, golds[name]) for name in wrong]
+    assert shared.check_golds([]) == []
+
+
+def test_a_gold_is_not_blamed_for_a_failing_machine(caplog: pytest.LogCaptureFixture) -> None:
+    verifier = MathVerifier(memory_mib=256)
+    done = threading.Event()
+
+    def kill_on_sight() -> None:
+        while not done.is_set():
+            for pid in verifier.worker_pids:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_on_sight)
+    killer.start()
+    try:
+        with pytest.raises(RuntimeError, match="died twice on the gold answer 'x\\+1'"):
+            verifier.check_golds([Problem(id="a", text="?", answer="x+1")])
+    finally:
+        done.set()
+        killer.join()
+        verifier.close()
 
 
 # The protocol ------------------------------------------------------------------------------------------------------

@@ -554,14 +554,12 @@ def test_run_uses_one_shared_sandbox():
     assert module._shared().pids == first
 
 
-def test_a_lost_server_is_replaced_and_only_a_second_loss_is_an_infrastructure_error(caplog):
+def test_a_lost_server_is_replaced_and_only_a_second_loss_is_an_infrastructure_error():
     pool = Sandbox(workers=1)
     assert pool.run(asserts(INCREMENT, "assert f(1) == 2")).passed is True
     os.kill(pool.pids[0], 9)
     time.sleep(0.1)
-    with caplog.at_level(logging.WARNING):
-        assert pool.run(asserts(INCREMENT, "assert f(1) == 2")).passed is True
-    assert "lost a server" in caplog.text
+    assert pool.run(asserts(INCREMENT, "assert f(1) == 2")).passed is True
 
     stop = threading.Event()
 

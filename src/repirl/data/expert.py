@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from repirl.data.contamination import Overlap, overlap
 from repirl.data.loaders import EvalLoader, PromptBatch, TrainLoader, check_positive
+from repirl.data.math import last_boxed
 from repirl.data.prompts import PromptSampler, UniformSampler
+from repirl.data.sets import Sets, loaded, named
 from repirl.data.sources import Source
-from repirl.structs import Codec, Expert, Problem, Prompt
+from repirl.structs import Codec, Expert, Problem, Prompt, Verifier
 
 _log = logging.getLogger(__name__)
-_BOX = re.compile(r"\\boxed\s*\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_LISTED = 50  # unreadable golds in one log message
 
 
 @dataclass(slots=True)
 class PreparationReport:
-    """What became of a split's problems and solutions. The first three counts are problems, the others solutions."""
+    """What became of a split's problems and solutions. The first four counts are problems, the others solutions."""
 
     kept: int = 0
+    golds_unreadable: int = 0
     prompts_too_long: int = 0
     without_expert: int = 0
     experts_too_long: int = 0
@@ -35,22 +37,9 @@ class PreparationReport:
     answers_appended: int = 0
 
 
-def has_boxed(text: str) -> bool:
-    r"""Whether the text holds a `\boxed{...}` that is closed and not empty. An escaped brace is not a brace."""
-    for box in _BOX.finditer(text):
-        depth = 1
-        for brace in _BRACE.finditer(text, box.end()):
-            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-            if depth == 0:
-                if text[box.end() : brace.start()].strip():
-                    return True
-                break
-    return False
-
-
 def final_answer_appended(solution: str, answer: str | None) -> str:
     """The solution, with the final answer in the rollouts' format where it lacks one and the answer is known."""
-    if answer is None or has_boxed(solution):
+    if answer is None or last_boxed(solution) is not None:
         return solution
     return f"{solution}\nThe answer is \\boxed{{{answer}}}."
 
@@ -71,7 +60,7 @@ def encode_problem(
     """
     experts: list[Expert] = []
     try:
-        token_ids = codec.encode_prompt(problem.text)
+        token_ids = codec.encode_prompt(problem.prompt or problem.text)
         if len(token_ids) > max_prompt_tokens:
             report.prompts_too_long += 1
             return None
@@ -122,21 +111,37 @@ def encode_problems(
     return prompts, report
 
 
-def overlap(first: Iterable[Problem], second: Iterable[Problem]) -> list[str]:
-    """Ids of the problems in `second` whose letters and digits equal those of one in `first`."""
-    texts = {_letters_and_digits(problem.text) for problem in first}
-    return [problem.id for problem in second if _letters_and_digits(problem.text) in texts]
+def _with_readable_golds(trainer: Trainer, split: str, problems: Sequence[Problem]) -> Sequence[Problem]:
+    """The problems without those whose gold answer the module's verifier cannot read; the log lists these.
 
-
-def _letters_and_digits(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.casefold())
+    Rank zero alone asks the verifier, so that all ranks go on with the same problems. Evaluation leaves them out too:
+    there an answer spelled like the gold would count as right, and every other one would be masked.
+    """
+    verifier: Verifier | None = getattr(trainer.lightning_module, "verifier", None)
+    if verifier is None or split == "predict":
+        return problems
+    found = verifier.check_golds(problems) if trainer.is_global_zero else []
+    unreadable = dict(trainer.strategy.broadcast(found))
+    if unreadable and trainer.is_global_zero:
+        listed = "; ".join(f"{name!r}: {gold[:100]!r}" for name, gold in list(unreadable.items())[:_LISTED])
+        more = f"; and {len(unreadable) - _LISTED} more" if len(unreadable) > _LISTED else ""
+        _log.warning("%s: the verifier cannot read these gold answers, dropped: %s%s", split, listed, more)
+    return [problem for problem in problems if problem.id not in unreadable]
 
 
 def prepared(
-    trainer: Trainer | None, split: str, problems: Sequence[Problem], *, max_experts: int, require_experts: bool
+    trainer: Trainer | None,
+    split: str,
+    problems: Sequence[Problem],
+    *,
+    max_experts: int,
+    require_experts: bool,
+    dataset: str = "",
 ) -> list[Prompt]:
-    """The split's prompts by the codec and limits of the trainer's module; logs the report on rank zero.
+    """The prompts of a split, or of its set `dataset`, by the codec and limits of the trainer's module.
 
+    Logs the report on rank zero.
+    Where the module has a `verifier`, problems whose gold answer it cannot read are dropped (not from `predict`).
     Raises ValueError where no problem is left, or the module has no `codec` or no limits.
     """
     if trainer is None:
@@ -145,24 +150,36 @@ def prepared(
     for name in ("codec", "max_prompt_tokens", "max_response_tokens"):
         if getattr(module, name, None) is None:
             raise ValueError(f"{type(module).__name__} has no `{name}`; the data module needs it before setup")
+    readable = _with_readable_golds(trainer, split, problems)
     prompts, report = encode_problems(
-        problems,
+        readable,
         module.codec,
         max_prompt_tokens=module.max_prompt_tokens,
         max_response_tokens=module.max_response_tokens,
         max_experts=max_experts,
         require_experts=require_experts,
     )
+    report.golds_unreadable = len(problems) - len(readable)
     counts = ", ".join(f"{name} {count}" for name, count in asdict(report).items() if count)
+    where = f"{split} {dataset}".strip()
     if not prompts:
         raise ValueError(
-            f"{split}: none of {len(problems)} problems is usable ({counts}); raise max_prompt_tokens "
+            f"{where}: none of {len(problems)} problems is usable ({counts}); raise max_prompt_tokens "
             f"({module.max_prompt_tokens}) or max_response_tokens ({module.max_response_tokens}), or check the data"
         )
     if trainer.is_global_zero:
         dropped = report.prompts_too_long + report.experts_too_long + (len(problems) - report.kept)
-        _log.log(logging.WARNING if dropped else logging.INFO, "%s: %s of %d problems", split, counts, len(problems))
-    return prompts
+        _log.log(logging.WARNING if dropped else logging.INFO, "%s: %s of %d problems", where, counts, len(problems))
+    return [replace(prompt, dataset=dataset) for prompt in prompts] if dataset else prompts
+
+
+def prepared_sets(trainer: Trainer | None, split: str, problems: Mapping[str, Sequence[Problem]]) -> list[Prompt]:
+    """The prompts of all sets of an evaluation split, by name, one set after another; without experts."""
+    return [
+        prompt
+        for dataset, some in problems.items()
+        for prompt in prepared(trainer, split, some, max_experts=0, require_experts=False, dataset=dataset)
+    ]
 
 
 class ExpertData(LightningDataModule):
@@ -174,9 +191,10 @@ class ExpertData(LightningDataModule):
 
     Args:
         train: training problems.
-        val: problems of the validation loop.
-        test: problems of the test loop.
-        predict: problems of the predict loop; `problem` texts are enough.
+        val: problems of the validation loop, from one source or from several by name.
+        test: problems of the test loop, likewise.
+        predict: problems of the predict loop, likewise; `problem` texts are enough.
+        guard: sets by name that training problems must not overlap with, besides `val` and `test`.
         batch_prompts: prompts per iteration over all ranks together, split evenly.
         eval_batch_prompts: prompts per evaluation batch over all ranks together.
         max_experts: largest number of expert trajectories of a prompt; later ones are left out.
@@ -190,19 +208,23 @@ class ExpertData(LightningDataModule):
     def __init__(
         self,
         train: Source,
-        val: Source | None = None,
-        test: Source | None = None,
-        predict: Source | None = None,
+        val: Sets | None = None,
+        test: Sets | None = None,
+        predict: Sets | None = None,
         batch_prompts: int = 16,
         eval_batch_prompts: int = 64,
         max_experts: int = 4,
         require_experts: bool = True,
         sampler: PromptSampler | None = None,
         seed: int = 0,
+        guard: dict[str, Source] | None = None,
     ) -> None:
         super().__init__()
         check_positive(batch_prompts=batch_prompts, eval_batch_prompts=eval_batch_prompts, max_experts=max_experts)
-        self.sources: dict[str, Source | None] = {"train": train, "val": val, "test": test, "predict": predict}
+        self.train = train
+        self.sets = {"val": named(val), "test": named(test), "predict": named(predict)}
+        self.guard = named(guard)
+        self.overlaps: dict[str, Overlap] = {}
         self.batch_prompts, self.eval_batch_prompts = batch_prompts, eval_batch_prompts
         self.max_experts, self.require_experts = max_experts, require_experts
         self.sampler: PromptSampler = UniformSampler() if sampler is None else sampler
@@ -213,23 +235,26 @@ class ExpertData(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Loads and encodes what the stage needs. A fit without a restored state starts the prompt order anew."""
         stage = TrainerFn(stage).value
-        needed = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (stage,))
-        problems = {split: source.load() for split in needed if (source := self.sources[split]) is not None}
-        if stage != "fit" and not problems:
-            raise ValueError(f"ExpertData has no `{needed[0]}` source, which trainer.{stage} needs")
-        for split in problems:
-            self._prompts[split] = prepared(
-                self.trainer,
-                split,
-                problems[split],
-                max_experts=self.max_experts,
-                require_experts=self.require_experts and split == "train",
-            )
+        split = {"fit": "val", "validate": "val"}.get(stage, stage)
+        if stage != "fit" and not self.sets[split]:
+            raise ValueError(f"ExpertData has no `{split}` source, which trainer.{stage} needs")
+        problems = loaded(self.sets[split])
         if stage == "fit":
-            self._warn_of_overlap(problems)
-            self.sampler.start([prompt.problem.id for prompt in self._prompts["train"]], self.seed)
-            if self._restored is not None:
-                self._restore(self._restored)
+            self._set_up_training(held_out=problems)
+        if problems:
+            self._prompts[split] = prepared_sets(self.trainer, split, problems)
+
+    def _set_up_training(self, held_out: dict[str, list[Problem]]) -> None:
+        problems = self.train.load()
+        self._prompts["train"] = prepared(
+            self.trainer, "train", problems, max_experts=self.max_experts, require_experts=self.require_experts
+        )
+        if self._trainer().is_global_zero:
+            others = {"val": held_out, "test": loaded(self.sets["test"]), "guard": loaded(self.guard)}
+            self._report_overlaps(problems, others)
+        self.sampler.start([prompt.problem.id for prompt in self._prompts["train"]], self.seed)
+        if self._restored is not None:
+            self._restore(self._restored)
 
     def train_dataloader(self) -> TrainLoader:
         """This rank's share of the training batches."""
@@ -285,18 +310,15 @@ class ExpertData(LightningDataModule):
         digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
         return {"prompts": len(self._prompts["train"]), "ids": digest}
 
-    def _warn_of_overlap(self, problems: dict[str, list[Problem]]) -> None:
-        test = self.sources["test"]
-        held_out = {"val": problems.get("val", []), "test": [] if test is None else test.load()}
-        for split, others in held_out.items():
-            if (shared := overlap(problems["train"], others)) and self._trainer().is_global_zero:
-                _log.warning(
-                    "%d of %d %s problems are also training problems (first: %s): results on them are not held out",
-                    len(shared),
-                    len(others),
-                    split,
-                    shared[0],
-                )
+    def _report_overlaps(self, problems: list[Problem], others: dict[str, dict[str, list[Problem]]]) -> None:
+        """Counts problems of other sets that are training problems or nearly so; `overlaps` has them by set."""
+        for kind, sets in others.items():
+            for name, some in sets.items():
+                where = f"{kind} {name}".strip()
+                found = self.overlaps[where] = overlap(problems, some)
+                level = logging.WARNING if found.equal or found.near else logging.INFO
+                advice = ": results on them are not held out" if level == logging.WARNING else ""
+                _log.log(level, "%s: %s%s", where, found, advice)
 
     def _eval_loader(self, split: str) -> EvalLoader:
         trainer = self._trainer()

@@ -1,76 +1,105 @@
-"""Problems to evaluate on, without expert trajectories."""
+"""Mathematical problems in rows: statements and final answers, one function a schema."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from lightning import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
+from repirl.data.fields import as_scalar, as_text, as_texts, optional, required, shown
+from repirl.structs import Problem
 
-from repirl.data.expert import prepared
-from repirl.data.loaders import EvalLoader, PromptBatch, check_positive
-from repirl.data.sources import Source
-from repirl.structs import Prompt
+_BOX = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
-class MathData(LightningDataModule):
-    """Prompts for the validation, test and predict loops, without experts. A step gets a `list[Prompt]`.
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last `\boxed{...}` that is closed and not empty. An escaped brace is not a brace."""
+    found = None
+    for box in _BOX.finditer(text):
+        depth = 1
+        for brace in _BRACE.finditer(text, box.end()):
+            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+            if depth == 0:
+                found = text[box.end() : brace.start()].strip() or found
+                break
+    return found
 
-    Tokens are made in `setup` with the module's `codec`, `max_prompt_tokens` and `max_response_tokens`, so the module
-    must have them from its constructor on.
 
-    Args:
-        val: problems of the validation loop.
-        test: problems of the test loop.
-        predict: problems of the predict loop; `problem` texts are enough.
-        eval_batch_prompts: prompts per batch over all ranks together.
+def split_gsm8k(text: str, column: str) -> tuple[str, str]:
+    """Solution and answer of GSM8K's `<solution> #### <answer>`, calculator marks and thousands commas removed."""
+    solution, mark, answer = text.rpartition("####")
+    solution, answer = _ANNOTATION.sub("", solution).strip(), answer.replace(",", "").strip()
+    if not mark or not solution or not answer:
+        raise ValueError(f'field {column!r}: expected "<solution> #### <answer>", found {shown(text)}')
+    return solution, answer
 
-    Raises (in `setup`): ValueError for unusable data or a missing source.
-    """
 
-    def __init__(
-        self,
-        val: Source | None = None,
-        test: Source | None = None,
-        predict: Source | None = None,
-        eval_batch_prompts: int = 64,
-    ) -> None:
-        super().__init__()
-        check_positive(eval_batch_prompts=eval_batch_prompts)
-        self.sources: dict[str, Source | None] = {"val": val, "test": test, "predict": predict}
-        self.eval_batch_prompts = eval_batch_prompts
-        self._prompts: dict[str, list[Prompt]] = {}
+# ---- one function a schema: row and default id to a problem ----
 
-    def setup(self, stage: str) -> None:
-        """Loads and encodes the stage's problems."""
-        stage = TrainerFn(stage).value
-        if stage == "fit":
-            raise ValueError("MathData is for evaluation only; train with repirl.data.expert.ExpertData")
-        split = "val" if stage == "validate" else stage
-        source = self.sources[split]
-        if source is None:
-            raise ValueError(f"MathData has no `{split}` source, which trainer.{stage} needs")
-        self._prompts[split] = prepared(self.trainer, split, source.load(), max_experts=0, require_experts=False)
 
-    def val_dataloader(self) -> EvalLoader:
-        """This rank's share of the validation prompts."""
-        return self._eval_loader("val")
+def read_answered(row: Mapping[str, Any], default_id: str) -> Problem:
+    """Rows of `problem` or `question`, `answer`, and where known `solution` and an id."""
+    field = "problem" if "problem" in row else "question"
+    solution = optional(row, "solution", required=False)
+    return Problem(
+        id=_id(row, default_id),
+        text=as_text(required(row, field, "problem"), field),
+        answer=as_scalar(required(row, "answer", "answer"), "answer"),
+        solutions=(as_text(solution, "solution"),) if solution else (),
+    )
 
-    def test_dataloader(self) -> EvalLoader:
-        """This rank's share of the test prompts."""
-        return self._eval_loader("test")
 
-    def predict_dataloader(self) -> EvalLoader:
-        """This rank's share of the prompts to predict."""
-        return self._eval_loader("predict")
+def read_gsm8k(row: Mapping[str, Any], default_id: str) -> Problem:
+    """GSM8K as on the hub (`question`, `answer` with the solution), or rows that `read_answered` reads."""
+    if "problem" in row:
+        return read_answered(row, default_id)
+    text = as_text(required(row, "question", "problem"), "question")
+    solution, answer = split_gsm8k(as_text(required(row, "answer", "answer"), "answer"), "answer")
+    return Problem(id=_id(row, default_id), text=text, answer=answer, solutions=(solution,))
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch as a list; records stay where they are."""
-        return batch.prompts if isinstance(batch, PromptBatch) else batch
 
-    def _eval_loader(self, split: str) -> EvalLoader:
-        assert self.trainer is not None, "setup has checked it"
-        return EvalLoader(
-            self._prompts[split], self.eval_batch_prompts, self.trainer.global_rank, self.trainer.world_size
-        )
+def read_boxed(row: Mapping[str, Any], default_id: str) -> Problem:
+    r"""MATH as on the hub: the answer is the last non-empty `\boxed{}` of the solution, None where there is none."""
+    if "answer" in row:
+        return read_answered(row, default_id)
+    text = as_text(required(row, "problem", "problem"), "problem")
+    solution = as_text(required(row, "solution", "solution"), "solution")
+    return Problem(_id(row, default_id), text, last_boxed(solution), (solution,))
+
+
+def read_olympiadbench(row: Mapping[str, Any], default_id: str) -> Problem:
+    """OlympiadBench as on the hub: `final_answer` is a list; or rows that `read_answered` reads."""
+    if "final_answer" not in row:
+        return read_answered(row, default_id)
+    text = as_text(required(row, "question", "problem"), "question")
+    answers = as_texts(required(row, "final_answer", "answer"), "final_answer")
+    solutions = row.get("solution") or []
+    return Problem(
+        id=_id(row, default_id),
+        text=text,
+        answer=", ".join(_without_dollars(answer) for answer in answers),
+        solutions=as_texts(solutions, "solution") if solutions else (),
+    )
+
+
+def read_eurus_math(row: Mapping[str, Any], user_message: str, default_id: str) -> Problem:
+    """A math row of Eurus-2-RL-Data: the prompt is the row's own user message."""
+    answer = as_scalar(required(row["reward_model"], "ground_truth", "answer"), "ground_truth")
+    text = user_message.partition("\n\nPresent the answer in LaTex format")[0]
+    return Problem(id=default_id, text=text, prompt=user_message, answer=answer)
+
+
+def _without_dollars(answer: str) -> str:
+    """`$x$` is x; `$x$, $y$` stays."""
+    inner = answer.strip().removeprefix("$").removesuffix("$")
+    return inner.strip() if "$" not in inner else answer.strip()
+
+
+def _id(row: Mapping[str, Any], default_id: str) -> str:
+    """The row's own id where it has one."""
+    for field in ("id", "unique_id"):
+        if row.get(field) is not None:
+            return as_scalar(row[field], field)
+    return default_id

@@ -1,6 +1,7 @@
 """Process reward models: one real number per response token, r_phi(s_t, a_t)."""
 
 import copy
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -29,6 +30,8 @@ class PRM(nn.Module):
         rank: of a low-rank q_head (W = U V, U zero); None = full.
         granularity: `token`, or `step`: token rewards of a line summed onto its last token.
         freeze_backbone: train the head only.
+        weights: a checkpoint of a module with a PRM of the same kind and sizes, to start from; or to keep as it is, with
+            `schedule.prm_updates` 0.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class PRM(nn.Module):
         rank: int | None = None,
         granularity: Literal["token", "step"] = "token",
         freeze_backbone: bool = False,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         if freeze_backbone and kind in ("logit_difference", "implicit"):
@@ -48,7 +52,7 @@ class PRM(nn.Module):
         if rank is not None and kind != "q_head":
             raise ValueError(f"prm: rank belongs to q_head, not to {kind!r}")
         self.kind, self.beta, self.rank, self.granularity = kind, beta, rank, granularity
-        self.freeze_backbone = freeze_backbone
+        self.freeze_backbone, self.weights = freeze_backbone, weights
         self._built = False
         self.backbone, self.reference = backbone, cast("Policy | None", None)
 
@@ -81,7 +85,21 @@ class PRM(nn.Module):
         ends_line[: len(pieces)] = torch.tensor(["\n" in piece for piece in pieces])
         self.ends_line: Tensor
         self.register_buffer("ends_line", ends_line, persistent=False)
+        if self.weights is not None:
+            self._load(Path(self.weights))
         return self.to(self.backbone.device)
+
+    def _load(self, path: Path) -> None:
+        """The PRM of a checkpoint. Raises ValueError where it is missing, has none, or has another kind or size."""
+        if not path.is_file():
+            raise ValueError(f"prm.weights: no such file: {path}; give the checkpoint of a run that trained a PRM")
+        state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+        own = {name.removeprefix("prm."): value for name, value in state.items() if name.startswith("prm.")}
+        try:
+            self.load_state_dict(own)
+        except RuntimeError as error:
+            found = "its PRM has another kind or size" if own else "it holds no PRM"
+            raise ValueError(f"prm.weights: {path} does not fit kind {self.kind!r}: {found}") from error
 
     def forward(self, rows: Rows) -> Float[Tensor, "rows time"]:
         """r_phi(s_t, a_t) of every response token, float32, 0 outside the response."""

@@ -1,21 +1,22 @@
 """The policy as something that answers problems: rollouts, verdicts and their summary. Shared by all modules."""
 
-import math
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
-import torch
+from lightning.pytorch import LightningModule
 
 from repirl.data.codec import ChatCodec
-from repirl.metrics import auroc
 from repirl.models.policy import Policy
 from repirl.modules.distributed import gather_objects, rank, world_size
+from repirl.modules.records import Answer, ProblemRecord, summarise
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess, row_seed
-from repirl.structs import Problem, Prompt, Response, Verdict, Verifier
-from repirl.verifiers.format import format_reward
+from repirl.structs import Expert, Problem, Prompt, Response, Verdict, Verifier
+from repirl.verifiers.answers import extract_answer, normalise
+from repirl.verifiers.format import has_answer
 
 
 class Actor:
@@ -70,6 +71,24 @@ class Actor:
         return [[next(verdicts) for _ in row] for row in texts]
 
 
+class UsableExperts:
+    """Experts with the verifier's word on each, asked once; those it rejects are left out with `drop_wrong`."""
+
+    def __init__(self, actor: Actor, *, drop_wrong: bool) -> None:
+        self.actor, self.drop_wrong = actor, drop_wrong
+        self._known: dict[tuple[str, str], bool | None] = {}
+
+    def of(self, prompt: Prompt) -> list[Expert]:
+        """The prompt's."""
+        name = prompt.problem.id
+        unknown = [e for e in prompt.experts if (name, e.text) not in self._known]
+        verdicts = self.actor.verify([prompt.problem], [[e.text for e in unknown]])[0]
+        for expert, verdict in zip(unknown, verdicts, strict=True):
+            self._known[name, expert.text] = None if verdict is None else verdict.correct
+        judged = [replace(e, correct=self._known[name, e.text]) for e in prompt.experts]
+        return [e for e in judged if e.correct is not False or not self.drop_wrong]
+
+
 def outcome_of(verdict: Verdict | None) -> float:
     """1 right, 0 wrong, NaN where nothing is known."""
     return float("nan") if verdict is None or verdict.correct is None else float(verdict.correct)
@@ -79,15 +98,11 @@ Scores = Callable[[list[Prompt], list[Response]], Sequence[float] | None]
 
 
 class Evaluation:
-    """Greedy and sampled accuracy, length, finished and format shares over an evaluation set, all ranks together.
-
-    Where a PRM gives scores of the sampled responses: their AUROC, correct against failed.
-    """
+    """Answers an evaluation's problems, greedily and by sampling, and keeps what was found of each."""
 
     def start(self) -> None:
         """Forgets what was added."""
-        self._values: dict[str, list[float]] = {}
-        self._scored: list[tuple[float, float]] = []
+        self._records: list[ProblemRecord] = []
 
     def add(
         self,
@@ -98,37 +113,77 @@ class Evaluation:
         seed: int,
         scores: Scores | None = None,
     ) -> None:
-        """Answers the prompts greedily and `samples` times at temperature 1, and counts."""
-        positions = [batch_index * 10**6 + i * world_size() + rank() for i in range(len(prompts))]
-        for kind, count, temperature in (("greedy", 1, 0.0), ("sampled", samples, 1.0)):
-            if not count or not prompts:
-                continue
-            rows = actor.sample(prompts, positions, samples=count, key=(seed,), temperature=temperature)
-            verdicts = actor.verify([p.problem for p in prompts], [[r.text for r in row] for row in rows])
-            responses = [r for row in rows for r in row]
-            outcomes = [outcome_of(v) for row in verdicts for v in row]
-            self._count(f"{kind}_tokens", [float(len(r.token_ids)) for r in responses])
-            self._count(f"{kind}_finished", [float(r.finished) for r in responses])
-            self._count(f"{kind}_has_answer", [1 + format_reward(r.text) for r in responses])
-            if actor.verifier is not None:
-                self._count(f"{kind}_accuracy", outcomes)
-            if kind == "sampled" and scores is not None:
-                scored = scores([p for p in prompts for _ in range(count)], responses)
-                self._scored += [] if scored is None else zip(scored, outcomes, strict=True)
+        """Answers the prompts greedily and `samples` times at temperature 1.
 
-    def _count(self, name: str, values: list[float]) -> None:
-        self._values.setdefault(name, []).extend(v for v in values if not math.isnan(v))
+        What is sampled depends on the seed and the problem alone: not on the batch, the ranks, or other problems.
+        """
+        if not prompts:
+            return
+        seeds = [_number_of(prompt) for prompt in prompts]
+        greedy = _answered(actor, prompts, actor.sample(prompts, seeds, samples=1, key=(seed,), temperature=0.0))
+        sampled: list[list[Answer]] = [[] for _ in prompts]
+        if samples:
+            rows = actor.sample(prompts, seeds, samples=samples, key=(seed,), temperature=1.0)
+            sampled = _answered(actor, prompts, rows, scores)
+        self._records += [
+            ProblemRecord(
+                place=(batch_index, index * world_size() + rank()),
+                dataset=prompt.dataset,
+                id=prompt.problem.id,
+                votes=prompt.problem.tests is None,
+                greedy=greedy[index][0],
+                samples=tuple(sampled[index]),
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+
+    def records(self) -> list[ProblemRecord]:
+        """Those of all ranks, in the order of the data. All ranks must call it."""
+        return sorted(gather_objects(self._records), key=lambda record: record.place)
 
     def results(self, prefix: str) -> dict[str, float]:
-        """The means over all ranks, named prefix/..."""
-        parts = gather_objects([(self._values, self._scored)])
-        names = dict.fromkeys(name for values, _ in parts for name in values)
-        pooled = {name: [v for values, _ in parts for v in values.get(name, [])] for name in names}
-        found = {f"{prefix}/{name}": sum(values) / len(values) for name, values in pooled.items() if values}
-        scored = torch.tensor([pair for _, part in parts for pair in part if not math.isnan(pair[1])])
-        if len(scored) and 0 < scored[:, 1].mean() < 1:
-            found[f"{prefix}/auroc_correct_failed"] = float(auroc(scored[:, 0], scored[:, 1] == 1))
-        return found
+        """The figures over all ranks, named prefix/... (records.py)."""
+        return {f"{prefix}/{name}": value for name, value in summarise(self.records()).items()}
+
+
+def _number_of(prompt: Prompt) -> int:
+    """A number that stands for the problem in its data set."""
+    name = f"{prompt.dataset}/{prompt.problem.id}".encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=6).digest(), "little")
+
+
+def _answered(
+    actor: Actor, prompts: list[Prompt], rows: list[list[Response]], scores: Scores | None = None
+) -> list[list[Answer]]:
+    """The responses to each prompt, judged, and scored where `scores` does."""
+    verdicts = actor.verify([prompt.problem for prompt in prompts], [[r.text for r in row] for row in rows])
+    flat = [(prompt, response) for prompt, row in zip(prompts, rows, strict=True) for response in row]
+    scored = None if scores is None else scores([prompt for prompt, _ in flat], [response for _, response in flat])
+    rewards = iter([None] * len(flat) if scored is None else scored)
+    return [
+        [_answer(prompt, r, v, next(rewards)) for r, v in zip(row, judged, strict=True)]
+        for prompt, row, judged in zip(prompts, rows, verdicts, strict=True)
+    ]
+
+
+def _answer(prompt: Prompt, response: Response, verdict: Verdict | None, reward: float | None) -> Answer:
+    final = extract_answer(response.text) if prompt.problem.tests is None else None
+    return Answer(
+        response=response.text,
+        answer=None if final is None else normalise(final),
+        correct=None if verdict is None else verdict.correct,
+        status=None if verdict is None else verdict.status,
+        tokens=len(response.token_ids),
+        finished=response.finished,
+        readable=has_answer(response.text) if verdict is None else verdict.status != "no_answer",
+        prm_mean_reward=reward,
+    )
+
+
+def log_results(module: LightningModule, results: dict[str, float]) -> None:
+    """Logs them, accuracies in the progress bar."""
+    for name, value in results.items():
+        module.log(name, value, prog_bar=name.endswith("_accuracy"))
 
 
 def predict(

@@ -9,7 +9,8 @@ from torch import Tensor
 from repirl.data.collate import collate_rows
 from repirl.modules.distributed import gather_rows
 from repirl.modules.phases import parts
-from repirl.modules.settings import IRL
+from repirl.modules.prm_objectives import Evidence
+from repirl.objectives.steps import step_ends
 from repirl.structs import Expert, Prompt, Response, Rows
 
 
@@ -51,17 +52,20 @@ class Experience:
         """The rows whose prompt is one of `groups`."""
         return self.select(torch.isin(self.group, groups).nonzero()[:, 0])
 
-    def sets(self, irl: IRL) -> tuple[Tensor, Tensor]:
-        """The IRL loss's sets: the weight of each row among its prompt's positives (0 = not one), and N, both [N].
-
-        Experts that the verifier rejects are no positives; right rollouts are pseudo-experts unless `corrected` ignores
-        them, and leave N only under `move`.
-        """
-        wrong_expert = self.is_expert & (self.outcome == 0)
-        pseudo_expert = ~self.is_expert & (self.outcome == 1) & (irl.corrected != "ignore")
-        weight = (self.is_expert & ~wrong_expert) * irl.expert_weight + pseudo_expert.float()
-        left = pseudo_expert & (irl.corrected == "move")
-        return weight, (~self.is_expert & ~left) | wrong_expert
+    def gathered(self, rewards: Tensor, ends_line: Tensor) -> Evidence:
+        """The rows of all ranks as a PRM objective reads them. rewards: [N, T]. ends_line: [vocabulary], of line ends."""
+        separators = ends_line[self.rows.response_ids]
+        mask = gather_rows(self.rows.response_mask)
+        return Evidence(
+            rewards=gather_rows(rewards),
+            response_mask=mask,
+            step_ends=step_ends(is_separator=gather_rows(separators), response_mask=mask),
+            group=gather_rows(self.group),
+            is_expert=gather_rows(self.is_expert),
+            outcome=gather_rows(self.outcome),
+            log_probs=None if self.log_probs is None else gather_rows(self.log_probs),
+            reference_log_probs=None if self.reference_log_probs is None else gather_rows(self.reference_log_probs),
+        )
 
     def prompt_ids_of(self, rows: Tensor) -> list[str]:
         """Ids of the prompts of the rows that are True in `rows`, [N]."""

@@ -2,11 +2,17 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+
+from repirl.modules.distributed import gather_rows, sum_over_ranks
+from repirl.modules.experience import Experience
+from repirl.objectives.reduce import masked_mean
+from repirl.structs import Verdict
 
 TIME = "time/"
 
@@ -48,3 +54,28 @@ def over_micro_batches(
             values = forward(index)
             out[index, : values.shape[1]] = values
     return out
+
+
+def rollout_figures(
+    experience: Experience, verdicts: Sequence[Sequence[Verdict | None]]
+) -> dict[str, dict[str, Tensor | float]]:
+    """What there is to say of an iteration's rollouts and experts, all ranks together, by group; warns of time-outs."""
+    rollouts = experience.of_policy()
+    outcome = gather_rows(rollouts.outcome)
+    found: dict[str, Tensor | float] = {
+        "response_tokens": gather_rows(rollouts.rows.response_mask.sum(-1).float()).mean(),
+        "truncated": 1 - gather_rows(rollouts.finished).float().mean(),
+        "has_answer": 1 + gather_rows(rollouts.format_reward).mean(),
+    }
+    flat = [v for row in verdicts for v in row if v is not None]
+    timeouts = sum_over_ranks(outcome.new_tensor(sum(v.status == "answer_timeout" for v in flat)))
+    if sum_over_ranks(outcome.new_tensor(len(flat))):
+        known = ~outcome.isnan()
+        found["unscorable"] = 1 - known.float().mean()
+        if known.any():  # an accuracy of 0 would read as all wrong
+            found["accuracy"] = masked_mean(outcome, known)
+        found["answer_timeout"] = timeouts / len(outcome)
+        if found["answer_timeout"] > 0.01:
+            rank_zero_warn(f"{float(found['answer_timeout']):.0%} of the answers could not be judged in time, reward 0")
+    written = sum(len(p.experts) for p in experience.prompts) - int(experience.is_expert.sum())
+    return {"rollout": found, "prompts": {"experts_dropped": sum_over_ranks(outcome.new_tensor(written))}}

@@ -3,13 +3,12 @@
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -18,10 +17,11 @@ from repirl.data.collate import collate_rows, select
 from repirl.metrics import prm_diagnostics, saturated_share
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
-from repirl.modules.actor import Actor, Evaluation, outcome_of, predict
+from repirl.modules.actor import Actor, Evaluation, UsableExperts, log_results, outcome_of, predict
+from repirl.modules.counting import count_iteration, scale_learning_rates, uncount_optimizer_steps
+from repirl.modules.curriculum import tell_sampler
 from repirl.modules.distributed import (
     any_rank,
-    gather_objects,
     gather_rows,
     own_rows,
     rank,
@@ -32,14 +32,15 @@ from repirl.modules.distributed import (
 )
 from repirl.modules.experience import Experience, build_experience
 from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes, prm_passes, token_budget
-from repirl.modules.recorder import Recorder, over_micro_batches
-from repirl.modules.settings import IRL, Advantage, PromptFilter, Surrogate, Text
-from repirl.objectives.advantages import RewardSource, combine, scale_rewards
-from repirl.objectives.irl import irl_coefficients
-from repirl.objectives.policy import clipped_surrogate, kl_estimate, was_clipped
+from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective
+from repirl.modules.prompt_filter import PromptFilter, group_accuracy, keep_prompts
+from repirl.modules.recorder import Recorder, over_micro_batches, rollout_figures
+from repirl.modules.settings import Advantage, Surrogate, Text
+from repirl.objectives.advantages import RewardSource, combine, others_active, scale_rewards
+from repirl.objectives.policy import policy_objective
 from repirl.objectives.reduce import last_token, masked_mean, response_means
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Expert, Prompt, Response, Rows, Verdict, Verifier
+from repirl.structs import Prompt, Response, Rows, Verifier
 from repirl.verifiers.format import format_reward
 
 SHOWN = ("rollout/accuracy", "prm/ranking_loss", "rollout/response_tokens")  # in the progress bar
@@ -54,7 +55,9 @@ class RePIRL(LightningModule):
         verifier: judges final answers; None = no outcome label is read, in training or evaluation.
         policy_optimizer, prm_optimizer: constructors over parameters.
         samples: rollouts a prompt (K).
-        text, irl, advantage, surrogate, schedule, prompt_filter: see modules/settings.py and modules/phases.py.
+        objective: what the PRM is trained on (modules/prm_objectives.py); None = `IRL` with its defaults.
+        text, advantage, surrogate: see modules/settings.py. schedule: modules/phases.py.
+        prompt_filter: modules/prompt_filter.py.
         rollout: what samples responses.
         micro_batch_tokens: padded tokens in one forward-backward pass; changes memory and speed, never the gradient.
         policy_clip_norm, prm_clip_norm: of the global gradient norm.
@@ -69,9 +72,9 @@ class RePIRL(LightningModule):
         verifier: Verifier | None = None,
         policy_optimizer: OptimizerCallable = torch.optim.AdamW,
         prm_optimizer: OptimizerCallable = torch.optim.AdamW,
+        objective: PRMObjective | None = None,
         samples: int = 4,
         text: Text = Text(),  # noqa: B008
-        irl: IRL = IRL(),  # noqa: B008
         advantage: Advantage = Advantage(),  # noqa: B008
         surrogate: Surrogate = Surrogate(),  # noqa: B008
         schedule: Schedule = Schedule(),  # noqa: B008
@@ -87,7 +90,8 @@ class RePIRL(LightningModule):
         self.automatic_optimization = False
         self.policy, self.prm = policy, prm
         self.policy_optimizer, self.prm_optimizer = policy_optimizer, prm_optimizer
-        self.samples, self.text, self.irl, self.advantage = samples, text, irl, advantage
+        self.objective = IRL() if objective is None else objective
+        self.samples, self.text, self.advantage = samples, text, advantage
         self.surrogate, self.schedule, self.prompt_filter = surrogate, schedule, prompt_filter
         self.micro_batch_tokens, self.eval_samples, self.seed = micro_batch_tokens, eval_samples, seed
         self.clip_norms = {"policy": policy_clip_norm, "prm": prm_clip_norm}
@@ -96,13 +100,17 @@ class RePIRL(LightningModule):
         self.reference: Policy | None = None
         self.recorder = Recorder()
         self.evaluation = Evaluation()
-        self._expert_verdicts: dict[tuple[str, str], bool | None] = {}
+        self.experts = UsableExperts(self.actor, drop_wrong=self.objective.drops_wrong_experts)
         self._check()
 
     @property
     def codec(self) -> ChatCodec:
         """How problems become prompts; the data module asks for it."""
         return self.actor.codec
+
+    @property
+    def verifier(self) -> Verifier | None:  # the data module asks it which gold answers it can read
+        return self.actor.verifier
 
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
@@ -113,7 +121,7 @@ class RePIRL(LightningModule):
             self.reference = copy.deepcopy(self.policy).requires_grad_(False)
 
     def _wants_reference(self) -> bool:
-        return self.surrogate.kl_coef > 0 or (self.prm is not None and self.irl.base_measure == "reference")
+        return self.surrogate.kl_coef > 0 or (self.prm is not None and self.objective.needs_reference)
 
     def _check(self) -> None:
         if self.samples < 1:
@@ -126,6 +134,10 @@ class RePIRL(LightningModule):
             raise ValueError(f"prompt_filter {self.prompt_filter.kind!r} needs a verifier: it reads rollout accuracies")
         if self.prm is None and self.actor.verifier is None:
             raise ValueError("without prm and without verifier there is nothing to learn from: configure one of them")
+        if self.prm is not None and self.objective.needs_verifier and self.actor.verifier is None:
+            raise ValueError(
+                f"objective {type(self.objective).__name__} learns from outcomes: it needs a verifier, or another objective"
+            )
         by_prm = self.prm is not None and self.advantage.prm_coef
         by_verifier = self.actor.verifier is not None and self.advantage.outcome_coef
         if self.schedule.policy_updates and not (by_prm or by_verifier or self.advantage.format_coef):
@@ -149,7 +161,9 @@ class RePIRL(LightningModule):
     def training_step(self, batch: list[Prompt], batch_idx: int) -> None:
         """One iteration: roll out, verify, update the PRM, score, update the policy (docs/algorithms.md)."""
         iteration = self.global_step
-        self._prepare_optimizers(learning_rate_factor(self.schedule, iteration, self.trainer.max_steps))
+        uncount_optimizer_steps(self.trainer)
+        factor = learning_rate_factor(self.schedule, iteration, self.trainer.max_steps)
+        scale_learning_rates(self.trainer.optimizers, factor)
 
         with self._timed("rollout"):
             positions = [i * world_size() + rank() for i in range(len(batch))]
@@ -161,16 +175,17 @@ class RePIRL(LightningModule):
                 prompts=batch,
                 positions=positions,
                 rollouts=rollouts,
-                experts=[self._usable_experts(prompt) for prompt in batch],
+                experts=[self.experts.of(prompt) for prompt in batch],
                 rollout_outcomes=[[outcome_of(v) for v in row] for row in verdicts],
                 format_rewards=[[format_reward(r.text) for r in row] for row in rollouts],
                 pad_id=self.codec.pad_id,
                 device=self.device,
             )
-        self._record_rollouts(experience, verdicts)
+        for name, figures in rollout_figures(experience, verdicts).items():
+            self.recorder.add(name, figures)
         experience = self._filtered(experience)
 
-        if self._prm_passes() or self.reference is not None or self.schedule.policy_steps > 1:
+        if self._wants_log_probs():
             with self._timed("log_probs"):
                 experience = self._with_log_probs(experience)
         for _ in range(self._prm_passes()):
@@ -184,7 +199,8 @@ class RePIRL(LightningModule):
                 with self._timed("policy_update"):
                     self._update_policy(part)
 
-        self._log_and_count()
+        self._log()
+        count_iteration(self.trainer)
 
     # ---- PRM ----
 
@@ -195,7 +211,7 @@ class RePIRL(LightningModule):
         kept = self._prm()(part.rows) if len(micro_batches) == 1 else None
         rewards = self.score(part.rows) if kept is None else kept.detach()
         self._require_finite(rewards, part, "the PRM's reward")
-        coefficients = self._irl_coefficients(part, rewards)
+        coefficients = self._prm_coefficients(part, rewards)
         if coefficients is None:
             return
         for index in micro_batches:
@@ -204,53 +220,26 @@ class RePIRL(LightningModule):
             self.manual_backward((wanted * values).sum())
         self._step("prm")
 
-    def _irl_coefficients(self, part: Experience, rewards: Tensor) -> Tensor | None:
-        """This rank's share of the global coefficients, [N, T]; None where no prompt has both sets."""
-        assert part.log_probs is not None
-        log_base = part.reference_log_probs if self.irl.base_measure == "reference" else torch.zeros_like(rewards)
-        assert log_base is not None
-        positive_weight, background = part.sets(self.irl)
-        is_expert, mask = gather_rows(part.is_expert), gather_rows(part.rows.response_mask)
-        rewards, weight = gather_rows(rewards), gather_rows(positive_weight)
-        terms = irl_coefficients(
-            rewards=rewards,
-            log_ratio=gather_rows(log_base - part.log_probs),
-            response_mask=mask,
-            group=gather_rows(part.group),
-            positive_weight=weight,
-            background=gather_rows(background),
-            weighting=self.irl.weighting,
-            scope=self.irl.scope,
-            experts_in_z=self.irl.experts_in_z,
-            rhat=self.irl.rhat,
-            temperature=self.irl.temperature,
-            truncate=self.irl.truncate,
-        )
-        figures: dict[str, Tensor | float] = {
-            "loss": (terms.token * rewards).sum(),
-            "ranking_loss": terms.ranking_loss,
-            "prompts_used": terms.cells,
-            "prompts_skipped": terms.skipped,
-            "ess": terms.ess,
-            "ess_share": terms.ess_share,
-            "largest_weight": terms.largest_weight,
-            "chi_square": terms.chi_square,
-            "expert_share": weight[is_expert].sum() / weight.sum().clamp(min=1e-8),
-        }
-        self.recorder.add("prm", figures | self._diagnostics(rewards, mask, is_expert, gather_rows(part.outcome)))
-        if not terms.cells:
+    def _prm_coefficients(self, part: Experience, rewards: Tensor) -> Tensor | None:
+        """This rank's share of the global coefficients dL/dr, [N, T]; None where there is nothing to learn from."""
+        everywhere = part.gathered(rewards, self._prm().ends_line)
+        found = self.objective.coefficients(everywhere)
+        self.recorder.add("prm", {"loss": found.loss, **found.figures, **self._diagnostics(everywhere)})
+        if not found.cells:
             return None
-        return own_rows(terms.token, len(part.group))[:, : part.rows.response_mask.shape[1]]
+        return own_rows(found.token, len(part.group))[:, : part.rows.response_mask.shape[1]]
 
-    def _diagnostics(self, rewards: Tensor, mask: Tensor, is_expert: Tensor, outcome: Tensor) -> dict[str, Tensor]:
+    def _diagnostics(self, rows: Evidence) -> dict[str, Tensor]:
         found = prm_diagnostics(
-            mean_rewards=response_means(rewards, mask),
-            lengths=mask.sum(-1).float(),
-            is_expert=is_expert,
-            outcome=outcome,
+            mean_rewards=response_means(rows.rewards, rows.response_mask),
+            lengths=rows.response_mask.sum(-1).float(),
+            is_expert=rows.is_expert,
+            outcome=rows.outcome,
         )
         bound = self._prm().bound
-        return found if bound is None else found | {"saturated": saturated_share(rewards, mask, bound)}
+        return (
+            found if bound is None else found | {"saturated": saturated_share(rows.rewards, rows.response_mask, bound)}
+        )
 
     # ---- policy ----
 
@@ -270,11 +259,12 @@ class RePIRL(LightningModule):
         if self.prm is not None and settings.prm_coef:
             rewards = self.score(experience.rows)
             self._require_finite(rewards, experience, "the PRM's reward")
-            rewards = gather_rows(rewards)
+            everywhere = experience.gathered(rewards, self._prm().ends_line)
             if not self._prm_passes():
-                self.recorder.add("prm", self._diagnostics(rewards, mask, ~always, outcome))
-            scaled = scale_rewards(rewards=rewards, response_mask=mask, scale=settings.reward_scale)
+                self.recorder.add("prm", self._diagnostics(everywhere))
+            scaled = scale_rewards(rewards=everywhere.rewards, response_mask=mask, scale=settings.reward_scale)
             sources.append(RewardSource(settings.prm_coef, settings.prm_estimator, scaled, mask, always))
+        self.recorder.add("policy", {"alone": masked_mean((others_active(mask, group) == 0).float(), mask)})
         advantages = combine(sources, response_mask=mask, group=group, alone=settings.alone, whitened=settings.whiten)
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
         return replace(experience, advantages=own)
@@ -282,84 +272,55 @@ class RePIRL(LightningModule):
     def _update_policy(self, part: Experience) -> None:
         """One optimiser step on -(clipped surrogate + entropy bonus - KL), the token mean over all ranks."""
         assert part.advantages is not None
-        settings, device = self.surrogate, self.device
         tokens = sum_over_ranks(part.rows.response_mask.sum().float())
         if not tokens:
             return
-        totals = torch.zeros(5, device=device)
-        finite = torch.ones(len(part.group), 1, device=device)
+        totals = torch.zeros(5, device=self.device)
+        finite = torch.ones(len(part.group), 1, device=self.device)
         for index in self._micro_batches(part.rows):
             rows = select(part.rows, index)
             width = rows.response_mask.shape[1]
             log_probs, entropy = self.policy(rows)
-            behaviour = log_probs.detach() if part.log_probs is None else part.log_probs[index, :width]
-            advantages = part.advantages[index, :width]
-            value = settings.entropy_coef * entropy + clipped_surrogate(
+            of_reference = part.reference_log_probs
+            terms = policy_objective(
                 log_probs=log_probs,
-                behaviour_log_probs=behaviour,
-                advantages=advantages,
-                clip_low=settings.clip_low,
-                clip_high=settings.clip_high,
-                dual_clip=settings.dual_clip,
+                entropy=entropy,
+                behaviour_log_probs=log_probs.detach() if part.log_probs is None else part.log_probs[index, :width],
+                advantages=part.advantages[index, :width],
+                reference_log_probs=None if of_reference is None else of_reference[index, :width],
+                **asdict(self.surrogate),
             )
-            kl = torch.zeros_like(value)
-            if settings.kl_coef:
-                assert part.reference_log_probs is not None
-                reference = part.reference_log_probs[index, :width]
-                kl = kl_estimate(log_probs=log_probs, reference_log_probs=reference)
-                value = value - settings.kl_coef * kl
-            self.manual_backward(-(value * rows.response_mask).sum() / tokens)
-            clipped = was_clipped(
-                log_probs=log_probs,
-                behaviour_log_probs=behaviour,
-                advantages=advantages,
-                clip_low=settings.clip_low,
-                clip_high=settings.clip_high,
-            )
-            seen = torch.stack([-value, entropy, clipped.float(), (log_probs - behaviour).abs(), kl]).detach()
-            totals += (seen * rows.response_mask).sum((1, 2))
-            finite[index, 0] = torch.where(seen[0].isfinite().all(-1), 1.0, float("nan"))
+            self.manual_backward(-(terms.value * rows.response_mask).sum() / tokens)
+            seen = [-terms.value, entropy, terms.clipped.float(), terms.behaviour_gap, terms.kl]
+            totals += (torch.stack(seen).detach() * rows.response_mask).sum((1, 2))
+            finite[index, 0] = torch.where(terms.value.detach().isfinite().all(-1), 1.0, float("nan"))
         self._require_finite(finite, part, "the policy's loss")
-        names = ["loss", "entropy", "clipped", "behaviour_gap", *(["kl"] if settings.kl_coef else [])]
+        names = ["loss", "entropy", "clipped", "behaviour_gap", *(["kl"] if self.surrogate.kl_coef else [])]
         self.recorder.add("policy", dict(zip(names, sum_over_ranks(totals) / tokens, strict=False)))
         self._step("policy")
 
     # ---- sets ----
 
-    def _usable_experts(self, prompt: Prompt) -> list[Expert]:
-        """The prompt's experts with the verifier's word on each (asked once); wrong ones dropped if so configured."""
-        known, name = self._expert_verdicts, prompt.problem.id
-        unknown = [e for e in prompt.experts if (name, e.text) not in known]
-        verdicts = self.actor.verify([prompt.problem], [[e.text for e in unknown]])[0]
-        known.update({(name, e.text): None if v is None else v.correct for e, v in zip(unknown, verdicts, strict=True)})
-        judged = [replace(e, correct=known[name, e.text]) for e in prompt.experts]
-        return [e for e in judged if e.correct is not False or self.irl.wrong_experts == "background"]
-
     def _filtered(self, experience: Experience) -> Experience:
         """The rows of the prompts that the filter keeps, by rollout accuracy over all ranks."""
-        group, outcome = gather_rows(experience.group), gather_rows(experience.outcome)
-        rollouts = ~gather_rows(experience.is_expert) & ~outcome.isnan()
-        prompts = group.unique()
-        accuracy = torch.stack([outcome[rollouts & (group == g)].mean() for g in prompts])  # NaN where none is known
+        prompts, accuracy = group_accuracy(
+            outcome=gather_rows(experience.outcome),
+            is_expert=gather_rows(experience.is_expert),
+            group=gather_rows(experience.group),
+        )
         if self.actor.verifier is not None:
-            self._tell_sampler(experience, prompts, accuracy)
+            tell_sampler(self.trainer, experience, prompts, accuracy)
             right, wrong = (accuracy == 1).float().sum(), (accuracy == 0).float().sum()
             self.recorder.add("prompts", {"all_right": right, "all_wrong": wrong})
         kept = prompts[keep_prompts(accuracy, self.prompt_filter)]
         self.recorder.add("prompts", {"kept": len(kept)})
         return experience if len(kept) == len(prompts) else experience.of_groups(kept)
 
-    def _tell_sampler(self, experience: Experience, prompts: Tensor, accuracy: Tensor) -> None:
-        """A curriculum wants to know how hard the prompts were; every rank tells its sampler the same."""
-        sampler = getattr(getattr(self.trainer, "datamodule", None), "sampler", None)
-        if sampler is None:
-            return
-        names = [p.problem.id for p in experience.prompts]
-        name_of = dict(gather_objects(list(zip(experience.positions, names, strict=True))))
-        known = [(name_of[int(g)], float(a)) for g, a in zip(prompts, accuracy, strict=True) if not a.isnan()]
-        sampler.update([name for name, _ in known], [a for _, a in known])
-
     # ---- forward passes over micro-batches ----
+
+    def _wants_log_probs(self) -> bool:
+        by_prm = bool(self._prm_passes()) and self.objective.needs_log_probs
+        return by_prm or self.reference is not None or self.schedule.policy_steps > 1
 
     def _prm_passes(self) -> int:
         return 0 if self.prm is None else prm_passes(self.schedule, self.global_step)
@@ -417,48 +378,12 @@ class RePIRL(LightningModule):
             "and the last checkpoint is good. Lower the learning rate, or remove the prompt"
         )
 
-    def _record_rollouts(self, experience: Experience, verdicts: list[list[Verdict | None]]) -> None:
-        rollouts = experience.of_policy()
-        outcome = gather_rows(rollouts.outcome)
-        found: dict[str, Tensor | float] = {
-            "response_tokens": gather_rows(rollouts.rows.response_mask.sum(-1).float()).mean(),
-            "truncated": 1 - gather_rows(rollouts.finished).float().mean(),
-            "has_answer": 1 + gather_rows(rollouts.format_reward).mean(),
-        }
-        if self.actor.verifier is not None:
-            known = ~outcome.isnan()
-            found["unscorable"] = 1 - known.float().mean()
-            if known.any():  # an accuracy of 0 would read as all wrong
-                found["accuracy"] = masked_mean(outcome, known)
-            flat = [v for row in verdicts for v in row if v is not None]
-            timeouts = torch.tensor(float(sum(v.status == "answer_timeout" for v in flat)), device=self.device)
-            found["answer_timeout"] = sum_over_ranks(timeouts) / len(outcome)
-            if found["answer_timeout"] > 0.01:
-                rank_zero_warn(
-                    f"{float(found['answer_timeout']):.0%} of the answers could not be judged in time, reward 0"
-                )
-        self.recorder.add("rollout", found)
-        written = sum(len(p.experts) for p in experience.prompts) - int(experience.is_expert.sum())
-        dropped = sum_over_ranks(torch.tensor(float(written), device=self.device))
-        self.recorder.add("prompts", {"experts_dropped": dropped})
-
     def _timed(self, phase: str) -> AbstractContextManager[None]:
         return self.recorder.timed(phase, self.device)
 
-    def _prepare_optimizers(self, factor: float) -> None:
-        """Sets learning rates; and keeps Lightning from counting every optimiser step as a global step."""
-        for optimizer in self.trainer.strategy._lightning_optimizers:
-            optimizer._on_before_step = optimizer._on_after_step = do_nothing
-            for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-
-    def _log_and_count(self) -> None:
-        """Logs the iteration's figures and counts it as one global step."""
+    def _log(self) -> None:
         for name, value in self.recorder.take().items():
             self.log(name, value, prog_bar=name in SHOWN)
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        progress.increment_ready()
-        progress.increment_completed()
 
     def teardown(self, stage: str) -> None:
         """Ends the verifier's worker processes."""
@@ -475,7 +400,7 @@ class RePIRL(LightningModule):
         self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self._mean_rewards)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.evaluation.results("val"), prog_bar=True)
+        log_results(self, self.evaluation.results("val"))
 
     def on_test_epoch_start(self) -> None:
         self.evaluation.start()
@@ -485,7 +410,7 @@ class RePIRL(LightningModule):
         self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self._mean_rewards)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.evaluation.results("test"))
+        log_results(self, self.evaluation.results("test"))
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
         """One record a problem: the greedy response, its verdict where a gold answer is known, its token rewards."""
@@ -502,17 +427,3 @@ class RePIRL(LightningModule):
     def _mean_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[float] | None:
         rewards = self._token_rewards(prompts, responses)
         return None if rewards is None else [sum(row) / len(row) for row in rewards]
-
-
-def do_nothing() -> None:
-    """In place of Lightning's step counters."""
-
-
-def keep_prompts(accuracy: Tensor, prompt_filter: PromptFilter) -> Tensor:
-    """Indices of the prompts to train on, by their rollout accuracy [prompts]; NaN counts as outside the range."""
-    within = (accuracy >= prompt_filter.low) & (accuracy <= prompt_filter.high)
-    if prompt_filter.kind == "none":
-        return torch.arange(len(accuracy), device=accuracy.device)
-    if prompt_filter.kind == "strict":
-        return within.nonzero()[:, 0]
-    return (~within).long().argsort(stable=True)[: (len(accuracy) + 1) // 2]

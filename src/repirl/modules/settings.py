@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from repirl.objectives.advantages import RewardScale
-from repirl.objectives.irl import Rhat, Scope, Weighting
 
 
 @dataclass(frozen=True)
@@ -26,45 +25,6 @@ class Text:
     template_options: dict[str, Any] | None = None
     max_prompt_tokens: int = 1024
     max_response_tokens: int = 1024
-
-
-@dataclass(frozen=True)
-class IRL:
-    """The PRM's objective (objectives/irl.py) and its sets.
-
-    Args:
-        base_measure: b = 1 (`uniform`) or b = the policy at the start (`reference`).
-        corrected: rollouts with a right answer are pseudo-experts and stay in Z (`copy`), leave Z (`move`, the paper), or
-            are ordinary rollouts (`ignore`). Without a verifier all three are the same.
-        expert_weight: weight of a real expert against a pseudo-expert.
-        wrong_experts: experts that the verifier rejects are dropped, or join the background.
-    """
-
-    weighting: Weighting = "sequence"
-    scope: Scope = "prompt"
-    experts_in_z: bool = True
-    rhat: Rhat = "R"
-    temperature: float = 1.0
-    truncate: float | None = None
-    base_measure: Literal["uniform", "reference"] = "uniform"
-    corrected: Literal["copy", "move", "ignore"] = "copy"
-    expert_weight: float = 1.0
-    wrong_experts: Literal["drop", "background"] = "drop"
-
-    def __post_init__(self) -> None:
-        if self.corrected == "move" and self.experts_in_z:
-            raise ValueError(
-                "irl: corrected 'move' with experts_in_z leaves a corrected rollout no counter-force; "
-                "use corrected 'copy', or experts_in_z false"
-            )
-        if self.weighting == "per_position" and self.scope == "batch":
-            raise ValueError("irl: weighting 'per_position' is defined per prompt; set scope to 'prompt'")
-        if self.temperature <= 0 or (self.truncate is not None and not 0 < self.truncate <= 1):
-            raise ValueError(
-                f"irl: temperature must be > 0 and truncate in (0, 1], not {self.temperature}, {self.truncate}"
-            )
-        if self.expert_weight <= 0:
-            raise ValueError(f"irl: expert_weight must be > 0, not {self.expert_weight}")
 
 
 @dataclass(frozen=True)
@@ -102,16 +62,3 @@ class Surrogate:
     dual_clip: float | None = None
     entropy_coef: float = 0.001
     kl_coef: float = 0.0
-
-
-@dataclass(frozen=True)
-class PromptFilter:
-    """Which prompts of a batch are trained on, by rollout accuracy (needs a verifier).
-
-    Args:
-        kind: `none`; `strict` keeps accuracies within [low, high]; `reorder_half` puts those first and keeps half the batch.
-    """
-
-    kind: Literal["none", "strict", "reorder_half"] = "none"
-    low: float = 0.2
-    high: float = 0.8

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from repirl.data.codec import ChatCodec
 from repirl.data.collate import collate_rows
 from repirl.models.policy import Policy
-from repirl.modules.actor import Actor, Evaluation, predict
+from repirl.modules.actor import Actor, Evaluation, log_results, predict
 from repirl.modules.distributed import any_rank, require_explicit_gradients, sum_and_clip, sum_over_ranks
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
@@ -46,6 +46,10 @@ class SFT(LightningModule):
     def codec(self) -> ChatCodec:
         """How problems become prompts; the data module asks for it."""
         return self.actor.codec
+
+    @property
+    def verifier(self) -> Verifier | None:  # the data module asks it which gold answers it can read
+        return self.actor.verifier
 
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
@@ -93,7 +97,7 @@ class SFT(LightningModule):
         self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.evaluation.results("val"), prog_bar=True)
+        log_results(self, self.evaluation.results("val"))
 
     def on_test_epoch_start(self) -> None:
         self.evaluation.start()
@@ -103,7 +107,7 @@ class SFT(LightningModule):
         self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.evaluation.results("test"))
+        log_results(self, self.evaluation.results("test"))
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
         """One record a problem."""

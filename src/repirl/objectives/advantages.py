@@ -47,6 +47,12 @@ def scale_rewards(
     return rewards
 
 
+def others_active(active: Bool[Tensor, "rows time"], group: Int[Tensor, " rows"]) -> Float[Tensor, "rows time"]:
+    """How many other rows of the prompt are active at t; where it is 0, a leave-one-out baseline has nothing to go by."""
+    groups = int(group.max()) + 1 if len(group) else 0
+    return group_sum(active.float(), group, groups)[group] - active.float()
+
+
 def leave_one_out(
     *,
     returns: Float[Tensor, "rows time"],
@@ -63,7 +69,7 @@ def leave_one_out(
     active = response_mask & scorable[:, None]
     counted = returns.masked_fill(~active, 0)
     groups = int(group.max()) + 1 if len(group) else 0
-    others = group_sum(active.to(returns.dtype), group, groups)[group] - active.to(returns.dtype)
+    others = others_active(active, group).to(returns.dtype)
     baseline = (group_sum(counted, group, groups)[group] - counted) / others.clamp(min=1)
     keep = active & (others > 0) if alone == "drop" else active
     return (returns - baseline).masked_fill(~keep, 0)

@@ -15,6 +15,7 @@ from torch import Tensor
 Weighting = Literal["sequence", "length_normalized", "per_position", "uniform"]
 Scope = Literal["prompt", "batch"]
 Rhat = Literal["R", "Rbar"]
+Corrected = Literal["copy", "move", "ignore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,25 @@ class IRLCoefficients:
     ess_share: Float[Tensor, ""]
     largest_weight: Float[Tensor, ""]
     chi_square: Float[Tensor, ""]
+
+
+def contrast_sets(
+    *,
+    is_expert: Bool[Tensor, " rows"],
+    outcome: Float[Tensor, " rows"],
+    corrected: Corrected = "copy",
+    expert_weight: float = 1.0,
+) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+    """The sets of a contrast: each row's weight among its prompt's positives P (0 = not one), and the background N.
+
+    outcome: 1, 0, or NaN where unknown. Experts found wrong are no positives and join N. Right rollouts are
+    pseudo-experts (the paper's corrected trajectories) unless `corrected` ignores them; they leave N only under `move`.
+    """
+    wrong_expert = is_expert & (outcome == 0)
+    pseudo_expert = ~is_expert & (outcome == 1) & (corrected != "ignore")
+    weight = (is_expert & ~wrong_expert) * expert_weight + pseudo_expert.float()
+    left = pseudo_expert & (corrected == "move")
+    return weight, (~is_expert & ~left) | wrong_expert
 
 
 @torch.no_grad()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
+EXTRACTION = ("box", "####")  # where the final answer is looked for, in order
 WINDOW = 20_000  # characters: the answer stands at the end of a response
 
 _BOX_TOKENS = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
@@ -30,6 +32,7 @@ _SYMBOLS = {
     "\u2205": r"\emptyset ",
     "\u2248": r"\approx ",
     "\u00b0": r"^\circ ",
+    "\u221a": r"\sqrt ",
     "\u200b": "",
     "\ufeff": "",
 }
@@ -52,6 +55,16 @@ _SPACING = _rules(
     (r"\\text ?\{ ?\}", " "),
 )
 _REWRITES = _rules(
+    # As programs write it: sqrt(2), 2*pi, x**2.
+    (r"\*\*", "^"),
+    (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
+    (r"(?<![\\a-zA-Z])inf(?:inity)?(?![a-zA-Z])", r"\\infty "),
+    (r"\\?(?<![a-zA-Z])sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
+    # The upright imaginary unit and Euler's number; the name of a value in its index.
+    (r"\\math(?:rm|it|bf) ?\{ ?([ie]) ?\}", r"\1"),
+    (r"_ ?\{ ?\\(max|min) ?\}", r"_{\1}"),
+    # 4 2/3 is a mixed number.
+    (r"(?<![\d./^_{])(\d+) (\d+)/(\d+)(?![\d./])", r"\1\\frac{\2}{\3}"),
     (r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?", ""),
     (r"\\(?:d|t|c)frac(?![a-zA-Z])", r"\\frac"),
     (r"\\(?:text(?:rm|bf|it|normal|sf)|mbox|mathrm|mathbf|mathit) ?\{", r"\\text{"),
@@ -103,14 +116,20 @@ def extract_box(response: str) -> str | None:
     return best
 
 
-def extract_answer(response: str, *, marker: str | None = "####") -> str | None:
-    r"""The final answer: the last box, else the rest of the line after the last `marker` (None: boxes only)."""
-    boxed = extract_box(response)
-    if boxed is not None or marker is None:
-        return boxed
+def extract_answer(response: str, *, extraction: Sequence[str] = EXTRACTION) -> str | None:
+    """The final answer by the first way of `extraction` that finds one in the last 20,000 characters.
+
+    `box`: content of the last balanced box. Any other text is a marker: the rest of the line after its last occurrence.
+    """
+    for way in extraction:
+        if found := extract_box(response) if way == "box" else _after_marker(response, way):
+            return found
+    return None
+
+
+def _after_marker(response: str, marker: str) -> str | None:
     _, found, after = response[-WINDOW:].rpartition(marker)
-    line = after.strip().split("\n", 1)[0].strip() if found else ""
-    return line or None
+    return after.strip().split("\n", 1)[0].strip() or None if found else None
 
 
 def _plain_characters(text: str) -> str:

@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 from repirl.structs import Problem, Verdict, Verifier
-from repirl.verifiers.answers import extract_answer, normalise
+from repirl.verifiers.answers import EXTRACTION, extract_answer, normalise
 from repirl.verifiers.math_pool import Outcome, WorkerPool
-from repirl.verifiers.quick import decide
+from repirl.verifiers.quick import decide, decide_gold
 
 __all__ = ["MathVerifier", "equal", "extract_answer", "normalise"]
 
@@ -37,6 +37,7 @@ class MathVerifier(Verifier):
 
     workers: processes. soft_timeout_s: CPU seconds for reading the gold, and again for the answer. hard_timeout_s: wall
     seconds before the process is killed. memory_mib: address space of a process. cache_size: verdicts kept.
+    extraction: where the final answer of a response is looked for, in order: `box`, or a text that stands before it.
     Copies (pickle, deepcopy, fork) share the settings, not processes or cache.
     """
 
@@ -47,6 +48,7 @@ class MathVerifier(Verifier):
         hard_timeout_s: float = 6.0,
         memory_mib: int = 2048,
         cache_size: int = 100_000,
+        extraction: Sequence[str] = EXTRACTION,
     ) -> None:
         if workers < 1 or cache_size < 0:
             raise ValueError(f"workers={workers} must be at least 1, cache_size={cache_size} at least 0")
@@ -54,7 +56,10 @@ class MathVerifier(Verifier):
             raise ValueError(f"need 0 < soft_timeout_s < hard_timeout_s, got {soft_timeout_s} and {hard_timeout_s}")
         if memory_mib < 256:
             raise ValueError(f"memory_mib={memory_mib}: math-verify needs about 70 before it computes")
-        self._settings = (workers, soft_timeout_s, hard_timeout_s, memory_mib, cache_size)
+        if isinstance(extraction, str) or not extraction or not all(way.strip() for way in extraction):
+            raise ValueError(f"extraction={extraction!r} must be a list of `box` and texts, such as [box, '####']")
+        self._limits = (workers, soft_timeout_s, hard_timeout_s, memory_mib, cache_size)
+        self._extraction = tuple(extraction)
         self._reset()
 
     def _reset(self) -> None:
@@ -63,8 +68,8 @@ class MathVerifier(Verifier):
         self._pool: WorkerPool | None = None
         self._cache: OrderedDict[Pairs, Verdict] = OrderedDict()
 
-    def __reduce__(self) -> tuple[type[MathVerifier], tuple[int, float, float, int, int]]:
-        return MathVerifier, self._settings
+    def __reduce__(self) -> tuple[type[MathVerifier], tuple[int, float, float, int, int, Sequence[str]]]:
+        return MathVerifier, (*self._limits, self._extraction)
 
     @property
     def worker_pids(self) -> list[int]:
@@ -84,20 +89,38 @@ class MathVerifier(Verifier):
                     "drop it from the data, or use it where no verifier is needed"
                 )
             golds.append(_gold_answer(problem.answer))
-        return self.compare(golds, [extract_answer(response) for response in responses])
+        return self.compare(golds, [extract_answer(response, extraction=self._extraction) for response in responses])
+
+    def check_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
+        """(id, gold answer) of each problem whose gold answer cannot be read, in order.
+
+        Raises RuntimeError where the verifier failed twice on a gold, which says nothing about the gold.
+        """
+        golds = {problem.id: problem.answer for problem in problems if problem.answer is not None}
+        readings = {gold: decide_gold(_gold_answer(gold)) for gold in dict.fromkeys(golds.values())}
+        left = [reading for reading in readings.values() if isinstance(reading, str)]
+        # Beside any gold that can be read, 0 is an answer that can be judged.
+        verdicts = self._judge_all(dict.fromkeys(((reading, "0"),) for reading in left))
+        readable: dict[str, bool] = {}
+        for gold, reading in readings.items():
+            status = verdicts[((reading, "0"),)].status if isinstance(reading, str) else None
+            if status == "infra_error":
+                raise RuntimeError(f"the math verifier's process died twice on the gold answer {gold!r:.200}")
+            readable[gold] = reading if isinstance(reading, bool) else status != "gold_unparsed"
+        return [(name, gold) for name, gold in golds.items() if not readable[gold]]
 
     def compare(self, golds: Sequence[str], answers: Sequence[str | None]) -> list[Verdict]:
         """As `verify`, on answers already extracted (None: there was none)."""
-        if self._owner != os.getpid():  # a forked child: the processes belong to the parent
-            if self._pool is not None:
-                self._pool.close()
-            self._reset()
         decisions = [decide(gold, answer) for gold, answer in zip(golds, answers, strict=True)]
         keys = [None if isinstance(decision, Verdict) else tuple(decision) for decision in decisions]
         judged = self._judge_all(dict.fromkeys(key for key in keys if key is not None))
         return [decision if isinstance(decision, Verdict) else judged[tuple(decision)] for decision in decisions]
 
     def _judge_all(self, distinct: dict[Pairs, None]) -> dict[Pairs, Verdict]:
+        if self._owner != os.getpid():  # a forked child: the processes belong to the parent
+            if self._pool is not None:
+                self._pool.close()
+            self._reset()
         with self._lock:
             known = {key: self._cache[key] for key in distinct if key in self._cache}
             for key in known:
@@ -116,14 +139,14 @@ class MathVerifier(Verifier):
         with self._lock:
             # A failure of the machine says nothing of the pair and is not kept.
             self._cache.update({key: verdict for key, verdict in judged.items() if verdict.status != "infra_error"})
-            while len(self._cache) > self._settings[-1]:
+            while len(self._cache) > self._limits[-1]:
                 self._cache.popitem(last=False)
         return known | judged
 
     def _started_pool(self) -> WorkerPool:
         with self._lock:
             if self._pool is None:
-                workers, soft_timeout_s, hard_timeout_s, memory_mib, _ = self._settings
+                workers, soft_timeout_s, hard_timeout_s, memory_mib, _ = self._limits
                 self._pool = WorkerPool(
                     workers, soft_timeout_s=soft_timeout_s, hard_timeout_s=hard_timeout_s, memory_mib=memory_mib
                 )

@@ -19,13 +19,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from decimal import Decimal
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
 IDLE_CHECK_S = 5.0
 EXACT_TOLERANCE = 1e-25  # relative, between exact expressions
-DECIMAL_TOLERANCE = 1e-4  # relative, where a decimal was rounded; math-verify has already asked for six places
+ROUNDED_PLACES = 6  # of a decimal that may be a rounded value; a shorter one is exact
+DECIMAL_TOLERANCE = 1e-4  # relative, where a decimal may be rounded; math-verify asks for six places besides
 CHAIN_TOLERANCE = 1e-2  # relative, within `a = b = c`, where a rounded last member is no contradiction
 
 
@@ -62,6 +64,7 @@ def parse(text: str) -> Any:
     """The sympy object, or None where math-verify reads nothing."""
     import math_verify
 
+    _tell_letters_apart()
     found = math_verify.parse(
         f"${text}$",
         extraction_config=[math_verify.LatexExtractionConfig(normalization_config=_normalisation())],
@@ -69,7 +72,31 @@ def parse(text: str) -> Any:
         parsing_timeout=0,
         raise_on_error=True,
     )
-    return found[0] if found and not isinstance(found[0], str) else None
+    if not found or isinstance(found[0], str):
+        return None
+    return _with_imaginary_unit(found[0])
+
+
+def _with_imaginary_unit(expression: Any) -> Any:
+    """With the letter i as a number, except where it is what an equation names. Lists keep what they repeat."""
+    import sympy
+
+    if (members := getattr(expression, "_unsorted_args", None)) is not None:
+        return expression.func(*(_with_imaginary_unit(member) for member in members))
+    if isinstance(expression, sympy.Eq):
+        return sympy.Eq(expression.lhs, _with_imaginary_unit(expression.rhs), evaluate=False)
+    letters = {symbol: sympy.I for symbol in getattr(expression, "free_symbols", ()) if symbol.name == "i"}
+    return expression.xreplace(letters) if letters else expression
+
+
+@lru_cache(maxsize=1)
+def _tell_letters_apart() -> None:
+    """Keeps n and N apart: math-verify writes all letters small, and passes no setting for it on."""
+    import math_verify.parser
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+
+    config = ConversionConfig(lowercase_symbols=False)
+    math_verify.parser.latex2sympy = partial(latex2sympy, conversion_config=config)
 
 
 @lru_cache(maxsize=128)  # the rollouts of a group share their gold
@@ -82,18 +109,53 @@ def parse_gold(text: str) -> Any:
 
 
 def same(gold: Any, answer: Any) -> bool:
-    """math-verify's word, then our re-check of what it is lenient about."""
+    """math-verify's word, after our own check of what it is lenient about."""
     import math_verify
     import sympy
 
-    if contradictory(answer):
+    if contradictory(answer) or not numbers_agree(gold, answer):  # first, since it is cheap beside a simplification
         return False
+    if members := _members(gold, answer):
+        return _matched(*members)
     if isinstance(gold, sympy.Symbol) and isinstance(answer, sympy.Expr) and answer.free_symbols == {gold}:
         return bool(sympy.simplify(answer - gold) == 0)  # math-verify compares the name alone: x is not 2x/2 to it
     # An interval and the inequality that describes it are one answer, whichever of them is the gold.
-    if not math_verify.verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=0, raise_on_error=True):
+    equal = math_verify.verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=0, raise_on_error=True)
+    return bool(equal)
+
+
+def _members(gold: Any, answer: Any) -> tuple[list[Any], list[Any]] | None:
+    """The members of two lists or sets, as often as they were written, a lone value being a list of one.
+
+    None where neither is a list, where a side is neither list nor value, or the names before them differ.
+    """
+    import sympy
+
+    named = [isinstance(side, sympy.Eq) for side in (gold, answer)]
+    values = [side.rhs if name else side for side, name in zip((gold, answer), named, strict=True)]
+    lists = [isinstance(value, sympy.FiniteSet) for value in values]
+    if not any(lists) or not all(isinstance(value, (sympy.FiniteSet, sympy.Expr)) for value in values):
+        return None
+    if all(named) and gold.lhs != answer.lhs:
+        return None
+    left, right = (
+        list(getattr(value, "_unsorted_args", value.args)) if is_list else [value]
+        for value, is_list in zip(values, lists, strict=True)
+    )
+    return left, right
+
+
+def _matched(golds: list[Any], answers: list[Any]) -> bool:
+    """Whether each gold has an answer of its own. math-verify compares in an order of its own, and each value once."""
+    if len(golds) != len(answers):
         return False
-    return numbers_agree(gold, answer)
+    left = list(range(len(answers)))
+    for gold in golds:
+        partner = next((index for index in left if same(gold, answers[index])), None)
+        if partner is None:
+            return False
+        left.remove(partner)
+    return True
 
 
 def _equations(expression: Any) -> list[Any]:
@@ -117,7 +179,7 @@ def contradictory(expression: Any) -> bool:
 
 
 def numbers_agree(gold: Any, answer: Any) -> bool:
-    """Compares value by value, relatively: to six decimal places 1e-7 and 2e-7 are one number.
+    """Compares value by value, relatively: to six decimal places 1e-7 and 2e-7 are one number to math-verify.
 
     Free symbols take fixed generic values. What has no such reading (sets of different size, relations) passes.
     """
@@ -134,7 +196,7 @@ def numbers_agree(gold: Any, answer: Any) -> bool:
         a, b = _value(left, point), _value(right, point)
         if a is None or b is None:
             continue
-        rounded = _has_decimal(left) or _has_decimal(right)
+        rounded = max(_places(left), _places(right)) >= ROUNDED_PLACES
         if not _close(a, b, DECIMAL_TOLERANCE if rounded else EXACT_TOLERANCE):
             return False
     return True
@@ -169,7 +231,8 @@ def _value(expression: Any, point: dict[Any, Any]) -> Any:
     import sympy
 
     try:
-        number = sympy.N(expression.subs(point).doit(), 40)
+        decimals = {number: sympy.Rational(_written(number)) for number in expression.atoms(sympy.Float)}
+        number = sympy.N(expression.xreplace(decimals).subs(point).doit(), 40)
         if number.is_Float and number._prec == 1:
             return sympy.Integer(0)  # sympy's mark for a sum that cancels to nothing
         return number if number.is_number and number.is_finite else None
@@ -179,10 +242,16 @@ def _value(expression: Any, point: dict[Any, Any]) -> Any:
         return None
 
 
-def _has_decimal(expression: Any) -> bool:
+def _places(expression: Any) -> int:
+    """Digits after the point of the longest decimal, without zeros at its end."""
     import sympy
 
-    return bool(expression.has(sympy.Float))
+    return max((len(_written(number).partition(".")[2]) for number in expression.atoms(sympy.Float)), default=0)
+
+
+def _written(number: Any) -> str:
+    """A decimal as it was written, without zeros at its end."""
+    return f"{Decimal(str(number)):f}".rstrip("0")
 
 
 def _close(a: Any, b: Any, tolerance: float) -> bool:

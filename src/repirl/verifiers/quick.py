@@ -1,7 +1,9 @@
 r"""Decisions on a (gold, answer) pair that need no computer algebra, and the guards before it. Pure.
 
 Policies, where mathematics alone does not decide:
-- plain numbers are compared exactly: 0.333 is not 0.3333, and 0.50 is 0.5;
+- plain numbers are compared exactly: 0.333 is not 0.3333, and 0.50 is 0.5; only a decimal of six places and more may be
+  a rounded fraction: 0.333333 is 1/3, 0.333 is not;
+- in a list the order does not matter, and a value given twice counts twice;
 - `x%` equals `x/100`, and also `x`, since a question often implies the sign;
 - a unit that one side omits is implied; two known units that differ (5 cm, 5 m) are unequal, nothing is converted; two
   unknown ones (apples, fruits) say nothing;
@@ -30,6 +32,8 @@ MAX_DIGITS = 1_000  # in one run
 MAX_EXPONENT = 10_000  # MATH has 2^{4950}
 MAX_FACTORIAL = 5_000  # MATH has 2004!
 MAX_NESTING = 30  # powers of factorials of powers
+ROUNDED_PLACES = 6  # of a decimal that may stand for a fraction
+ROUNDED_SHARE = 10_000  # and it is off by one part of so many at most: 0.000001 is not 3/2000000
 # Stands for any number too large to write: oversized as an exponent, harmless as a base. Spaces, since 9!9 is not 99.
 _HUGE = " 9999999 "
 
@@ -37,6 +41,7 @@ _NUMBER = r"[+-]?\d+(?:\.\d+)?"
 _CLOCK = r"\d+(?::\d\d)+"
 _DECIMAL = re.compile(_NUMBER)
 _RATIO = re.compile(rf"(?P<sign>-?)(?:\\frac\{{({_NUMBER})\}}\{{({_NUMBER})\}}|({_NUMBER})/({_NUMBER}))")
+_MIXED = re.compile(r"(-?)(\d+) ?\\frac\{(\d+)\}\{(\d+)\}")
 _REPEATING = re.compile(r"(-?)(\d+)\.(\d*)\\overline\{(\d+)\}")
 _BASED = re.compile(r"([0-9A-Z]+)_(?:(\d)|\{(\d+)\})")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .'()-]*")
@@ -168,6 +173,13 @@ def read_quantity(text: str) -> Quantity:
     return Quantity(match["value"].strip(), unit=_known_unit(match["unit"], match["power"]))
 
 
+def _in_dollars(raw: str, quantity: Quantity) -> Quantity:
+    """A dollar sign is a unit that stands before the value; a pair of plain ones encloses mathematics."""
+    if quantity.unit is None and not quantity.percent and (r"\$" in raw or raw.count("$") == 1):
+        return Quantity(quantity.value, unit="dollar")
+    return quantity
+
+
 def _with_letter_unit(quantity: Quantity, other_unit: str | None) -> Quantity:
     """`5 m` is five metres beside another length in metres, else 5 times m."""
     match = _GLUED_UNIT.fullmatch(quantity.value) if quantity.unit is None and other_unit else None
@@ -191,19 +203,45 @@ def _known_unit(words: str, power: str) -> str | None:
     return f"{name}^{exponent}" if name and exponent else name
 
 
-def _rational(text: str) -> tuple[Fraction, bool, bool] | None:
-    """(value, has a decimal point, is a fraction) of a plain number or a fraction of two; None for anything else."""
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A plain number. places: digits after the point, as far as written; None for a fraction, which is exact."""
+
+    value: Fraction
+    places: int | None
+
+
+def _number(text: str) -> Number | None:
+    """A plain number, a fraction of two, a mixed number or a repeating decimal; None for anything else."""
     if _DECIMAL.fullmatch(text):
-        return Fraction(text), "." in text, False
+        return Number(Fraction(text), len(text.partition(".")[2]))
     if match := _REPEATING.fullmatch(text):
         sign, whole, fixed, period = match.groups()
         ninths = Fraction(int(period), 10 ** len(period) - 1) / 10 ** len(fixed)
-        return (-1 if sign else 1) * (Fraction(f"{whole}.{fixed}0") + ninths), False, True
+        return Number((-1 if sign else 1) * (Fraction(f"{whole}.{fixed}0") + ninths), None)
+    if (match := _MIXED.fullmatch(text)) and int(match[4]):
+        return Number((-1 if match[1] else 1) * (int(match[2]) + Fraction(int(match[3]), int(match[4]))), None)
     if match := _RATIO.fullmatch(text):
         top, bottom = Fraction(match[2] or match[4]), Fraction(match[3] or match[5])
         if bottom:
-            return (-1 if match["sign"] else 1) * top / bottom, "." in match[0], True
+            return Number((-1 if match["sign"] else 1) * top / bottom, None)
     return None
+
+
+def _same_number(left: Number, right: Number) -> bool:
+    """Exactly; but a decimal of six places and more may be a fraction rounded or cut there, to four digits at least."""
+    if left.value == right.value:
+        return True
+    if (left.places is None) == (right.places is None):
+        return False
+    places = max(left.places or 0, right.places or 0)
+    apart = abs(left.value - right.value)
+    largest = max(abs(left.value), abs(right.value))
+    return places >= ROUNDED_PLACES and apart < Fraction(1, 10**places) and apart <= largest / ROUNDED_SHARE
+
+
+def _is_words(text: str) -> bool:
+    return _WORDS.fullmatch(text) is not None and _WORD_OF_4.search(text) is not None
 
 
 def _words_key(text: str) -> str:
@@ -214,20 +252,47 @@ def _compare(gold: str, answer: str) -> bool | None:
     """True or False where plain reading settles it, None where algebra must."""
     if gold == answer:
         return True
-    left, right = _rational(gold), _rational(answer)
+    left, right = _number(gold), _number(answer)
     if left is not None and right is not None:
-        if left[0] == right[0]:
-            return True
-        # A rounded decimal against a fraction (1/3, 0.333333) is for the worker's tolerance.
-        rounded = (left[1] or right[1]) and (left[2] or right[2])
-        return None if rounded else False
+        return _same_number(left, right)
     if (base := _BASED.fullmatch(gold)) and (other := _BASED.fullmatch(answer)):
         return base.groups() == other.groups()
-    if _WORDS.fullmatch(gold) and _WORD_OF_4.search(gold):
+    if _is_words(gold):
         return _words_key(gold) == _words_key(answer.replace(r"\text", "")) and not re.search(r"\d", answer)
     if (outer := _OUTER.fullmatch(gold)) and (other := _OUTER.fullmatch(answer)) and outer.groups() != other.groups():
         return False
+    if ", " in gold or ", " in answer:
+        return _compare_lists(gold.split(", "), answer.split(", "))
     return None
+
+
+def _compare_lists(golds: list[str], answers: list[str]) -> bool | None:
+    """Two lists of plain numbers, in any order; a number written twice counts twice."""
+    left, right = [_number(text) for text in golds], [_number(text) for text in answers]
+    rest = [number for number in right if number is not None]
+    if None in left or len(rest) < len(right):
+        return None
+    for gold in left:
+        partner = next((number for number in rest if gold is not None and _same_number(gold, number)), None)
+        if partner is None:
+            return False
+        rest.remove(partner)
+    return not rest
+
+
+def decide_gold(gold: str) -> bool | str:
+    """Whether a gold answer can be read, or the part of it that computer algebra must read.
+
+    A gold of words is readable: it is compared as words.
+    """
+    if not gold.strip() or len(gold) > MAX_CHARS:
+        return False
+    gold = normalise(gold)
+    if not gold or oversized(gold):
+        return False
+    value = read_quantity(gold).value
+    plain = _number(value) is not None or _BASED.fullmatch(value) or _is_words(value)
+    return True if plain else value
 
 
 def decide(gold: str, answer: str | None) -> Verdict | list[tuple[str, str]]:
@@ -242,6 +307,7 @@ def decide(gold: str, answer: str | None) -> Verdict | list[tuple[str, str]]:
         return GOLD_UNPARSED
     if len(answer) > MAX_CHARS:
         return NOT_EQUAL
+    raw_gold, raw_answer = gold, answer
     gold, answer = normalise(gold), normalise(answer)
     if not answer:
         return NO_ANSWER
@@ -251,7 +317,7 @@ def decide(gold: str, answer: str | None) -> Verdict | list[tuple[str, str]]:
         return GOLD_UNPARSED
     if oversized(answer):
         return NOT_EQUAL
-    left, right = read_quantity(gold), read_quantity(answer)
+    left, right = _in_dollars(raw_gold, read_quantity(gold)), _in_dollars(raw_answer, read_quantity(answer))
     if left.unit and right.unit and left.unit != right.unit:
         return NOT_EQUAL
     left, right = _with_letter_unit(left, right.unit), _with_letter_unit(right, left.unit)

@@ -1,0 +1,162 @@
+"""The study behind the defaults: which switches of PRM-only rePIRL matter, on two tasks. See report.md.
+
+    python benchmarks/defaults/study.py start                     # start policies
+    python benchmarks/defaults/study.py screen                    # every arm, seeds 0 and 1
+    python benchmarks/defaults/study.py confirm                   # chosen arms, seeds 10 to 14
+    python benchmarks/defaults/study.py screen --only base,head --seeds 0 --iterations 5   # a reduced form
+
+Every stage can be stopped and started again: finished runs are kept. A design around a base (`base.yaml`): the full product
+of weighting, experts in Z and advantage estimator, and every other switch on its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from repirl.applications.sweep import main as sweep
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))  # the configurations name benchmarks.defaults.measure
+TASKS = {"paraphrased": [], "any_order": [HERE / "task_any_order.yaml"]}
+SEEDS = {"screen": "0-1", "confirm": "10-14"}
+STARTS = {"screen": 0, "confirm": 10}  # the start policy that all seeds of a stage share, one a task
+PRIME_PRM = {"kind": "implicit", "beta": 0.05}
+
+
+def irl(**switches: Any) -> dict[str, Any]:
+    """An overlay on the base's objective."""
+    return {"objective": {"init_args": switches}}
+
+
+def other(name: str, **switches: Any) -> dict[str, Any]:
+    """Another objective than IRL."""
+    return {"objective": {"class_path": f"repirl.modules.prm_objectives.{name}", "init_args": switches}}
+
+
+def prm(**switches: Any) -> dict[str, Any]:
+    """Another PRM."""
+    return {"prm": {"init_args": switches}}
+
+
+def product() -> dict[str, dict[str, Any]]:
+    """Weighting x experts in Z x estimator; the base is per_position, off, prime."""
+    arms = {}
+    for weighting in ("sequence", "length_normalized", "per_position", "uniform"):
+        for in_z in (False, True):
+            for estimator in ("rloo", "prime"):
+                name = f"{weighting}{'_z' if in_z else ''}_{estimator}"
+                arms[name] = irl(weighting=weighting, experts_in_z=in_z) | {"advantage": {"prm_estimator": estimator}}
+    return arms
+
+
+ARMS: dict[str, dict[str, Any]] = {
+    **product(),
+    # parameterisation
+    "logit_difference": prm(kind="logit_difference"),
+    "implicit": prm(kind="implicit"),
+    "head": prm(kind="head"),
+    "linear": prm(kind="linear"),
+    "q_head_rank_8": prm(kind="q_head", rank=8),
+    "steps": prm(granularity="step"),
+    # scope, Rhat, temperature, truncation
+    "sequence_batch": irl(weighting="sequence", scope="batch"),
+    "paper": irl(weighting="sequence", scope="batch", rhat="Rbar") | prm(kind="head"),
+    "sequence_rbar": irl(weighting="sequence", rhat="Rbar"),
+    "uniform_rbar": irl(weighting="uniform", rhat="Rbar"),
+    "sequence_tempered": irl(weighting="sequence", temperature=2.0),
+    "sequence_truncated": irl(weighting="sequence", truncate=0.4),
+    # base measure
+    "reference": irl(base_measure="reference"),
+    "sequence_z_reference": irl(weighting="sequence", experts_in_z=True, base_measure="reference"),
+    "implicit_reference": irl(weighting="sequence", base_measure="reference") | prm(kind="implicit"),
+    # corrected trajectories: the only arms whose PRM sees outcomes
+    "corrected_copy": irl(corrected="copy"),
+    "corrected_move": irl(corrected="move"),
+    "corrected_copy_expert_4": irl(corrected="copy", expert_weight=4.0),
+    # rhythm and rates
+    "prm_updates_1": {"schedule": {"prm_updates": 1}},
+    "prm_updates_4": {"schedule": {"prm_updates": 4}},
+    "prm_rate_x3": {"prm_optimizer": {"init_args": {"lr": 3.0e-3}}},
+    "prm_rate_third": {"prm_optimizer": {"init_args": {"lr": 3.3e-4}}},
+    # rewards to advantages
+    "scale_none": {"advantage": {"reward_scale": "none"}},
+    "scale_std": {"advantage": {"reward_scale": "std"}},
+    "not_whitened": {"advantage": {"whiten": False}},
+    "grpo": {"advantage": {"prm_estimator": "grpo"}},
+    "entropy": {"surrogate": {"entropy_coef": 0.001}},
+    # other objectives
+    "discriminator": other("Discriminator", corrected="ignore"),
+    "discriminator_token": other("Discriminator", form="token", corrected="ignore"),
+    "gail_token": other("Discriminator", logit="gail", form="token", corrected="ignore"),
+    "prime": other("Prime") | {"prm": {"init_args": PRIME_PRM}},
+    "outcome_only": {"prm": None, "advantage": {"outcome_coef": 1.0, "prm_coef": 0.0}},
+}
+EXPERTS = {"experts_16": 16, "experts_64": 64}  # prompts with experts, and no others
+BASE = "per_position_prime"
+CONFIRMED = [BASE]  # filled from the screening; report.md says why
+
+
+def overlays(output: Path, stage: str, only: list[str]) -> dict[str, list[str]]:
+    """The overlay files of every arm of every task, written to `output`; and the words that `repirl sweep` takes."""
+    words: dict[str, list[str]] = {}
+    for task, files in TASKS.items():
+        words[task] = []
+        start = output / "start" / ("base" if task == "paraphrased" else task) / f"seed-{STARTS[stage]}" / "policy"
+        for name in only:
+            changed = {"policy": {"init_args": {"path": str(start)}}, **ARMS.get(name, {})}
+            overlay: dict[str, Any] = {"model": {"init_args": changed}}
+            if name in EXPERTS:
+                overlay["data"] = {"init_args": {"train": {"init_args": {"count": EXPERTS[name]}}}}
+            path = output / stage / "arms" / task / f"{name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(yaml.safe_dump(overlay, sort_keys=False))
+            words[task].append("+".join(map(str, [*files, path])))
+    return words
+
+
+def main() -> int:
+    """Runs a stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["start", *SEEDS])
+    parser.add_argument("--only", help="comma-separated arms instead of the stage's own")
+    parser.add_argument("--seeds", help="instead of the stage's own")
+    parser.add_argument("--iterations", type=int, help="instead of the configuration's own")
+    parser.add_argument("--jobs", default="2")
+    parser.add_argument("--output", type=Path, default=Path("outputs/defaults"))
+    given = parser.parse_args()
+    shared = ["--jobs", given.jobs]
+    shorter = []
+    if given.iterations:
+        path = given.output / f"iterations-{given.iterations}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump({"trainer": {"max_steps": given.iterations}}))
+        shorter = [str(path)]
+    if given.stage == "start":
+        seeds = given.seeds or ",".join(map(str, STARTS.values()))
+        files = [
+            "--base",
+            str(HERE / "start.yaml"),
+            *shorter,
+            "--overlays",
+            str(HERE / "any_order.yaml"),
+            "--with-base",
+        ]
+        return sweep([*files, "--seeds", seeds, "--output", str(given.output / "start"), *shared])
+    names = given.only.split(",") if given.only else [*ARMS, *EXPERTS] if given.stage == "screen" else CONFIRMED
+    if unknown := [name for name in names if name not in ARMS and name not in EXPERTS]:
+        parser.error(f"unknown arm {unknown[0]}; there are {', '.join([*ARMS, *EXPERTS])}")
+    status = 0
+    for task, words in overlays(given.output, given.stage, names).items():
+        base = ["--base", str(HERE / "base.yaml"), *shorter]
+        where = ["--seeds", given.seeds or SEEDS[given.stage], "--output", str(given.output / given.stage / task)]
+        status |= sweep([*base, "--overlays", *words, *where, *shared])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

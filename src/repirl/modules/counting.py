@@ -1,0 +1,30 @@
+"""Iterations as Lightning's steps. The names used here are private: pyproject.toml admits one minor version of Lightning."""
+
+from collections.abc import Iterable
+
+from lightning.pytorch import Trainer
+from torch.optim import Optimizer
+
+
+def uncount_optimizer_steps(trainer: Trainer) -> None:
+    """Keeps Lightning from counting every optimiser step as a global step."""
+    for optimizer in trainer.strategy._lightning_optimizers:
+        optimizer._on_before_step = optimizer._on_after_step = _do_nothing
+
+
+def count_iteration(trainer: Trainer) -> None:
+    """Counts one global step."""
+    progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    progress.increment_ready()
+    progress.increment_completed()
+
+
+def scale_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
+    """Sets each learning rate to `factor` times its first value."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+def _do_nothing() -> None:
+    """In place of Lightning's step counters."""

@@ -1,0 +1,207 @@
+"""What a PRM is trained on. An objective reads one iteration's rows and gives coefficients of their token rewards."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from repirl.objectives.discriminator import Form, discriminator_coefficients, gail_coefficients
+from repirl.objectives.irl import Corrected, Rhat, Scope, Weighting, contrast_sets, irl_coefficients
+from repirl.objectives.prm import Coefficients, prime_coefficients, step_cross_entropy_coefficients
+
+BaseMeasure = Literal["uniform", "reference"]
+WrongExperts = Literal["drop", "background"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an objective may read: the rollouts and experts of all ranks, N rows of T response tokens.
+
+    rewards, log_probs (of the behaviour policy), reference_log_probs (of the policy at the start): [N, T]; the last two
+    are None where the objective does not ask for them. response_mask, step_ends: [N, T]. group, is_expert, outcome: [N].
+    """
+
+    rewards: Tensor
+    response_mask: Tensor
+    step_ends: Tensor
+    group: Tensor
+    is_expert: Tensor
+    outcome: Tensor
+    log_probs: Tensor | None = None
+    reference_log_probs: Tensor | None = None
+
+
+class PRMObjective(ABC):
+    """One way to train a PRM.
+
+    needs_log_probs, needs_reference, needs_verifier: what the module has to provide. drops_wrong_experts: experts that
+    the verifier rejects are left out before anything is computed.
+    """
+
+    needs_log_probs = True
+    needs_reference = False
+    needs_verifier = False
+    drops_wrong_experts = True
+
+    @abstractmethod
+    def coefficients(self, rows: Evidence) -> Coefficients:
+        """dL/dr of every token of every rank, L's value, and what to log."""
+
+
+class IRL(PRMObjective):
+    """Maximum-entropy inverse reinforcement learning (objectives/irl.py): experts up, weighted rollouts down.
+
+    Args:
+        weighting: of the rollouts; see `irl_coefficients`, as for `scope`, `experts_in_z`, `rhat`, `temperature`, `truncate`.
+        base_measure: b = 1 (`uniform`) or b = the policy at the start (`reference`).
+        corrected: rollouts with a right answer are pseudo-experts and stay in Z (`copy`), leave Z (`move`, the paper), or
+            are ordinary rollouts (`ignore`). Without a verifier all three are the same.
+        expert_weight: weight of a real expert against a pseudo-expert.
+        wrong_experts: experts that the verifier rejects are dropped, or join the background.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting = "sequence",
+        scope: Scope = "prompt",
+        experts_in_z: bool = True,
+        rhat: Rhat = "R",
+        temperature: float = 1.0,
+        truncate: float | None = None,
+        base_measure: BaseMeasure = "uniform",
+        corrected: Corrected = "copy",
+        expert_weight: float = 1.0,
+        wrong_experts: WrongExperts = "drop",
+    ) -> None:
+        if corrected == "move" and experts_in_z:
+            raise ValueError(
+                "IRL: corrected 'move' with experts_in_z leaves a corrected rollout no counter-force; "
+                "use corrected 'copy', or experts_in_z false"
+            )
+        if weighting == "per_position" and scope == "batch":
+            raise ValueError("IRL: weighting 'per_position' is defined per prompt; set scope to 'prompt'")
+        if temperature <= 0 or (truncate is not None and not 0 < truncate <= 1):
+            raise ValueError(f"IRL: temperature must be > 0 and truncate in (0, 1], not {temperature}, {truncate}")
+        if expert_weight <= 0:
+            raise ValueError(f"IRL: expert_weight must be > 0, not {expert_weight}")
+        self.weighting, self.scope, self.experts_in_z, self.rhat = weighting, scope, experts_in_z, rhat
+        self.temperature, self.truncate = temperature, truncate
+        self.corrected, self.expert_weight = corrected, expert_weight
+        self.needs_reference = base_measure == "reference"
+        self.drops_wrong_experts = wrong_experts == "drop"
+
+    def coefficients(self, rows: Evidence) -> Coefficients:
+        """As `irl_coefficients`. `loss` is the linear surrogate, which is not bounded; `ranking_loss` tells more."""
+        weight, background = contrast_sets(
+            is_expert=rows.is_expert, outcome=rows.outcome, corrected=self.corrected, expert_weight=self.expert_weight
+        )
+        terms = irl_coefficients(
+            rewards=rows.rewards,
+            log_ratio=_log_ratio(rows, of_reference=self.needs_reference),
+            response_mask=rows.response_mask,
+            group=rows.group,
+            positive_weight=weight,
+            background=background,
+            weighting=self.weighting,
+            scope=self.scope,
+            experts_in_z=self.experts_in_z,
+            rhat=self.rhat,
+            temperature=self.temperature,
+            truncate=self.truncate,
+        )
+        figures: dict[str, Tensor | float] = {
+            "ranking_loss": terms.ranking_loss,
+            "prompts_used": terms.cells,
+            "prompts_skipped": terms.skipped,
+            "ess": terms.ess,
+            "ess_share": terms.ess_share,
+            "largest_weight": terms.largest_weight,
+            "chi_square": terms.chi_square,
+            "expert_share": weight[rows.is_expert].sum() / weight.sum().clamp(min=1e-8),
+        }
+        return Coefficients(terms.token, (terms.token * rows.rewards).sum(), terms.cells, figures)
+
+
+class Discriminator(PRMObjective):
+    """Experts against the policy by binary cross-entropy (objectives/discriminator.py): GAN-GCL, AIRL, GAIL.
+
+    Args:
+        logit: `airl` corrects by the policy's log-probability, so that the reward is the experts' own at the optimum (with
+            form `sequence`: GAN-GCL); `gail` does not.
+        form: one logit a response, or one a token.
+        base_measure, corrected, expert_weight, wrong_experts: as in `IRL`; `gail` has no base measure.
+    """
+
+    def __init__(
+        self,
+        logit: Literal["airl", "gail"] = "airl",
+        form: Form = "sequence",
+        base_measure: BaseMeasure = "uniform",
+        corrected: Corrected = "copy",
+        expert_weight: float = 1.0,
+        wrong_experts: WrongExperts = "drop",
+    ) -> None:
+        if expert_weight <= 0:
+            raise ValueError(f"Discriminator: expert_weight must be > 0, not {expert_weight}")
+        self.logit, self.form, self.corrected, self.expert_weight = logit, form, corrected, expert_weight
+        self.needs_log_probs = logit == "airl"
+        self.needs_reference = logit == "airl" and base_measure == "reference"
+        self.drops_wrong_experts = wrong_experts == "drop"
+
+    def coefficients(self, rows: Evidence) -> Coefficients:
+        """As `discriminator_coefficients` or `gail_coefficients`; experts have label 1."""
+        weight, background = contrast_sets(
+            is_expert=rows.is_expert, outcome=rows.outcome, corrected=self.corrected, expert_weight=self.expert_weight
+        )
+        sets = {"group": rows.group, "positive_weight": weight, "background": background}
+        if self.logit == "gail":
+            return gail_coefficients(form=self.form, rewards=rows.rewards, response_mask=rows.response_mask, **sets)
+        return discriminator_coefficients(
+            form=self.form,
+            rewards=rows.rewards,
+            log_ratio=_log_ratio(rows, of_reference=self.needs_reference),
+            response_mask=rows.response_mask,
+            **sets,
+        )
+
+
+class Prime(PRMObjective):
+    """Cross-entropy of sigma(R) against the outcome of each rollout (PRIME); experts take no part."""
+
+    needs_log_probs = False
+    needs_verifier = True
+
+    def coefficients(self, rows: Evidence) -> Coefficients:
+        """As `prime_coefficients`."""
+        outcome = rows.outcome.masked_fill(rows.is_expert, float("nan"))
+        return prime_coefficients(rewards=rows.rewards, outcome=outcome, response_mask=rows.response_mask)
+
+
+class StepCrossEntropy(PRMObjective):
+    """Cross-entropy of sigma(step reward), the outcome being the label of every step of its response.
+
+    Experts' steps are right unless the verifier rejects the expert, which then counts as a failed response.
+    """
+
+    needs_log_probs = False
+    needs_verifier = True
+    drops_wrong_experts = False
+
+    def coefficients(self, rows: Evidence) -> Coefficients:
+        """As `step_cross_entropy_coefficients`."""
+        right = torch.where(rows.is_expert & rows.outcome.isnan(), 1.0, rows.outcome)
+        labels = torch.where(rows.step_ends, right[:, None], float("nan"))
+        return step_cross_entropy_coefficients(
+            rewards=rows.rewards, labels=labels, ends=rows.step_ends, response_mask=rows.response_mask
+        )
+
+
+def _log_ratio(rows: Evidence, *, of_reference: bool) -> Tensor:
+    """Log b - log q of every response token."""
+    assert rows.log_probs is not None
+    if not of_reference:
+        return -rows.log_probs
+    assert rows.reference_log_probs is not None
+    return rows.reference_log_probs - rows.log_probs

@@ -1,0 +1,108 @@
+"""`repirl sweep` through real processes: placeholders, one table, resuming, failures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from repirl.applications.sweep import main, overlay, parse_seeds, plan
+from repirl.config import ConfigError
+
+BASE = """
+trainer: {accelerator: cpu, devices: 1, max_steps: 2, max_epochs: -1, limit_val_batches: 0, enable_checkpointing: false,
+          enable_model_summary: false, enable_progress_bar: false, log_every_n_steps: 1,
+          callbacks: [{class_path: repirl.callbacks.export.ExportPolicy, init_args: {folder: "{folder}/policy-{seed}"}}]}
+model:
+  class_path: repirl.modules.sft.SFT
+  init_args:
+    policy:
+      class_path: repirl.Policy
+      init_args:
+        config: {model_type: llama, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
+        tokens: ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', a, b, c, d, "\\n", '\\boxed{', '}']
+    text: {max_prompt_tokens: 16, max_response_tokens: 12}
+data:
+  class_path: repirl.data.expert.ExpertData
+  init_args:
+    train: {class_path: repirl.data.arithmetic.RunningSums, init_args: {count: 8, seed: 1, min_steps: 2, max_steps: 3}}
+    batch_prompts: 4
+"""
+
+
+def write(folder: Path, **files: str) -> dict[str, str]:
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return {name: str(folder / f"{name}.yaml") for name in files}
+
+
+def sweep(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "repirl", "sweep", "--output", str(tmp_path / "out"), "--jobs", "2", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_arms_times_seeds_one_table_and_nothing_is_run_twice(tmp_path: Path) -> None:
+    files = write(
+        tmp_path,
+        base=BASE,
+        fast="model: {init_args: {policy_optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.5}}}}",
+        broken="data: {init_args: {train: {class_path: repirl.data.sources.Rows, init_args: {path: missing.jsonl}}}}",
+    )
+    given = ["--base", files["base"], "--with-base", "--overlays", files["fast"], files["broken"], "--seeds", "3-4"]
+    first = sweep(tmp_path, *given)
+    assert first.returncode == 1
+    assert "6 runs, 0 done before" in first.stdout
+    assert sorted(line.split(":")[1].strip() for line in first.stderr.splitlines() if "failed:" in line) == [
+        "broken, seed 3",
+        "broken, seed 4",
+    ]
+    assert "missing.jsonl" in (tmp_path / "out/broken/seed-3/log.txt").read_text()
+
+    with (tmp_path / "out/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["arm"], r["seed"]) for r in rows] == [("base", "3"), ("fast", "3"), ("base", "4"), ("fast", "4")]
+    losses = [float(r["sft/loss"]) for r in rows]
+    assert len(set(losses)) == 4  # seeds and arms matter
+    assert all(float(r["step"]) == 1 for r in rows)  # the last of two iterations
+    assert parquet.read_table(tmp_path / "out/results.parquet").column("sft/loss").to_pylist() == losses
+    assert (tmp_path / "out/fast/seed-4/policy-4/config.json").is_file()  # {folder} and {seed}
+
+    write(tmp_path, fast="model: {init_args: {policy_optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}}}")
+    files.update(write(tmp_path, broken="trainer: {max_steps: 1}"))
+    again = sweep(tmp_path, *given)
+    assert again.returncode == 0
+    assert "6 runs, 2 done before" in again.stdout  # the base; both others are configured otherwise now
+    with (tmp_path / "out/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["sft/loss"]) for r in rows if r["arm"] == "base"] == [losses[0], losses[2]]
+    assert float(next(r["sft/loss"] for r in rows if r["arm"] == "fast")) != losses[1]
+
+
+def test_seeds_reach_everything_that_has_one(tmp_path: Path) -> None:
+    files = write(tmp_path, base=BASE)
+    (run,) = plan([Path(files["base"])], [], [7], tmp_path, with_base=False)
+    merged = overlay(run)
+    assert merged["seed_everything"] == merged["model"]["init_args"]["seed"] == merged["data"]["init_args"]["seed"] == 7
+    assert merged["data"]["init_args"]["train"]["init_args"]["seed"] == 1  # the problems stay
+    assert json.dumps(merged).count(str(tmp_path / "base" / "seed-7")) == 3
+
+
+def test_seeds_are_read() -> None:
+    assert parse_seeds("0-2,5,1") == [0, 1, 2, 5]
+    for bad in ("", "a", "1-", "-3"):
+        with pytest.raises(ConfigError, match="is not understood"):
+            parse_seeds(bad)
+
+
+def test_mistakes_are_told_before_anything_runs(tmp_path: Path) -> None:
+    files = write(tmp_path, base=BASE)
+    with pytest.raises(ConfigError, match="two arms are called 'x'"):
+        plan([Path(files["base"])], ["a/x.yaml", "b/x.yaml"], [0], tmp_path, with_base=False)
+    with pytest.raises(ConfigError, match="no such file"):
+        main(["--base", files["base"], "--overlays", str(tmp_path / "none.yaml"), "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
