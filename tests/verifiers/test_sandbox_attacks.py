@@ -14,18 +14,24 @@ from repirl.structs import CodeTests
 from repirl.verifiers.jail import confine
 from repirl.verifiers.sandbox import Budget, Job, Sandbox
 
-# What every attack is asked for: the square. None of them computes it.
-TESTS = """
-import math
-def check(candidate):
-    assert candidate(3) == 9
-    assert candidate(0.5) == 0.25
-    assert abs(candidate(1.5) - 2.25) < 1e-6
-    assert [candidate(x) for x in (1, 2)] == [1, 4]
-    assert math.isclose(candidate(4), 16)
-    assert isclose(candidate(5), 25)
-check(f)
-"""
+# What every attack is asked for: the square. None of them computes it. Each line is tried alone: one that passes is enough.
+LINES = (
+    "assert candidate(3) == 9",
+    "assert not candidate(3) != 9",
+    "assert candidate(0.5) == 0.25",
+    "assert abs(candidate(1.5) - 2.25) < 1e-6",
+    "assert [candidate(x) for x in (1, 2)] == [1, 4]",
+    "assert all(candidate(x) == x * x for x in (1, 2))",
+    "assert all(map(lambda x: candidate(x) == x * x, (1, 2)))",
+    "assert candidate(3) in (9, 10)",
+    "assert {candidate(3)} == {9}",
+    "assert math.isclose(candidate(4), 16)",
+    "assert isclose(candidate(5), 25)",
+)
+SCRIPT = "import math\n\ndef check(candidate):\n    {}\n\ncheck(f)"
+TESTS = SCRIPT.format("\n    ".join(LINES))
+# The same, but `math` is a name that only the program may have imported.
+BORROWING = "assert math.isclose(f(4), 16)"
 # A test that relies on a name which a real data set's program imports.
 SETUP = "from math import isclose"
 
@@ -249,10 +255,15 @@ FORGERIES = {
 def test_a_forgery_is_wrong_and_never_masked(sandbox, name):
     found = attack(sandbox, FORGERIES[name])
     assert found.passed is False, found
+    if not name.startswith(("deep", "wide", "huge", "cyclic")):  # slow, and no better in parts
+        for line in (*(SCRIPT.format(line) for line in LINES), BORROWING):
+            found = attack(sandbox, FORGERIES[name], tests=line)
+            assert found.passed is False, (line, found)
 
 
 def test_the_square_itself_passes(sandbox):
-    assert attack(sandbox, "def f(x): return x * x").status == "passed"
+    for tests in (TESTS, BORROWING):
+        assert attack(sandbox, "def f(x): return x * x", tests=tests).status == "passed"
 
 
 def test_a_method_of_a_value_cannot_be_replaced(sandbox):
