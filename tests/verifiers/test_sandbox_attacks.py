@@ -112,7 +112,7 @@ FORGERIES = {
         isclose = lambda *a: True
         check = lambda c: None
         AssertionError = KeyboardInterrupt
-        def f(x): return None
+        def f(x): return 1.0
     """,
     "module in the place of one": """
         class math:
@@ -264,6 +264,12 @@ def test_a_forgery_is_wrong_and_never_masked(sandbox, name):
 def test_the_square_itself_passes(sandbox):
     for tests in (TESTS, BORROWING):
         assert attack(sandbox, "def f(x): return x * x", tests=tests).status == "passed"
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "exit(0)", "return object()", "return b'x' * 10**8"])
+def test_a_test_that_catches_everything_does_not_hide_the_end(sandbox, end):
+    program = f"import os\ndef f(x):\n    {end}"
+    assert attack(sandbox, program, tests="try:\n    f(1)\nexcept:\n    pass", timeout_s=5.0).passed is False
 
 
 def test_a_method_of_a_value_cannot_be_replaced(sandbox):
