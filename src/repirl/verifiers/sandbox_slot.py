@@ -256,7 +256,7 @@ class Slot:
             "entry_point": tests.entry_point,
             **self._limits(tests_cpu_s),
         }
-        # The tests are idle while the program works, and are ended by its end; their own limit is for the case that it is not.
+        # The tests are idle while the program works, and are ended by its end; their own limit is for a loss of it.
         judge["wall_s"] = self._limits(tests_cpu_s)["wall_s"] + REPORT_TIMEOUT_S
         requests, replies = os.pipe(), os.pipe()
         try:
