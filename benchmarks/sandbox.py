@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from repirl.structs import CodeTests
-from repirl.verifiers.sandbox import Job, Result, Sandbox
+from repirl.verifiers.sandbox import Budget, Job, Result, Sandbox
 
 RIGHT = Job("def f(x):\n    return x + 1", CodeTests("asserts", "assert f(1) == 2\nassert f(-1) == 0"), 5.0)
 CPU_HOG = "while True: pass"
@@ -195,12 +195,12 @@ def rows(path: Path) -> list[dict]:
 
 def sets(arguments: argparse.Namespace) -> None:
     """Canonical solutions, `return None`, and objects equal to everything, on every problem of every set."""
-    sandbox = Sandbox(workers=arguments.workers)
+    sandbox = Sandbox(workers=arguments.workers, budget=Budget(memory_mib=arguments.memory_mib))
     for path in sorted(Path(arguments.data).glob("*.jsonl*")):
         name = path.name.partition(".")[0]
         if arguments.only and name not in arguments.only:
             continue
-        found = rows(path)
+        found = [row for row in rows(path) if not arguments.ids or row["id"] in arguments.ids]
         for kind, program in (("canonical", None), ("stub", STUB), ("equal to all", EQUAL_TO_ALL)):
             jobs = []
             for row in found:
@@ -235,7 +235,9 @@ def main() -> None:
     command = commands.add_parser("sets", help=sets.__doc__)
     command.add_argument("--data", required=True, help="folder of JSONL files")
     command.add_argument("--only", nargs="*", help="file names without extension")
+    command.add_argument("--ids", nargs="*", help="these problems only")
     command.add_argument("--workers", type=int)
+    command.add_argument("--memory-mib", type=int, default=Budget().memory_mib)
     command.add_argument("--timeout-s", type=float, default=100.0, help="CPU seconds of a program")
     command.set_defaults(action=sets)
     arguments = parser.parse_args()

@@ -3,7 +3,8 @@
 Samples the policy of a configuration on its training problems, the ones with the shortest expert solutions first (a small
 model gets more of them right), until enough rollouts are correct; then compares Rbar of experts, correct and failed rollouts
 of the same problems, before training (a fresh PRM) or with the weights of a checkpoint. Rollouts are always the start
-policy's, so that before and after see the same ones.
+policy's, so that before and after see the same ones. Small models hardly ever box an answer: here a rollout is correct if
+its last number is the answer, and failed if it has numbers and the last one is another.
 
     python benchmarks/style_leakage.py --config configs/gsm8k_smollm2.yaml --config configs/scale/gsm8k_local.yaml \
         --ckpt_path outputs/gsm8k_smollm2/checkpoints/last.ckpt --correct 24 --problems 160
@@ -11,6 +12,7 @@ policy's, so that before and after see the same ones.
 
 import argparse
 import json
+import re
 from typing import Any
 
 import torch
@@ -21,6 +23,12 @@ from repirl.data.expert import encode_problems
 from repirl.metrics import auroc
 from repirl.objectives.reduce import response_means
 from repirl.structs import Response
+
+
+def last_number(text: str) -> float | None:
+    """The last number of a text; None where there is none."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return float(found[-1].replace(",", "")) if found else None
 
 
 def main() -> None:
@@ -38,7 +46,7 @@ def main() -> None:
     module: Any = cli.model
     module.configure_model()
     prompts, _ = encode_problems(
-        cli.datamodule.sources["train"].load(),
+        cli.datamodule.train.load(),
         module.codec,
         max_prompt_tokens=module.max_prompt_tokens,
         max_response_tokens=module.max_response_tokens,
@@ -53,10 +61,11 @@ def main() -> None:
         rollouts = module.actor.sample(
             some, range(start, start + len(some)), samples=args.samples, key=(0,), temperature=1.0
         )
-        verdicts = module.actor.verify([p.problem for p in some], [[r.text for r in row] for row in rollouts])
-        for prompt, row, judged in zip(some, rollouts, verdicts, strict=True):
-            right = [r for r, v in zip(row, judged, strict=True) if v.correct]
-            wrong: list[Response] = [r for r, v in zip(row, judged, strict=True) if v.correct is False]
+        for prompt, row in zip(some, rollouts, strict=True):
+            numbers = [(r, last_number(r.text)) for r in row if last_number(r.text) is not None]
+            gold = float(prompt.problem.answer)
+            right: list[Response] = [r for r, number in numbers if number == gold]
+            wrong = [r for r, number in numbers if number != gold]
             tried, correct = tried + len(row), correct + len(right)
             if right:  # the expert and as many failed rollouts of the same problem
                 found.append((prompt.token_ids, prompt.experts[0].token_ids, "expert"))
@@ -65,7 +74,6 @@ def main() -> None:
         print(f"{start + len(some)} problems, {tried} rollouts, {correct} correct", flush=True)
         if correct >= args.correct:
             break
-    module.actor.verifier.close()
     if args.ckpt_path:
         module.load_state_dict(torch.load(args.ckpt_path, map_location="cpu", weights_only=False)["state_dict"])
     means = torch.zeros(len(found))

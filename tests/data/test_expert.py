@@ -451,6 +451,45 @@ def test_unusable_training_sets_are_refused() -> None:
             ExpertData(RunningSums(5, 0), **bad)
 
 
+def test_several_sets_by_name_are_one_loop_and_each_prompt_knows_its_set() -> None:
+    sets = {"short": RunningSums(3, 0, min_steps=2, max_steps=2), "long": RunningSums(2, 1, min_steps=6, max_steps=6)}
+    for data in (EvalData(val=sets, eval_batch_prompts=4), ExpertData(Given([]), val=sets, eval_batch_prompts=4)):
+        batches = list(attached(data, "validate").val_dataloader())
+        assert [prompt.dataset for batch in batches for prompt in batch] == ["short"] * 3 + ["long"] * 2
+        assert all(not prompt.experts for batch in batches for prompt in batch)
+    (batch,) = attached(EvalData(val=sets["long"]), "validate").val_dataloader()
+    assert [prompt.dataset for prompt in batch] == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["", "a/b"])
+def test_a_name_that_metrics_cannot_carry_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="a data set is named"):
+        EvalData(val={name: RunningSums(1, 0)})
+
+
+def test_guarded_sets_are_compared_with_the_training_problems(caplog: pytest.LogCaptureFixture) -> None:
+    train = RunningSums(6, 0).load()
+    guard = {"same": Given(train[4:]), "other": RunningSums(3, 0, split="test")}
+    val = {"v": Given([Problem("leaked", train[0].text, "1")])}
+    with caplog.at_level(logging.INFO, "repirl.data.expert"):
+        data = attached(ExpertData(Given(train), val=val, guard=guard, batch_prompts=2), "fit")
+    assert list(data.overlaps) == ["val v", "guard same", "guard other"]
+    assert [found.equal for found in data.overlaps.values()] == [("leaked",), (train[4].id, train[5].id), ()]
+    levels = {r.getMessage().partition(":")[0]: r.levelname for r in caplog.records if " of " in r.getMessage()}
+    assert (levels["guard same"], levels["guard other"]) == ("WARNING", "INFO")
+    # Other ranks do not repeat it, and nothing is compared without training.
+    assert attached(ExpertData(Given(train), guard=guard, batch_prompts=2), "fit", 1, 2).overlaps == {}
+    assert attached(ExpertData(Given(train), val=val, guard=guard), "validate").overlaps == {}
+
+
+def test_the_policy_reads_the_usual_prompt_where_there_is_one(arithmetic: PreTrainedTokenizerBase) -> None:
+    codec = ChatCodec(arithmetic)
+    limits = {"max_prompt_tokens": 20, "max_response_tokens": 20, "max_experts": 1, "report": PreparationReport()}
+    asked = encode_problem(Problem("p", "a1b1", prompt="a1b1c1"), codec, **limits)
+    assert asked is not None
+    assert asked.token_ids == codec.encode_prompt("a1b1c1")
+
+
 def test_data_modules_come_from_yaml(tmp_path: Path) -> None:
     parser = ArgumentParser()
     parser.add_subclass_arguments(LightningDataModule, "data")

@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import runpy
 import sys
 import time
 from collections.abc import Sequence
@@ -157,16 +158,15 @@ def execute(run: Run, merged: dict[str, Any], context: Any, threads: int) -> Run
 
 
 def _fit(path: str, log: str, threads: int) -> None:
-    """`repirl fit` with its output in a file."""
-    from repirl.__main__ import main as repirl
-
+    """`python -m repirl fit` with its output in a file."""
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
     import torch
 
     torch.set_num_threads(threads)
-    repirl(["fit", "--config", path])
+    sys.argv = ["repirl", "fit", "--config", path]
+    runpy.run_module("repirl", run_name="__main__")
 
 
 def result(run: Run) -> dict[str, Any] | None:

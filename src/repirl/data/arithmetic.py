@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from repirl.data.sources import Source
@@ -90,6 +90,24 @@ def split_of(problem: str) -> Split:
     return "test" if bucket == 0 else "val" if bucket == 1 else "train"
 
 
+def distinct_texts(draw: Callable[[], str], count: int, split: Split, what: str) -> list[str]:
+    """`count` different problem texts of the split. Raises ValueError, naming `what`, where it holds too few."""
+    texts: dict[str, None] = {}  # a set that keeps its order
+    # One draw in five lands in the smallest split, so the bound is met only where few distinct problems are left.
+    draws_left = 1000 + 200 * count
+    while len(texts) < count:
+        if draws_left == 0:
+            raise ValueError(
+                f"found only {len(texts)} distinct problems of {what} in split {split!r}, not {count}; "
+                "lower count or raise max_steps"
+            )
+        draws_left -= 1
+        text = draw()
+        if split_of(text) == split:
+            texts[text] = None
+    return list(texts)
+
+
 class RunningSums(Source):
     """Distinct random running-sum problems of one split. Splits share no problem, whatever the seeds.
 
@@ -132,20 +150,12 @@ class RunningSums(Source):
     def load(self) -> list[Problem]:
         """The problems. Raises ValueError when the split holds too few distinct ones."""
         generator = random.Random(f"running-sums/{self.seed}")
-        texts: dict[str, None] = {}  # a set that keeps its order
-        # One draw in five lands in the smallest split, so the bound is met only where few distinct problems are left.
-        draws_left = 1000 + 200 * self.count
-        while len(texts) < self.count:
-            if draws_left == 0:
-                raise ValueError(
-                    f"found only {len(texts)} distinct problems of {self.min_steps} to {self.max_steps} steps in "
-                    f"split {self.split!r}, not {self.count}; lower count or raise max_steps"
-                )
-            draws_left -= 1
+
+        def draw() -> str:
             length = generator.randint(self.min_steps, self.max_steps) + 1
-            text = "".join(f"{letter}{generator.randrange(10)}" for letter in LETTERS[:length])
-            if split_of(text) == self.split:
-                texts[text] = None
+            return "".join(f"{letter}{generator.randrange(10)}" for letter in LETTERS[:length])
+
+        texts = distinct_texts(draw, self.count, self.split, f"{self.min_steps} to {self.max_steps} steps")
         return [self._problem(text, generator) for text in texts]
 
     def _problem(self, text: str, generator: random.Random) -> Problem:

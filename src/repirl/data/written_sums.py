@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from repirl.data.arithmetic import LETTERS, Split, facts, split_of
+from repirl.data.arithmetic import LETTERS, Split, distinct_texts, facts
 from repirl.data.sources import Source
 from repirl.structs import Problem
 
@@ -106,20 +106,13 @@ class WrittenSums(Source):
     def load(self) -> list[Problem]:
         """The problems. Raises ValueError when the split holds too few distinct ones."""
         generator = random.Random(f"written-sums/{self.task}/{self.seed}")
-        texts: dict[str, None] = {}  # a set that keeps its order
-        draws_left = 1000 + 200 * self.count
-        while len(texts) < self.count:
-            if draws_left == 0:
-                raise ValueError(
-                    f"found only {len(texts)} distinct problems of {self.min_steps} to {self.max_steps} steps in "
-                    f"split {self.split!r}, not {self.count}; lower count or raise max_steps"
-                )
-            draws_left -= 1
+
+        def draw() -> str:
             steps = generator.randint(self.min_steps, self.max_steps)
             letters, digits = (steps + 1, 1) if self.task == "paraphrased" else (steps, 2)
-            text = "".join(letter + str(generator.randrange(10**digits)).zfill(digits) for letter in LETTERS[:letters])
-            if split_of(text) == self.split:
-                texts[text] = None
+            return "".join(letter + str(generator.randrange(10**digits)).zfill(digits) for letter in LETTERS[:letters])
+
+        texts = distinct_texts(draw, self.count, self.split, f"{self.min_steps} to {self.max_steps} steps")
         return [self._problem(text, generator) for text in texts]
 
     def _problem(self, text: str, generator: random.Random) -> Problem:

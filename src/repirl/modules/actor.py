@@ -191,12 +191,12 @@ def predict(
     prompts: list[Prompt],
     token_rewards: Callable[[list[Prompt], list[Response]], list[list[float]] | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """One record a problem: the greedy response, its verdict where a gold answer is known, its token rewards."""
+    """One record a problem: the greedy response, its verdict where an answer or tests are known, its token rewards."""
     responses = [row[0] for row in actor.sample(prompts, range(len(prompts)), samples=1, key=(0,), temperature=0.0)]
     rewards = None if token_rewards is None or not prompts else token_rewards(prompts, responses)
     records = []
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        known = prompt.problem.answer is not None
+        known = prompt.problem.answer is not None or prompt.problem.tests is not None
         verdict = actor.verify([prompt.problem], [[response.text]])[0][0] if known else None
         own = None if rewards is None else rewards[i]
         records.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Sequence
 
@@ -13,6 +12,8 @@ from repirl.verifiers.sandbox_service import ServiceSandbox
 _PYTHON = {"", "python", "python3", "py"}
 # Where a completion of a function ends: the stop strings of the Codex paper (Chen et al. 2021).
 _STOPS = re.compile(r"\n(?:class|def|#|if|print)")
+
+_FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 
 
 class CodeVerifier(Verifier):
@@ -28,7 +29,7 @@ class CodeVerifier(Verifier):
         workers: int | None = None,
         budget: Budget | None = None,
         allow_weaker: bool = False,
-        bubblewrap: bool | None = None,
+        bubblewrap: bool | None = False,
         service_url: str | None = None,
     ) -> None:
         if not timeout_s > 0:
@@ -95,28 +96,12 @@ def program_of(response: str, tests: CodeTests) -> str | None:
     if code is None or not tests.prefix:
         return code
     if tests.entry_point is not None and _defines(code, tests.entry_point.partition(".")[0].removesuffix("()")):
-        whole = f"{tests.prefix}\n\n{code}"
-        return whole if _compiles(whole) or not _compiles(code) else code  # `from __future__` must come first
+        future = "".join(line + "\n" for line in _FUTURE.findall(code))  # must come before anything else
+        return f"{future}{tests.prefix}\n\n{_FUTURE.sub('', code)}"
     return tests.prefix + _STOPS.split(code, maxsplit=1)[0]
 
 
 def _defines(code: str, name: str) -> bool:
-    """Whether the code gives a global of this name; by the look of it where it does not compile."""
-    try:
-        body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return re.search(rf"^(?:async +def|def|class) +{re.escape(name)}\b", code, re.MULTILINE) is not None
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name:
-            return True
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            return True
-    return False
-
-
-def _compiles(code: str) -> bool:
-    try:
-        ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    """Whether the code gives a global of this name, by the look of it: nothing of a model is parsed in this process."""
+    definition = rf"^(?:(?:async +)?def +{re.escape(name)}\b|class +{re.escape(name)}\b|{re.escape(name)} *(?::.*)?=)"
+    return re.search(definition, code, re.MULTILINE) is not None

@@ -33,7 +33,8 @@ class Sandbox:
 
     workers: jobs at a time; default: the processors that this process may use. budget: limits of each program.
     allow_weaker: run even where Landlock or seccomp does not hold, which is logged. bubblewrap: put the program's server
-    into namespaces of its own; None: where the program bwrap is installed and works.
+    into namespaces of its own; None: where the program bwrap is installed and works. Off by default: its processes outlive
+    a trainer that is killed with -9.
     Copies (pickle, deepcopy, fork) share the settings, not the processes.
     """
 
@@ -42,7 +43,7 @@ class Sandbox:
         workers: int | None = None,
         budget: Budget | None = None,
         allow_weaker: bool = False,
-        bubblewrap: bool | None = None,
+        bubblewrap: bool | None = False,
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"workers={workers} must be at least 1")

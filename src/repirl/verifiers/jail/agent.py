@@ -12,6 +12,7 @@ import errno
 import io
 import itertools
 import os
+import re
 import sys
 import threading
 import traceback
@@ -106,13 +107,15 @@ class Agent:
         exec(compile(program, "<program>", "exec"), self.names)
 
     def export(self, value: Any) -> values.Reference | None:
-        """Functions, classes, iterators, and objects of the program's classes go by reference."""
+        """Functions, classes, iterators, matches, and objects of the program's classes go by reference."""
         if isinstance(value, type):
             kind = "c"
         elif isinstance(value, _ITERATORS):
             kind = "g"
         elif isinstance(value, _FUNCTIONS) or (callable(value) and not isinstance(value, type)):
             kind = "f"
+        elif isinstance(value, re.Match | re.Pattern):
+            kind = "m"
         elif type(value).__module__ == MODULE and not isinstance(
             value, int | float | str | bytes | list | tuple | dict | set | frozenset
         ):

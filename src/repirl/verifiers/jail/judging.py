@@ -168,7 +168,7 @@ class Remote:
     def __bool__(self) -> bool:
         if self._kind == "o":
             self._not_compared()
-        return True  # as for every function and class
+        return True  # as for every function, class and match
 
 
 def _text(found: Any) -> str:

@@ -148,6 +148,8 @@ class Server:
             note = b""
         os.close(read)
         code = os.waitstatus_to_exitcode(status)
+        if end == "stopped" and code != -signal.SIGKILL:
+            end = "exit"  # it was ending by itself: its pipes close, and the tests report, before it can be waited for
         if end == "exit" and code < 0:
             end, code = "signal", -code
         cpu_s = used.ru_utime + used.ru_stime

@@ -1,0 +1,228 @@
+"""What is left behind: after many jobs, after a kill, in forked and loading processes, and as an ordinary user."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from benchmarks.sandbox import mixed_jobs
+from torch.utils.data import DataLoader, Dataset
+
+import repirl
+from repirl.structs import CodeTests
+from repirl.verifiers.sandbox import Job, Sandbox
+
+INCREMENT = Job("def f(x): return x + 1", CodeTests("asserts", "assert f(1) == 2"), 5.0)
+EXPECTED = {
+    "passed": "passed", "failed": "failed", "error": "error", "syntax": "error", "exit": "error", "memory": "memory",
+    "timeout": "timeout", "files": "passed", "threads": "passed", "output": "output_limit",
+}  # fmt: skip
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def alive(pid: int) -> bool:
+    """Neither gone nor a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def folders(sandbox: Sandbox) -> list[Path]:
+    assert sandbox._pool is not None
+    return [Path(server.folder) for slot in sandbox._pool.slots for server in slot.processes()]
+
+
+def test_nothing_is_left_after_hundreds_of_mixed_jobs():
+    sandbox = Sandbox(workers=2, bubblewrap=False)
+    sandbox.run_many([INCREMENT] * 8)
+
+    def state() -> tuple[object, ...]:
+        pids = sandbox.pids
+        return (
+            len(os.listdir("/proc/self/fd")),
+            [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids],
+            [children(pid) for pid in pids],
+            [list(folder.iterdir()) for folder in folders(sandbox)],
+        )
+
+    before = state()
+    jobs = mixed_jobs(300)
+    found = sandbox.run_many([job for _, job in jobs])
+    assert [result.status for result in found] == [EXPECTED[name] for name, _ in jobs]
+    assert state() == before
+    used, pids = folders(sandbox), sandbox.pids
+    sandbox.close()
+    assert not any(folder.exists() for folder in used)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+TRAINER = """
+import sys, threading, time
+from repirl.structs import CodeTests
+from repirl.verifiers.sandbox import Job, Sandbox
+sandbox = Sandbox(workers=1, bubblewrap=False)
+sandbox.run(Job("def f(x): return x", CodeTests("asserts", "assert f(1) == 1"), 5.0))
+print(*sandbox.pids, *(s.folder for s in sandbox._pool.slots[0].processes()), flush=True)
+sandbox.run(Job("import signal\\n{body}", CodeTests("asserts", "pass"), 1000.0))
+"""
+
+
+@pytest.mark.parametrize("body", ["while True: pass", "import time\\nwhile True: time.sleep(1)"])
+def test_a_trainer_killed_with_9_leaves_nothing(body):
+    environment = {**os.environ, "PYTHONPATH": str(Path(repirl.__file__).parents[1])}
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", TRAINER.replace("{body}", body)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert trainer.stdout is not None
+    words = trainer.stdout.readline().split()
+    pids, left = [int(word) for word in words[:2]], [Path(word) for word in words[2:]]
+    assert wait_for(lambda: bool(children(pids[0])))
+    pids += children(pids[0]) + children(pids[1])
+    trainer.send_signal(signal.SIGKILL)
+    trainer.wait()
+    trainer.stdout.close()
+    assert wait_for(lambda: not any(map(alive, pids)))
+    assert wait_for(lambda: not any(path.exists() for path in left))
+
+
+def test_a_killed_server_takes_its_program_along():
+    sandbox = Sandbox(workers=1, bubblewrap=False)
+    sandbox.run(INCREMENT)
+    server = sandbox.pids[0]
+    thread = threading.Thread(target=lambda: sandbox.run(Job("while True: pass", INCREMENT.tests, 2.0)))
+    thread.start()
+    assert wait_for(lambda: bool(children(server)))
+    (program,) = children(server)
+    os.kill(server, signal.SIGKILL)
+    assert wait_for(lambda: not alive(program))
+    thread.join()
+    sandbox.close()
+
+
+class Judged(Dataset):
+    """Runs a job an item, wherever it is loaded."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[int, bool, list[int]]:
+        job = Job(f"def f(x): return x + {index % 2}", INCREMENT.tests, 5.0)
+        return index, self.sandbox.run(job).passed is True, self.sandbox.pids
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_in_loading_processes(context):
+    sandbox = Sandbox(workers=1, bubblewrap=False)
+    assert sandbox.run(INCREMENT).passed is True
+    own = set(sandbox.pids)
+    loader = DataLoader(Judged(sandbox), 1, num_workers=2, multiprocessing_context=context, collate_fn=lambda x: x[0])
+    if context == "spawn":
+        loader = DataLoader(Judged(sandbox), None, num_workers=2, multiprocessing_context=context)
+    found = list(loader)
+    assert [(index, right) for index, right, _ in found] == [(index, index % 2 == 1) for index in range(8)]
+    used = {pid for _, _, pids in found for pid in pids}
+    assert len(used) == 4
+    assert not used & own
+    assert sandbox.run(INCREMENT).passed is True
+    assert set(sandbox.pids) == own
+    del loader
+    assert wait_for(lambda: not any(map(alive, used)))
+    sandbox.close()
+
+
+def test_no_warning_of_forking_with_threads():
+    """Servers start by exec: no copy of a process that has threads is ever made."""
+    code = (
+        "import os, threading, time\n"
+        "os.register_at_fork(before=lambda: os._exit(9))\n"
+        "threading.Thread(target=time.sleep, args=(1,)).start()\n"
+        "from repirl.verifiers.sandbox import run\n"
+        "assert run('def f(x): return x', 'assert f(1) == 1', 5.0).passed\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(repirl.__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+ORDINARY = """
+import os, sys
+from repirl.structs import CodeTests
+from repirl.verifiers.sandbox import Job, Sandbox
+assert os.getuid() != 0 or not {drops}
+sandbox = Sandbox(workers=1, bubblewrap=False)
+tests = CodeTests("asserts", "assert f(2) == 4")
+programs = ["def f(x): return x * x", "def f(x): return x", "import os\\nos.fork()", "open('/etc/passwd')",
+            "import os\\nos.kill(os.getppid(), 9)", "def f(x):\\n    open('a', 'w').write('x')\\n    return x * x"]
+print([sandbox.run(Job(program, tests, 5.0)).status for program in programs])
+sandbox.close()
+"""
+
+
+def test_as_an_ordinary_user(tmp_path):
+    """As `nobody` where the tests run as root; the interpreter is copied if that user cannot read it."""
+    drops = os.getuid() == 0
+    python, source = sys.executable, Path(repirl.__file__).parents[1]
+    more: dict[str, object] = {}
+    if drops:
+        more = {"user": "nobody", "group": 65534, "extra_groups": []}
+        place = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+        try:
+            place.chmod(0o755)
+            python, source = _readable_copy(place)
+            found = _run_as(python, source, drops, place, more)
+        finally:
+            shutil.rmtree(place)
+    else:
+        found = _run_as(python, source, drops, tmp_path, more)
+    assert found.stdout.strip() == "['passed', 'failed', 'error', 'error', 'error', 'passed']", found.stderr
+
+
+def _run_as(python: str, source: Path, drops: bool, folder: Path, more: dict[str, object]):
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(source),
+        "LD_LIBRARY_PATH": str(Path(python).parents[1] / "lib"),
+    }
+    code = ORDINARY.replace("{drops}", str(drops))
+    return subprocess.run(
+        [python, "-B", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, **more
+    )
+
+
+def _readable_copy(place: Path) -> tuple[str, Path]:
+    """Interpreter, standard library and package, for everybody to read."""
+    base = Path(sys.base_prefix)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    ignore = shutil.ignore_patterns(
+        "site-packages", "dist-packages", "test", "tests", "idlelib", "ensurepip", "__pycache__", "config-*", "*.a"
+    )
+    shutil.copytree(base / "lib" / version, place / "lib" / version, ignore=ignore)
+    for library in base.glob("lib/libpython*.so*"):
+        shutil.copy2(library, place / "lib")
+    (place / "bin").mkdir()
+    shutil.copy2(os.path.realpath(sys.executable), place / "bin" / version)
+    shutil.copytree(
+        Path(repirl.__file__).parent, place / "src" / "repirl", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    return str(place / "bin" / version), place / "src"
