@@ -1,0 +1,118 @@
+"""The tables and figures of report.md from `results/`: tables.md, accuracy_and_prm.png.
+
+python benchmarks/defaults/report.py
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+
+from repirl.metrics import bootstrap_interval, interquartile_mean
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).resolve().parent
+STAGES = {"screen": "Screening", "confirm": "Confirmation"}
+COLUMNS = {  # heading: (figure, what is subtracted from it)
+    "sampled": ("study/sampled", None),
+    "greedy": ("study/greedy", None),
+    "wrong-step AUROC": ("study/wrong_step_auroc", None),
+    "first error": ("study/first_error_accuracy", None),
+    "best of 16": ("study/best_of_16", None),
+    "tokens, change": ("study/tokens", "study/start_tokens"),
+    "entropy": ("policy/entropy", None),
+    "ESS share": ("prm/ess_share", None),
+    "seconds": ("seconds", None),
+}
+REFERENCES = ("study/start_sampled", "study/random", "study/majority", "study/pass_at_16")
+Rows = list[dict[str, str]]
+
+
+def read(stage: str) -> dict[str, dict[str, Rows]]:
+    """Rows by task and arm."""
+    found: dict[str, dict[str, Rows]] = defaultdict(lambda: defaultdict(list))
+    path = HERE / "results" / f"{stage}.csv"
+    if path.is_file():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                found[row["task"]][row["arm"]].append(row)
+    return found
+
+
+def values(rows: Rows, name: str, minus: str | None) -> torch.Tensor:
+    """One value a seed, without the seeds that lack it."""
+    both = [(row.get(name), row.get(minus) if minus else "0") for row in rows]
+    return torch.tensor([float(a) - float(b) for a, b in both if a and b], dtype=torch.float64)
+
+
+def cell(rows: Rows, name: str, minus: str | None) -> str:
+    """The value of a single seed, or the interquartile mean of several with its bootstrap interval."""
+    found = values(rows, name, minus)
+    digits = 1 if "tokens" in name else 0 if name == "seconds" else 3
+    if not len(found):
+        return ""
+    middle = f"{float(interquartile_mean(found)):.{digits}f}"
+    if len(found) < 3 or name == "seconds":
+        return middle
+    low, high = bootstrap_interval(found, statistic=interquartile_mean)
+    return f"{middle} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def table(task: str, arms: dict[str, Rows]) -> list[str]:
+    """The arms of a task, the best sampled accuracy first."""
+    ranked = sorted(arms, key=lambda arm: -float(interquartile_mean(values(arms[arm], "study/sampled", None))))
+    rows = [row for arm in arms.values() for row in arm]
+    seeds = sorted({int(row["seed"]) for row in rows})
+    given = {name: values(rows, name, None).mean() for name in REFERENCES}
+    start, random, majority, passed = (f"{float(given[name]):.3f}" for name in REFERENCES)
+    lines = [
+        f"### {task}, seeds {', '.join(map(str, seeds))}",
+        "",
+        f"The start policy answers {start} right when sampled. Of its 16 held-out rollouts a problem, one at random is right "
+        f"{random}, the majority {majority}, any {passed}.",
+        "",
+        "| arm | runs | " + " | ".join(COLUMNS) + " |",
+        "|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for arm in ranked:
+        cells = (cell(arms[arm], *column) for column in COLUMNS.values())
+        lines.append(f"| `{arm}` | {len(arms[arm])} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def draw(stages: dict[str, dict[str, dict[str, Rows]]], path: Path) -> None:
+    """Sampled accuracy against wrong-step AUROC, a point an arm, a panel a stage and task."""
+    panels = [(stage, task, arms) for stage, tasks in stages.items() for task, arms in sorted(tasks.items())]
+    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), squeeze=False)
+    for axis, (stage, task, arms) in zip(axes[0], panels, strict=True):
+        for arm, rows in arms.items():
+            x, y = (values(rows, name, None) for name in ("study/wrong_step_auroc", "study/sampled"))
+            if len(x) and len(y):
+                point = float(interquartile_mean(x)), float(interquartile_mean(y))
+                axis.plot(*point, "o", color="tab:blue", markersize=4)
+                axis.annotate(arm, point, fontsize=6, xytext=(2, 2), textcoords="offset points")
+        axis.set(title=f"{STAGES[stage]}: {task}", xlabel="wrong-step AUROC of the PRM", ylabel="sampled accuracy")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Writes both."""
+    stages = {stage: tasks for stage in STAGES if (tasks := read(stage))}
+    lines = ["<!-- written by report.py -->", ""]
+    for stage, tasks in stages.items():
+        lines += [f"## {STAGES[stage]}", ""]
+        for task, arms in sorted(tasks.items()):
+            lines += table(task, arms)
+    (HERE / "tables.md").write_text("\n".join(lines).rstrip("\n") + "\n")
+    draw(stages, HERE / "accuracy_and_prm.png")
+
+
+if __name__ == "__main__":
+    main()
