@@ -1,29 +1,43 @@
 """The study behind the defaults: which switches of PRM-only rePIRL matter, on two tasks. See report.md.
 
     python benchmarks/defaults/study.py start                     # start policies
-    python benchmarks/defaults/study.py screen                    # every arm, seeds 0 and 1
+    python benchmarks/defaults/study.py screen                    # every arm, seed 0
     python benchmarks/defaults/study.py confirm                   # chosen arms, seeds 10 to 14
-    python benchmarks/defaults/study.py screen --only base,head --seeds 0 --iterations 5   # a reduced form
+    python benchmarks/defaults/study.py screen --only head,prime --seeds 0 --iterations 5   # a reduced form
+    python benchmarks/defaults/study.py collect                   # results of finished runs into results/, after a stop
 
-Every stage can be stopped and started again: finished runs are kept. A design around a base (`base.yaml`): the full product
-of weighting, experts in Z and advantage estimator, and every other switch on its own.
+Every stage can be stopped and started again: finished runs are kept, and what `results/` holds is not run again. A design
+around a base (`base.yaml`): the full product of weighting, experts in Z and advantage estimator, and every other switch on
+its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from repirl.applications.sweep import Run, parse_seeds, result
 from repirl.applications.sweep import main as sweep
 
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+KEPT = (
+    "study/",
+    "seconds",
+    "prm/ess_share",
+    "prm/ranking_loss",
+    "policy/entropy",
+    "rollout/accuracy",
+    "rollout/truncated",
+)
 sys.path.insert(0, str(HERE.parents[1]))  # the configurations name benchmarks.defaults.measure
 TASKS = {"paraphrased": [], "any_order": [HERE / "task_any_order.yaml"]}
-SEEDS = {"screen": "0-1", "confirm": "10-14"}
+SEEDS = {"screen": "0", "confirm": "10-14"}
 STARTS = {"screen": 0, "confirm": 10}  # the start policy that all seeds of a stage share, one a task
 PRIME_PRM = {"kind": "implicit", "beta": 0.05}
 
@@ -101,10 +115,10 @@ BASE = "per_position_prime"
 CONFIRMED = [BASE]  # filled from the screening; report.md says why
 
 
-def overlays(output: Path, stage: str, only: list[str]) -> dict[str, list[str]]:
+def overlays(output: Path, stage: str, tasks: list[str], only: list[str]) -> dict[str, list[str]]:
     """The overlay files of every arm of every task, written to `output`; and the words that `repirl sweep` takes."""
     words: dict[str, list[str]] = {}
-    for task, files in TASKS.items():
+    for task in tasks:
         words[task] = []
         start = output / "start" / ("base" if task == "paraphrased" else task) / f"seed-{STARTS[stage]}" / "policy"
         for name in only:
@@ -115,21 +129,50 @@ def overlays(output: Path, stage: str, only: list[str]) -> dict[str, list[str]]:
             path = output / stage / "arms" / task / f"{name}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(overlay, sort_keys=False))
-            words[task].append("+".join(map(str, [*files, path])))
+            words[task].append("+".join(map(str, [*TASKS[task], path])))
     return words
+
+
+def collect(output: Path, stage: str) -> set[tuple[str, str, str]]:
+    """Adds the finished runs of a stage to results/<stage>.csv; returns (task, arm, seed) of everything that is there."""
+    path = RESULTS / f"{stage}.csv"
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = {(row["task"], row["arm"], row["seed"]): dict(row) for row in csv.DictReader(file)}
+    for marker in sorted((output / stage).glob("*/*/seed-*/done.json")):
+        folder = marker.parent
+        task, arm, seed = folder.parts[-3], folder.parts[-2].split("+")[-1], folder.name.removeprefix("seed-")
+        found = result(Run(arm, int(seed), (), folder))
+        assert found is not None
+        kept = {name: f"{value:.5g}" for name, value in found.items() if name.startswith(KEPT) and value == value}
+        rows[task, arm, seed] = {"task": task, "arm": arm, "seed": seed} | kept
+    if rows:
+        names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        RESULTS.mkdir(exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[key] for key in sorted(rows))
+    return set(rows)
 
 
 def main() -> int:
     """Runs a stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["start", *SEEDS])
+    parser.add_argument("stage", choices=["start", *SEEDS, "collect"])
     parser.add_argument("--only", help="comma-separated arms instead of the stage's own")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated (default: both)")
     parser.add_argument("--seeds", help="instead of the stage's own")
-    parser.add_argument("--iterations", type=int, help="instead of the configuration's own")
+    parser.add_argument("--iterations", type=int, help="instead of the configuration's own; results/ stays as it is")
     parser.add_argument("--jobs", default="2")
     parser.add_argument("--output", type=Path, default=Path("outputs/defaults"))
     given = parser.parse_args()
-    shared = ["--jobs", given.jobs]
+    jobs = ["--jobs", given.jobs]
+    if given.stage == "collect":
+        for stage in SEEDS:
+            print(f"{stage}: {len(collect(given.output, stage))} runs")
+        return 0
     shorter = []
     if given.iterations:
         path = given.output / f"iterations-{given.iterations}.yaml"
@@ -146,15 +189,21 @@ def main() -> int:
             str(HERE / "any_order.yaml"),
             "--with-base",
         ]
-        return sweep([*files, "--seeds", seeds, "--output", str(given.output / "start"), *shared])
+        return sweep([*files, "--seeds", seeds, "--output", str(given.output / "start"), *jobs])
     names = given.only.split(",") if given.only else [*ARMS, *EXPERTS] if given.stage == "screen" else CONFIRMED
     if unknown := [name for name in names if name not in ARMS and name not in EXPERTS]:
         parser.error(f"unknown arm {unknown[0]}; there are {', '.join([*ARMS, *EXPERTS])}")
+    seeds = given.seeds or SEEDS[given.stage]
+    known = set() if shorter else collect(given.output, given.stage)
     status = 0
-    for task, words in overlays(given.output, given.stage, names).items():
-        base = ["--base", str(HERE / "base.yaml"), *shorter]
-        where = ["--seeds", given.seeds or SEEDS[given.stage], "--output", str(given.output / given.stage / task)]
-        status |= sweep([*base, "--overlays", *words, *where, *shared])
+    for task, words in overlays(given.output, given.stage, given.tasks.split(","), names).items():
+        missing = [any((task, name, str(seed)) not in known for seed in parse_seeds(seeds)) for name in names]
+        wanted = [word for word, is_missing in zip(words, missing, strict=True) if is_missing]
+        if wanted:
+            where = ["--seeds", seeds, "--output", str(given.output / given.stage / task)]
+            status |= sweep(["--base", str(HERE / "base.yaml"), *shorter, "--overlays", *wanted, *where, *jobs])
+        if not shorter:
+            collect(given.output, given.stage)
     return status
 
 
