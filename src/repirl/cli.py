@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import traceback
 import warnings
@@ -14,6 +15,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from repirl import config
+from repirl.config.errors import explain
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's own calls
 for _noise in (  # Lightning's own calls, and advice that does not apply to this module
@@ -31,6 +33,7 @@ class RepirlCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str], *, run: bool = True) -> None:
         """Parses, builds and (with `run`) executes the subcommand in args[0]; without `run`, args has no subcommand."""
+        _show_information()
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -62,7 +65,7 @@ class RepirlCLI(LightningCLI):
         except argparse.ArgumentError as error:
             chosen = self._subcommand_parsers.get(command[0], parser) if command else parser
             options = [action.dest for action in chosen._actions if action.option_strings]
-            config.explain(str(error), final, where, options)
+            explain(str(error), final, where, options)
 
     def _parse_ckpt_path(self) -> None:
         """Checks that the checkpoint exists. Its hyper-parameters never override what the user passed."""
@@ -96,6 +99,14 @@ class RepirlCLI(LightningCLI):
                 f"cannot build what the configuration describes: {cause}",
                 "correct that setting (REPIRL_TRACEBACK=1 shows where it was refused)",
             ) from error
+
+
+def _show_information() -> None:
+    """Messages of level INFO too: what became of the data, what holds programs. Not where logging is set up already."""
+    log = logging.getLogger("repirl")
+    if not log.hasHandlers():
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO)
 
 
 def _origin(error: BaseException) -> BaseException:

@@ -557,7 +557,7 @@ def test_run_uses_one_shared_sandbox():
 def test_a_lost_server_is_replaced_and_only_a_second_loss_is_an_infrastructure_error():
     pool = Sandbox(workers=1)
     assert pool.run(asserts(INCREMENT, "assert f(1) == 2")).passed is True
-    os.kill(pool.pids[0], 9)
+    os.killpg(pool.pids[0], 9)
     time.sleep(0.1)
     assert pool.run(asserts(INCREMENT, "assert f(1) == 2")).passed is True
 
@@ -567,7 +567,7 @@ def test_a_lost_server_is_replaced_and_only_a_second_loss_is_an_infrastructure_e
         while not stop.is_set():
             for pid in pool.pids[:1]:
                 try:
-                    os.kill(pid, 9)
+                    os.killpg(pid, 9)
                 except ProcessLookupError:
                     continue
             time.sleep(0.01)
@@ -590,10 +590,19 @@ def test_the_level_is_logged_once(caplog):
         pool.run_many([asserts(INCREMENT, "assert f(1) == 2")] * 3)
     assert caplog.text.count("programs are held by rlimits, no_new_privs, no capabilities, Landlock") == 1
     assert "seccomp" in caplog.text
+    assert "bubblewrap" not in caplog.text
     pool.close()
 
 
-def test_bubblewrap_that_does_not_work_is_refused(monkeypatch, tmp_path):
+def test_bubblewrap_is_used_where_it_works_and_named_where_not(caplog):
+    pool = Sandbox(workers=1)
+    with caplog.at_level(logging.INFO):
+        assert pool.run(asserts(INCREMENT, "assert f(1) == 2")).passed is True
+    assert caplog.text.count("seccomp, bubblewrap") + caplog.text.count("without bubblewrap: ") == 1
+    pool.close()
+
+
+def test_bubblewrap_that_does_not_work_is_refused(monkeypatch, tmp_path, caplog):
     broken = tmp_path / "bwrap"
     broken.write_text(f"#!{sys.executable}\nraise SystemExit('no user namespaces')\n")
     broken.chmod(0o755)
@@ -602,4 +611,22 @@ def test_bubblewrap_that_does_not_work_is_refused(monkeypatch, tmp_path):
         Sandbox(workers=1, bubblewrap=True).run(asserts(INCREMENT, "pass"))
     optional = Sandbox(workers=1)
     assert optional.run(asserts(INCREMENT, "assert f(1) == 2")).passed is True
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "sandbox: without bubblewrap: no user namespaces" in caplog.text
+    optional.close()
+
+
+def test_a_server_that_cannot_start_in_bubblewrap_starts_without(monkeypatch, tmp_path, caplog):
+    """A bwrap that starts plain programs and hides this package, as it does where that lies in /tmp."""
+    hiding = tmp_path / "bwrap"
+    hiding.write_text(
+        f"#!{sys.executable}\nimport os, sys\n"
+        "words = sys.argv[sys.argv.index('--unshare-uts') + 1 :]\n"
+        "os.execv(words[0], [word + '-hidden' if word.endswith('/repirl') else word for word in words])\n"
+    )
+    hiding.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    optional = Sandbox(workers=1)
+    assert optional.run(asserts(INCREMENT, "assert f(1) == 2")).passed is True
+    assert "sandbox: without bubblewrap: FileNotFoundError" in caplog.text
     optional.close()

@@ -1,5 +1,6 @@
 """What is left behind: after many jobs, after a kill, in forked and loading processes, and as an ordinary user."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -7,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.sandbox import mixed_jobs
@@ -16,40 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 
 import repirl
 from repirl.structs import CodeTests
+from repirl.verifiers.jail.server import PR_SET_CHILD_SUBREAPER
 from repirl.verifiers.sandbox import Job, Sandbox
+from tests.verifiers.processes import alive, below, children, wait_for
 
 INCREMENT = Job("def f(x): return x + 1", CodeTests("asserts", "assert f(1) == 2"), 5.0)
 EXPECTED = {
     "passed": "passed", "failed": "failed", "error": "error", "syntax": "error", "exit": "error", "memory": "memory",
     "timeout": "timeout", "files": "passed", "threads": "passed", "output": "output_limit",
 }  # fmt: skip
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def alive(pid: int) -> bool:
-    """Neither gone nor a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def below(pids: list[int]) -> list[int]:
-    """All descendants."""
-    found = [child for pid in pids for child in children(pid)]
-    return found + below(found) if found else []
 
 
 def folders(sandbox: Sandbox) -> list[Path]:
@@ -82,42 +59,63 @@ def test_nothing_is_left_after_hundreds_of_mixed_jobs():
 
 
 TRAINER = """
-import sys, threading, time
+import os, sys
 from repirl.structs import CodeTests
 from repirl.verifiers.sandbox import Job, Sandbox
-sandbox = Sandbox(workers=1, bubblewrap={layer})
-sandbox.run(Job("def f(x): return x", CodeTests("asserts", "assert f(1) == 1"), 5.0))
-print(*sandbox.pids, *(s.folder for s in sandbox._pool.slots[0].processes()), flush=True)
-sys.stdin.readline()
-sandbox.run(Job("{body}", CodeTests("asserts", "pass"), 1000.0))
+sandbox = Sandbox(workers=2, bubblewrap={layer})
+def run(*programs): sandbox.run_many([Job(program, CodeTests("asserts", "pass"), 1000.0) for program in programs])
+print("starting", flush=True)
+run("0", "1")
+loader = os.fork()  # as a data loader does: a process that lives on, with copies of all descriptors
+if not loader:
+    sys.stdin.read()
+    os._exit(0)
+print(loader, *(server.folder for slot in sandbox._pool.slots for server in slot.processes()), flush=True)
+if {busy}: run("while True: pass", "import time\\nwhile True: time.sleep(1)")
+else: sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("layer", [False, None])  # None: bubblewrap where it works
-@pytest.mark.parametrize("body", ["while True: pass", "import time\\nwhile True: time.sleep(1)"])
-def test_a_trainer_killed_with_9_leaves_nothing(body, layer):
+@pytest.fixture
+def adopted() -> Iterator[Callable[[], list[int]]]:
+    """Orphans of processes started here become this process's children; gives all that live and are new."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before = set(below([os.getpid()]))
+    yield lambda: [pid for pid in below([os.getpid()]) if pid not in before and alive(pid)]
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    for pid in children(os.getpid()):
+        if pid not in before:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("layer", [False, None], ids=["alone", "in bubblewrap where it works"])
+@pytest.mark.parametrize("moment", ["starting", "starting, later", "idle", "busy", "busy, again"])
+def test_a_trainer_killed_with_9_leaves_nothing(adopted, moment, layer):
+    code = TRAINER.replace("{layer}", str(layer)).replace("{busy}", str("busy" in moment))
     environment = {**os.environ, "PYTHONPATH": str(Path(repirl.__file__).parents[1])}
-    trainer = subprocess.Popen(
-        [sys.executable, "-c", TRAINER.replace("{body}", body).replace("{layer}", str(layer))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    assert trainer.stdin is not None
-    assert trainer.stdout is not None
-    words = trainer.stdout.readline().split()
-    pids, left = [int(word) for word in words[:2]], [Path(word) for word in words[2:] if word != "None"]
-    servers = len(below(pids))  # bubblewrap has processes of its own
-    print(file=trainer.stdin, flush=True)
-    assert wait_for(lambda: len(below(pids)) > servers)
-    pids += below(pids)
-    trainer.send_signal(signal.SIGKILL)
-    trainer.wait()
-    trainer.stdin.close()
-    trainer.stdout.close()
-    assert wait_for(lambda: not any(map(alive, pids)))
-    assert wait_for(lambda: not any(path.exists() for path in left))
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, env=environment, **pipes) as trainer:
+        assert trainer.stdin is not None
+        assert trainer.stdout is not None
+        trainer.stdout.readline()
+        loader, left = "", []
+        if "starting" in moment:
+            assert wait_for(lambda: len(adopted()) > 1)
+            time.sleep(0.2 * ("later" in moment))
+        else:
+            loader, *left = trainer.stdout.readline().split()
+            servers = len(adopted())
+            assert servers >= 6  # trainer, loader, two servers for each of two slots; bubblewrap has more
+            assert moment == "idle" or wait_for(lambda: len(adopted()) == servers + 4)
+        trainer.kill()
+        trainer.wait()
+        # Waits far longer than a minute only where a starting server gets no processor: it notices at its first words.
+        assert wait_for(lambda: [str(pid) for pid in adopted()] == [loader] * bool(loader)), adopted()
+        assert wait_for(lambda: not any(Path(folder).exists() for folder in left if folder != "None"))
+        trainer.stdin.close()
+    assert wait_for(lambda: not adopted())
 
 
 def test_a_killed_server_takes_its_program_along():

@@ -22,6 +22,7 @@ from typing import Any
 
 from repirl import config
 from repirl.applications.processes import Processes
+from repirl.config.errors import parameters
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def overlay(run: Run) -> dict[str, Any]:
     merged["seed_everything"] = run.seed
     for part in ("model", "data"):
         node = merged.get(part)
-        if isinstance(node, dict) and "seed" in config.parameters(str(node.get("class_path"))):
+        if isinstance(node, dict) and "seed" in parameters(str(node.get("class_path"))):
             node.setdefault("init_args", {})["seed"] = run.seed
     trainer = merged.setdefault("trainer", {})
     trainer["default_root_dir"] = str(run.folder)

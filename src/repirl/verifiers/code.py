@@ -29,7 +29,7 @@ class CodeVerifier(Verifier):
         workers: int | None = None,
         budget: Budget | None = None,
         allow_weaker: bool = False,
-        bubblewrap: bool | None = False,
+        bubblewrap: bool | None = None,
         service_url: str | None = None,
     ) -> None:
         if not timeout_s > 0:

@@ -13,7 +13,6 @@ import os
 import queue
 import shutil
 import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 from repirl.structs import CodeTests
-from repirl.verifiers.sandbox_slot import Budget, Job, Result, ServerLost, Slot, result
+from repirl.verifiers.sandbox_slot import START_TIMEOUT_S, Budget, Job, Result, ServerLost, Slot, import_only, result
 
 __all__ = ["Budget", "Job", "Result", "Sandbox", "run"]
 
@@ -33,8 +32,8 @@ class Sandbox:
 
     workers: jobs at a time; default: the processors that this process may use. budget: limits of each program.
     allow_weaker: run even where Landlock or seccomp does not hold, which is logged. bubblewrap: put the program's server
-    into namespaces of its own; None: where the program bwrap is installed and works. Off by default: its processes outlive
-    a trainer that is killed with -9.
+    into namespaces of its own; None: where bwrap is installed and a server can start in it. The log says
+    what is reached.
     Copies (pickle, deepcopy, fork) share the settings, not the processes.
     """
 
@@ -43,7 +42,7 @@ class Sandbox:
         workers: int | None = None,
         budget: Budget | None = None,
         allow_weaker: bool = False,
-        bubblewrap: bool | None = False,
+        bubblewrap: bool | None = None,
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"workers={workers} must be at least 1")
@@ -174,20 +173,22 @@ def _bubblewrap(wanted: bool | None) -> tuple[str, ...]:
     if program is not None:
         try:
             probe = subprocess.run(
-                [*command, sys.executable, "-I", "-c", "pass"],
+                [*command, *import_only()],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=30,
+                timeout=START_TIMEOUT_S,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             why = str(error)
         else:
             if probe.returncode == 0:
                 return command
-            why = probe.stderr.decode("utf-8", "replace").strip()
+            why = (
+                probe.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2] or f"exit status {probe.returncode}"
+            )
     if wanted:
         raise RuntimeError(f"bubblewrap was asked for and does not work here: {why}")
-    logger.debug("sandbox: no bubblewrap (%s)", why)
+    logger.log(logging.WARNING if program else logging.INFO, "sandbox: without bubblewrap: %s", why)
     return ()
 
 

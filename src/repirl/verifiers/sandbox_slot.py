@@ -32,15 +32,20 @@ MAX_TESTS_CPU_S = 30.0  # for the tests themselves, beside the program's own lim
 _ENDS: dict[str, Status] = {"timeout": "timeout", "wall": "timeout", "disk": "disk_limit"}
 _EXITS: dict[int, Status] = {agent.OUT_OF_MEMORY: "memory", agent.TOO_MUCH_WRITTEN: "disk_limit"}
 # This very package, by its place: not another one of its name, and nothing put on the path that a program could import.
-_BOOT = """
+_IMPORT = """
 import importlib.util, sys
-folder, control, parent, layer = sys.argv[1:]
+folder = sys.argv[1]
 spec = importlib.util.spec_from_file_location("repirl", folder + "/__init__.py", submodule_search_locations=[folder])
 sys.modules["repirl"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["repirl"])
 from repirl.verifiers.jail.server import main
-main(int(control), int(parent), bubblewrap=layer == "bubblewrap")
 """
+_SERVE = """
+_, _, control, trainer, layer = sys.argv
+main(int(control), int(trainer), bubblewrap=layer == "bubblewrap")
+"""
+_PYTHON = [sys.executable, "-B", "-P", "-s", "-c"]
+_FOLDER = str(Path(repirl.__file__).parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +99,21 @@ def result(status: Status, detail: str = "", cpu_s: float = 0.0) -> Result:
     return Result({"passed": True, "infra_error": None}.get(status, False), status, detail, cpu_s)
 
 
+def import_only() -> list[str]:
+    """A command that does what a server needs before it serves, and ends: whether one can run here."""
+    return [*_PYTHON, _IMPORT, _FOLDER]
+
+
 class ServerProcess:
-    """A server process and its control socket."""
+    """A server process and its control socket.
+
+    The socket alone would not tell a server that its trainer is gone: processes that the trainer forked, such as a data
+    loader's, hold copies of it. So a server is given a descriptor of the trainer's process, which works in every namespace.
+    """
 
     def __init__(self, bubblewrap: tuple[str, ...] = ()) -> None:
         ours, theirs = socket.socketpair()
+        trainer = os.pidfd_open(os.getpid())
         # A clean environment: nothing of the trainer's, one thread in numerical libraries, the same hashes in each run.
         environment = {
             "PATH": "/usr/bin:/bin",
@@ -108,29 +123,16 @@ class ServerProcess:
             "OPENBLAS_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
         }
-        parent = 0 if bubblewrap else os.getpid()
         layer = "bubblewrap" if bubblewrap else "plain"
-        folder = str(Path(repirl.__file__).parent)
-        command = [
-            *bubblewrap,
-            sys.executable,
-            "-B",
-            "-P",
-            "-s",
-            "-c",
-            _BOOT,
-            folder,
-            str(theirs.fileno()),
-            str(parent),
-        ]
+        command = [*bubblewrap, *_PYTHON, _IMPORT + _SERVE, _FOLDER, str(theirs.fileno()), str(trainer), layer]
         try:
             self.process = subprocess.Popen(
-                [*command, layer],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,
                 cwd="/",
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), trainer],
                 start_new_session=True,  # Ctrl-C is for the trainer
             )
         except OSError:
@@ -138,6 +140,7 @@ class ServerProcess:
             raise
         finally:
             theirs.close()
+            os.close(trainer)
         self.control = ours
         self.folder: str | None = None
 
@@ -175,7 +178,8 @@ class ServerProcess:
         if not kill:
             self.process.returncode = 0  # so that Popen does not wait for somebody else's child
             return
-        self.process.kill()
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)  # bubblewrap's processes are three
         self.process.wait()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)

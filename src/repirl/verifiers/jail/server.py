@@ -30,7 +30,6 @@ from typing import Any, NoReturn
 from repirl.verifiers.jail import agent, confine, judging, landlock, wire
 
 CHECK_S = 0.05  # between looks at clock and disk
-PARENT_CHECK_S = 5.0
 MAX_FILES = 1_000
 MAX_NOTE = 1 << 16
 FIRST_OWN = 20  # descriptors of the server itself start here
@@ -43,11 +42,11 @@ COMMON = (
 
 
 class Server:
-    """One job at a time. parent: process id to follow, 0 to rely on the socket alone (in another pid namespace)."""
+    """One job at a time. trainer: descriptor of the process that started this one."""
 
-    def __init__(self, control: socket.socket, parent: int) -> None:
+    def __init__(self, control: socket.socket, trainer: int) -> None:
         self.control = control
-        self.parent = parent
+        self.trainer = trainer
         self.pid = os.getpid()
         self.libc = confine.library()
         self.folder = os.path.realpath(tempfile.mkdtemp(prefix="repirl-sandbox-"))
@@ -98,7 +97,10 @@ class Server:
 
     def serve(self) -> None:
         """Until the trainer hangs up or is gone."""
-        while self._readable(self.control.fileno(), PARENT_CHECK_S):
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(self.trainer, select.POLLIN)
+        while self.trainer not in (descriptor for descriptor, _ in poll.poll()):
             try:
                 job, descriptors = wire.receive(self.control, 3)
             except wire.Closed:
@@ -107,18 +109,6 @@ class Server:
                 continue
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # read as the end of the socket next
                 wire.send(self.control, self.run(job, descriptors))
-
-    def _readable(self, descriptor: int, timeout_s: float) -> bool:
-        """Waits for input; False where the parent is gone."""
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        while self._parent_lives():
-            if poll.poll(timeout_s * 1000):
-                return True
-        return False
-
-    def _parent_lives(self) -> bool:
-        return not self.parent or os.getppid() == self.parent
 
     def run(self, job: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """One job: fork, watch, clean up, report."""
@@ -161,6 +151,7 @@ class Server:
         poll = select.poll()
         poll.register(handle, select.POLLIN)
         poll.register(self.control, select.POLLIN)
+        poll.register(self.trainer, select.POLLIN)
         clock = (~pid << 3) | 2  # clock_getcpuclockid(3): CPU time of the whole process
         end = ""
         try:
@@ -168,7 +159,9 @@ class Server:
                 ready = {descriptor for descriptor, _ in poll.poll(CHECK_S * 1000)}
                 if handle in ready:
                     return "exit"
-                if self.control.fileno() in ready:
+                if self.trainer in ready:
+                    end = "stopped"
+                elif self.control.fileno() in ready:
                     with contextlib.suppress(wire.Closed):
                         wire.receive(self.control)
                     end = "stopped"
@@ -178,8 +171,6 @@ class Server:
                     end = "wall"
                 elif self._written(pid) > job["disk_mib"] << 20:
                     end = "disk"
-                elif not self._parent_lives():
-                    end = "stopped"
             return end
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -276,16 +267,18 @@ _ROLES: dict[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
-def main(control: int, parent: int, *, bubblewrap: bool) -> None:
-    """control: descriptor of the socket. Says what level it reached, then serves."""
+def main(control: int, trainer: int, *, bubblewrap: bool) -> None:
+    """control, trainer: descriptors of the socket and of the process to follow. Says what level it reached, then serves."""
     libc = confine.library()
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    own = fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN)  # low numbers are for the children's descriptors
+    low = (control, trainer)  # low numbers are for the children's descriptors
+    own, followed = (fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN) for descriptor in low)
     os.close(control)
+    os.close(trainer)
     for name in COMMON:
         importlib.import_module(name)
     with socket.socket(fileno=own) as connection:
-        server = Server(connection, parent)
+        server = Server(connection, followed)
         try:
             level = server.prepare(bubblewrap)
             wire.send(connection, {"folder": server.folder, **asdict(level)})

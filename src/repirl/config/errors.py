@@ -1,0 +1,173 @@
+"""Messages of the argument parser as errors that say what, where and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from repirl.config import Config, ConfigError, is_class
+
+
+def explain(message: str, config: Config, where: Mapping[str, str], options: Iterable[str]) -> NoReturn:
+    """Raises the ConfigError for a message of the argument parser.
+
+    config: what was parsed, command line included. where: dotted key -> file and line. options: the valid options.
+    """
+    nodes = dict(_flatten(config))
+    if found := re.search(r"(?:Option|not accept option) '([^']+)'", message):
+        _unknown_key(found[1], nodes, where, list(options))
+    if found := re.search(r"unrecognized arguments: (\S+)", message):
+        key = found[1].lstrip("-").partition("=")[0]
+        if not found[1].startswith("--"):
+            raise ConfigError(f"unexpected argument {found[1]!r} on the command line", "options look like --key=value")
+        _unknown_key(key, nodes, where, list(options))
+    if found := re.search(r"arguments are required: (.+)", message):
+        _missing_key(found[1].split(", "), nodes, where)
+    bad_class = r"Problem with given class_path '([^']+)':\s*(?!Parser key)(\S.+)"
+    for pattern in (bad_class, r"(?:Import path|path string:) (\S+)[ ]?(.*)"):
+        for name, reason in re.findall(pattern, message)[-1:]:
+            if pattern == bad_class or name in (v for k, v in nodes.items() if k.endswith("class_path")):
+                _bad_class(name, reason, nodes, where)
+    if found := re.search(r'.*Parser key "([^"]+)":\s*(.+)', message, re.S):  # the innermost of several
+        _wrong_type(found[1], found[2], nodes, where)
+    raise ConfigError(message, "see 'repirl fit --help' for every option")
+
+
+def _unknown_key(key: str, nodes: Mapping[str, Any], where: Mapping[str, str], options: list[str]) -> NoReturn:
+    for dotted in _ending_with(key, nodes):
+        owner, _, inside = dotted.rpartition(".init_args.")
+        *group, name = inside.split(".")
+        class_path = str(nodes.get(f"{owner}.class_path"))
+        valid = parameters(class_path, group) if inside else []
+        if valid and name not in valid:
+            near = difflib.get_close_matches(name, valid, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"unknown key {dotted!r}{_at(dotted, where)}: {'.'.join([class_path, *group])} has no {name!r}",
+                f"{hint}valid keys: {', '.join(sorted(valid))}",
+            )
+    near = difflib.get_close_matches(key, options, n=1) or difflib.get_close_matches(key, nodes, n=1)
+    top = sorted({option.partition(".")[0] for option in options})
+    todo = f"did you mean {near[0]!r}?" if near and near[0] != key else f"valid top-level keys: {', '.join(top)}"
+    raise ConfigError(f"unknown key {key!r}{_at(key, where)}", todo)
+
+
+def _missing_key(names: list[str], nodes: Mapping[str, Any], where: Mapping[str, str]) -> NoReturn:
+    names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in names]
+    for dotted, node in nodes.items():
+        if not is_class(node):
+            continue
+        given = node.get("init_args") or {}
+        if set(names) <= set(required(str(node["class_path"]))) - set(given):
+            keys = ", ".join(repr(f"{dotted}.init_args.{name}") for name in names)
+            raise ConfigError(
+                f"missing {keys}{_at(dotted, where)}: {node['class_path']} needs it", "add it; it has no default"
+            )
+    raise ConfigError(
+        f"missing {', '.join(map(repr, sorted(names)))}", "add it, or give a complete file with --config FILE"
+    )
+
+
+def _bad_class(class_path: str, reason: str, nodes: Mapping[str, Any], where: Mapping[str, str]) -> NoReturn:
+    dotted = next((key for key, value in nodes.items() if value == class_path and key.endswith("class_path")), "")
+    dotted = dotted or next((key for key, value in nodes.items() if value == class_path), "")
+    place = f" for {dotted!r}{_at(dotted, where)}" if dotted else ""
+    module, _, name = class_path.rpartition(".")
+    todo = "give the full path of a class, such as repirl.modules.repirl.RePIRL"
+    if "does not correspond" in reason:
+        todo = f"give a {reason.rpartition('subclass of ')[2].strip()}"
+    elif near := difflib.get_close_matches(name, _public_names(module), n=1):
+        todo = f"did you mean '{module}.{near[0]}'?"
+    what = "a class of the wrong kind" if "does not correspond" in reason else "unknown class path"
+    raise ConfigError(f"{what} {class_path!r}{place}{f': {reason}' if reason else ''}", todo)
+
+
+def _wrong_type(key: str, detail: str, nodes: Mapping[str, Any], where: Mapping[str, str]) -> NoReturn:
+    key = re.sub(r"^(fit|validate|test|predict)\.", "", key)
+    got = re.search(r"(?:Got value|Given value): (.*?)(?:\. Got value: .*)?$", detail, re.M)
+    text = got[1].strip() if got else ""
+    places = _ending_with(key, nodes)
+    dotted = next((place for place in places if text and str(nodes[place]) == text), places[0] if places else key)
+    expected = ""
+    if found := re.search(r"Subtypes: \[(.+)\]", detail) or re.search(r"Expected an? (.+?)\. Got value", detail, re.S):
+        expected = _readable_type(found[1])
+    if expected and text.startswith("{") and (inner := re.search(r"Errors:\s+- (.+)", detail)):
+        expected, detail = "", inner[1]  # a node of the right kind: what its first reading failed on says more
+    value = f" is {text}" if text and len(text) < 80 else " has a wrong value"
+    near = difflib.get_close_matches(text, re.findall(r"'([^']*)'", expected), n=1)
+    raise ConfigError(
+        f"wrong type: {dotted!r}{value}{_at(dotted, where)}"
+        if expected
+        else f"{dotted!r}{_at(dotted, where)}: {detail}",
+        (f"expected {expected}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if expected
+        else "correct that value",
+    )
+
+
+def _readable_type(text: str) -> str:
+    text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
+    text = re.sub(r"\btyping\.|\bcollections\.abc\.|\b[\w.]+\.(?=[A-Z]\w*)", "", text)
+    return re.sub(r"\bLiteral\[([^\]]*)\]", r"one of \1", text.replace("NoneType", "null"))
+
+
+def _flatten(node: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every node under its dotted key; items of a list under their index."""
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in pairs:
+        yield f"{prefix}{key}", value
+        yield from _flatten(value, f"{prefix}{key}.")
+
+
+def _ending_with(key: str, nodes: Mapping[str, Any]) -> list[str]:
+    return [dotted for dotted in nodes if dotted == key] or [dotted for dotted in nodes if dotted.endswith("." + key)]
+
+
+def _at(dotted: str, where: Mapping[str, str]) -> str:
+    """` (file:line)` of a key or of the nearest node above it; empty where unknown."""
+    while dotted and dotted not in where:
+        dotted = dotted.rpartition(".")[0]
+    return f" ({where[dotted]})" if dotted else ""
+
+
+def _public_names(module: str) -> list[str]:
+    try:
+        return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
+    except (ImportError, ValueError):  # the path was wrong already in its module: nothing to propose
+        return []
+
+
+def _import(class_path: str) -> type | None:
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):  # a short name, or the very mistake that is being explained
+        return None
+    return found if isinstance(found, type) else None
+
+
+def parameters(class_path: str, group: Sequence[str] = ()) -> list[str]:
+    """The arguments that a class accepts, those it passes on to its parents included; empty where unknown.
+
+    group: names that lead to a dataclass among its arguments, whose fields are wanted instead.
+    """
+    from jsonargparse import ArgumentParser
+
+    found = _import(class_path)
+    for name in group:
+        hint = typing.get_type_hints(found.__init__).get(name) if found else None  # type: ignore[misc]
+        found = next((t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)), None)  # type: ignore[assignment]
+    return ArgumentParser(exit_on_error=False).add_class_arguments(found, fail_untyped=False) if found else []
+
+
+def required(class_path: str) -> list[str]:
+    """The arguments of a class that have no default; empty where unknown."""
+    found = _import(class_path)
+    signature = inspect.signature(found).parameters.values() if found else ()
+    return [p.name for p in signature if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
