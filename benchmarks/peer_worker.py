@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any, TextIO
 
 import torch
-from workloads import Batches, Coin, Unending, Work, is_right, synthetic_prompts
+from workloads import PHASES, Batches, Work, is_right, module_of, synthetic_prompts
 
-PHASES = ("rollout", "verify", "log_probs", "prm_update", "score", "policy_update")
 LEARNING_RATE = 1e-5
 
 
@@ -47,9 +46,6 @@ def train_repirl(settings: dict[str, Any], turn: Turn) -> None:
     from lightning.pytorch import Callback, Trainer
 
     from repirl.models.policy import Policy
-    from repirl.models.prm import PRM
-    from repirl.modules.repirl import RePIRL
-    from repirl.modules.settings import Text
 
     class Timed(Callback):
         def on_train_batch_start(self, *_: object) -> None:
@@ -64,15 +60,8 @@ def train_repirl(settings: dict[str, Any], turn: Turn) -> None:
     work = Work(**settings["work"])
     fused = partial(torch.optim.AdamW, lr=LEARNING_RATE, fused=True)
     optimizers = {} if settings["side"] == "defaults" else {"policy_optimizer": fused, "prm_optimizer": fused}
-    module = RePIRL(
-        policy=Policy(path=settings["folder"]),
-        prm=None if settings["side"] == "rloo" else PRM(),
-        verifier=Coin(),
-        samples=work.samples,
-        text=Text(template="plain", max_prompt_tokens=work.prompt_tokens, max_response_tokens=work.response_tokens),
-        rollout=Unending(),
-        **optimizers,
-    )
+    policy = Policy(path=settings["folder"])
+    module = module_of(policy, work, with_prm=settings["side"] != "rloo", **optimizers)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=settings["iterations"],

@@ -1,20 +1,27 @@
 """Models, prompts and a module of fixed lengths, and the arithmetic they need. Shared by the speed benchmarks."""
 
+import logging
 import random
 import string
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repirl.data.loaders import PromptBatch
 from repirl.models.policy import Policy
+from repirl.models.prm import PRM
+from repirl.modules.repirl import RePIRL
+from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Expert, Problem, Prompt, Verdict, Verifier
 
+PHASES = ("rollout", "verify", "log_probs", "prm_update", "score", "policy_update")
 LLAMA = {"model_type": "llama", "max_position_embeddings": 4096, "tie_word_embeddings": True}
 SHAPES: dict[str, dict[str, int]] = {  # of a vocabulary of 1,024, except SmolLM2's own
     "0.1M": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -166,3 +173,63 @@ def apart(prompt: int, responses: Sequence[int]) -> tuple[int, int]:
 def parameters(model: torch.nn.Module) -> int:
     """How many weights; shared ones once."""
     return sum(p.numel() for p in model.parameters())
+
+
+# ---- the real module, at work
+
+
+class Seconds(Callback):
+    """Keeps the phase times of every iteration; `between` is called before each."""
+
+    def __init__(self, between: Callable[[], object] | None = None) -> None:
+        self.between, self.iterations = between, list[dict[str, float]]()
+
+    def on_train_batch_start(self, *_: object) -> None:
+        """Outside of all phases."""
+        if self.between is not None:
+            self.between()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        """Reads what the module logged."""
+        figures = trainer.callback_metrics
+        self.iterations.append({phase: float(figures.get(f"time/{phase}_s", 0.0)) for phase in PHASES})
+
+
+def iterate(
+    module: LightningModule,
+    batches: list[list[Prompt]],
+    *,
+    between: Callable[[], object] | None = None,
+    accelerator: str = "cpu",
+    precision: Any = "32-true",
+) -> list[dict[str, float]]:
+    """The seconds of each phase of each iteration, by a real Trainer."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    seconds = Seconds(between)
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        max_steps=len(batches),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[seconds],
+    )
+    trainer.fit(module, Batches(batches))
+    return seconds.iterations
+
+
+def module_of(policy: Policy, work: Work, *, with_prm: bool = True, **settings: Any) -> RePIRL:
+    """A module whose iterations all do the same work; the PRM is a copy of the policy."""
+    return RePIRL(
+        policy=policy,
+        prm=PRM() if with_prm else None,
+        verifier=Coin(),
+        samples=work.samples,
+        text=Text(template="plain", max_prompt_tokens=work.prompt_tokens, max_response_tokens=work.response_tokens),
+        rollout=Unending(),
+        **settings,
+    )
