@@ -166,8 +166,14 @@ class Codec(Protocol):
     def encode_prompt(self, problem: str) -> tuple[int, ...]:
         """The prompt's tokens, up to and including the header after which the response starts."""
 
+    def encode_prompts(self, problems: Sequence[str]) -> list[tuple[int, ...]]:
+        """`encode_prompt` of each, at a fraction of the time."""
+
     def encode_response(self, text: str) -> tuple[int, ...]:
         """A response's tokens, the final EOS included."""
+
+    def encode_responses(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """`encode_response` of each, at a fraction of the time."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """A response's text, special tokens removed."""

@@ -11,19 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from repirl.data.codec import ChatCodec
 from repirl.models.loading import load_causal_lm, load_tokenizer, resolve
-from repirl.models.policy import Policy, pack
+from repirl.models.policy import Policy
 from repirl.models.tokenizers import character_tokenizer
 from tests.models.tiny import LLAMA, NEWLINE, PAD, PROMPTS, RESPONSES, TOKENS, alone, rows_of, tiny_policy
 
 POLICY = tiny_policy()
-
-
-def test_packing_joins_prompt_and_response() -> None:
-    packed = pack(rows_of([[2, 3], [4]], [[5], [6, 7, 8]], left=1, right=1, filler=9))
-    assert packed.ids[0, :3].tolist() == [2, 3, 5]
-    assert packed.ids[1].tolist() == [4, 6, 7, 8]
-    assert packed.at[0, 0] == 2
-    assert packed.at[1, :3].tolist() == [1, 2, 3]
 
 
 def test_log_probs_are_those_of_each_row_alone() -> None:

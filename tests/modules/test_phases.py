@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from repirl.modules.phases import Schedule, learning_rate_factor, parts, policy_passes, prm_passes, token_budget
+from repirl.modules.phases import Schedule, learning_rate_factor, parts, policy_passes, prm_passes
 
 
 def test_passes_by_iteration() -> None:
@@ -48,24 +47,6 @@ def test_parts() -> None:
             assert [i for part in found for i in part] == list(range(count))
             assert len(found) == mini_batches
             assert max(map(len, found)) - min(map(len, found)) <= 1
-
-
-def test_token_budget() -> None:
-    # by length: 9 | 5 4 (2 x 5 <= 10) | 3 3 2 (3 x 3 <= 10)
-    assert token_budget([3, 9, 5, 2, 3, 4], 10) == [[1], [2, 5], [0, 4, 3]]
-    assert token_budget([12, 3], 10) == [[0], [1]]  # longer than the budget: by itself
-    assert token_budget([5, 5], 10) == [[0, 1]]
-    assert token_budget([5, 5], 9) == [[0], [1]]
-    assert token_budget([], 10) == []
-
-
-def test_token_budget_keeps_every_row_once_and_its_promise() -> None:
-    lengths = torch.randint(1, 40, (200,), generator=torch.Generator().manual_seed(0)).tolist()
-    for budget in (1, 30, 100, 10**6):
-        batches = token_budget(lengths, budget)
-        assert sorted(i for batch in batches for i in batch) == list(range(200))
-        assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget for batch in batches)
-    assert len(token_budget(lengths, 10**6)) == 1
 
 
 def test_learning_rates_are_constant_or_fall_linearly_to_zero() -> None:

@@ -7,15 +7,16 @@ go, waits, and measures the saved policies on held-out problems, with the verifi
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from repirl.applications.processes import Processes
 
 REPIRL = "configs/quickstart.yaml"
 STARTS = {
@@ -52,22 +53,22 @@ def main(argv: Sequence[str]) -> int:
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     output = Path(arguments.output)
     began = time.perf_counter()
-    jobs = max(1, min(os.cpu_count() or 1, len(seeds) * len(arms)))
-    with ThreadPoolExecutor(jobs) as pool:
-        print(f"1. start policies (seeds {arguments.seeds}): facts learned wrong on purpose")
-        list(
-            pool.map(
-                lambda seed: fit(STARTS[arguments.start], start_overlay(output, seed, arguments.start_iterations)),
-                seeds,
-            )
-        )
-        print(f"2. {len(arms)} runs a seed from there, {jobs} at a time")
-        runs = [(seed, arm) for seed in seeds for arm in arms]
-        list(
-            pool.map(lambda run: fit(ARMS[run[1]][1], arm_overlay(output, run[0], run[1], arguments.iterations)), runs)
-        )
+    cores = os.cpu_count() or 1
+    processes = Processes()
+
+    def fit_all(runs: Iterable[tuple[list[str], Path]], threads: int) -> None:
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(lambda run: fit(processes, run[0], run[1], threads), runs))
+
+    print(f"1. start policies (seeds {arguments.seeds}): facts learned wrong on purpose")
+    starting = [(STARTS[arguments.start], start_overlay(output, s, arguments.start_iterations)) for s in seeds]
+    fit_all(starting, threads=max(1, cores // len(seeds)))
+    print(f"2. {len(arms)} runs a seed from there, {cores} at a time")
+    runs = [(ARMS[arm][1], arm_overlay(output, s, arm, arguments.iterations)) for s in seeds for arm in arms]
+    fit_all(runs, threads=1)
     print("3. measuring the saved policies on held-out problems")
-    results = [measure(output, seed, arms) for seed in seeds]
+    with ThreadPoolExecutor(cores) as pool:
+        results = list(pool.map(lambda seed: measured(processes, output, seed, arms), seeds))
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     from repirl.applications.curves import draw_curves, print_table  # matplotlib: only now
 
@@ -138,23 +139,31 @@ def _steps(iterations: int | None) -> dict[str, int]:
     return {} if iterations is None else {"max_steps": iterations}
 
 
-def fit(configs: list[str], overlay: Path) -> None:
-    """`repirl fit` in a process of one thread; its output goes to a log beside the overlay."""
+def fit(processes: Processes, configs: list[str], overlay: Path, threads: int) -> None:
+    """`repirl fit` in a process of its own; its output goes to a log beside the overlay."""
     words = ["fit", *(word for path in [*configs, str(overlay)] for word in ("-c", path))]
-    log = overlay.with_name("log.txt")
     print(f"   repirl {' '.join(words)}", flush=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with log.open("w") as out:
-        done = subprocess.run(
-            [sys.executable, "-m", "repirl", *words], stdout=out, stderr=subprocess.STDOUT, env=environment, check=False
-        )
-    if done.returncode:
-        tail = "".join(log.read_text().splitlines(keepends=True)[-15:])
-        raise SystemExit(f"{tail}\nthe run above failed; its whole output is in {log}")
+    log = overlay.with_name("log.txt")
+    if processes.repirl(words, log, threads):
+        raise SystemExit(_failure("the run above", log))
 
 
-def measure(output: Path, seed: int, arms: list[str]) -> dict[str, Any]:
-    """Accuracies of a seed's start policy and of every saved policy; also written for TensorBoard."""
+def measured(processes: Processes, output: Path, seed: int, arms: list[str]) -> dict[str, Any]:
+    """What `measure` finds, in a process of its own."""
+    folder = output / f"seed-{seed}"
+    if processes.call(folder / "measured.log", 1, measure, output, seed, arms):
+        raise SystemExit(_failure("measuring", folder / "measured.log"))
+    found: dict[str, Any] = json.loads((folder / "measured.json").read_text())
+    return found
+
+
+def _failure(what: str, log: Path) -> str:
+    tail = "".join(log.read_text().splitlines(keepends=True)[-15:])
+    return f"{tail}\n{what} failed; its whole output is in {log}"
+
+
+def measure(output: Path, seed: int, arms: list[str]) -> None:
+    """Writes measured.json: accuracies of a seed's start policy and of every saved policy; also for TensorBoard."""
     import torch
     from torch.utils.tensorboard import SummaryWriter
 
@@ -169,7 +178,7 @@ def measure(output: Path, seed: int, arms: list[str]) -> dict[str, Any]:
     policy = Policy(path=str(output / f"seed-{seed}" / "start")).load()
     start = accuracy(policy, text, final_set)
     at_start = accuracy(policy, text, curve_set)
-    measured: dict[str, Any] = {}
+    by_arm: dict[str, Any] = {}
     for arm in arms:
         place = output / f"seed-{seed}" / ARMS[arm][0]
         saved = {int(p.stem.removeprefix("step=")): p for p in place.glob("checkpoints/step=*.ckpt")}
@@ -182,5 +191,5 @@ def measure(output: Path, seed: int, arms: list[str]) -> dict[str, Any]:
                 curve.append({"iteration": iteration, **accuracy(policy, text, curve_set)})
                 for name in ("greedy", "sampled"):
                     writer.add_scalar(f"val/{name}_accuracy", curve[-1][name], iteration)
-        measured[arm] = {"final": accuracy(policy, text, final_set), "curve": curve}
-    return {"seed": seed, "start": start, "arms": measured}
+        by_arm[arm] = {"final": accuracy(policy, text, final_set), "curve": curve}
+    (output / f"seed-{seed}" / "measured.json").write_text(json.dumps({"seed": seed, "start": start, "arms": by_arm}))

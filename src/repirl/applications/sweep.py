@@ -11,9 +11,7 @@ import argparse
 import csv
 import hashlib
 import json
-import multiprocessing
 import os
-import runpy
 import sys
 import time
 from collections.abc import Sequence
@@ -23,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from repirl import config
-
-PRELOADED = ["repirl.cli", "repirl.modules.repirl", "repirl.modules.sft", "repirl.data.expert"]
+from repirl.applications.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -58,10 +55,9 @@ def main(argv: Sequence[str]) -> int:
     todo = [run for run in runs if not is_done(run, overlays[run])]
     print(f"{len(runs)} runs, {len(runs) - len(todo)} done before, {given.jobs} at a time", flush=True)
 
-    context = multiprocessing.get_context("forkserver")  # each run starts from a process that has imported everything
-    context.set_forkserver_preload(PRELOADED)
+    processes = Processes()
     with ThreadPoolExecutor(given.jobs) as pool:
-        failed = [run for run in pool.map(lambda r: execute(r, overlays[r], context, given.threads), todo) if run]
+        failed = [run for run in pool.map(lambda r: execute(r, overlays[r], processes, given.threads), todo) if run]
     rows = [row for run in runs if (row := result(run)) is not None]
     write_table(rows, given.output)
     print(f"{len(rows)} of {len(runs)} runs in {given.output / 'results.csv'}")
@@ -136,7 +132,7 @@ def is_done(run: Run, merged: dict[str, Any]) -> bool:
     return marker.is_file() and json.loads(marker.read_text())["configuration"] == _digest(merged)
 
 
-def execute(run: Run, merged: dict[str, Any], context: Any, threads: int) -> Run | None:
+def execute(run: Run, merged: dict[str, Any], processes: Processes, threads: int) -> Run | None:
     """Runs it in a process of its own; returns it where it failed."""
     run.folder.mkdir(parents=True, exist_ok=True)
     for name in ("done.json", "metrics.csv"):
@@ -144,29 +140,15 @@ def execute(run: Run, merged: dict[str, Any], context: Any, threads: int) -> Run
     written = run.folder / "sweep.yaml"
     written.write_text(config.dump(merged))
     began = time.perf_counter()
-    process = context.Process(target=_fit, args=(str(written), str(run.folder / "log.txt"), threads))
-    process.start()
-    process.join()
+    status = processes.repirl(["fit", "--config", str(written)], run.folder / "log.txt", threads)
     seconds = time.perf_counter() - began
-    ended = "ok" if process.exitcode == 0 else f"FAILED, exit status {process.exitcode}"
+    ended = "ok" if status == 0 else f"FAILED, exit status {status}"
     print(f"  {run.arm}, seed {run.seed}: {ended}, {seconds:.0f} s", flush=True)
-    if process.exitcode:
+    if status:
         return run
     marker = {"configuration": _digest(merged), "seconds": seconds}
     (run.folder / "done.json").write_text(json.dumps(marker) + "\n")
     return None
-
-
-def _fit(path: str, log: str, threads: int) -> None:
-    """`python -m repirl fit` with its output in a file."""
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    import torch
-
-    torch.set_num_threads(threads)
-    sys.argv = ["repirl", "fit", "--config", path]
-    runpy.run_module("repirl", run_name="__main__")
 
 
 def result(run: Run) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -44,6 +44,37 @@ def final_answer_appended(solution: str, answer: str | None) -> str:
     return f"{solution}\nThe answer is \\boxed{{{answer}}}."
 
 
+class _Ahead:
+    """A codec that has tokenised together what will be asked for: a call for each text would take ten times as long."""
+
+    def __init__(self, codec: Codec, problems: Sequence[Problem], max_experts: int) -> None:
+        self.codec = codec
+        self.encode_prompts, self.encode_responses = codec.encode_prompts, codec.encode_responses
+        self.decode = codec.decode
+        asked = [problem.prompt or problem.text for problem in problems]
+        written = [_written(p, solution) for p in problems for solution in p.solutions[:max_experts]]
+        self._prompts, self._responses = _table(asked, codec.encode_prompts), _table(written, codec.encode_responses)
+
+    def encode_prompt(self, problem: str) -> tuple[int, ...]:
+        return self._prompts.get(problem) or self.codec.encode_prompt(problem)
+
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        return self._responses.get(text) or self.codec.encode_response(text)
+
+
+def _table(
+    texts: Sequence[str], encode: Callable[[Sequence[str]], list[tuple[int, ...]]]
+) -> dict[str, tuple[int, ...]]:
+    try:
+        return dict(zip(texts, encode(texts), strict=True))
+    except ValueError:  # one of them can't be encoded: asked one by one, the error says which
+        return {}
+
+
+def _written(problem: Problem, solution: str) -> str:
+    return final_answer_appended(solution.strip(), problem.answer)
+
+
 def encode_problem(
     problem: Problem,
     codec: Codec,
@@ -68,13 +99,12 @@ def encode_problem(
             if len(experts) == max_experts:
                 report.experts_beyond_limit += len(problem.solutions) - number
                 break
-            written = solution.strip()
-            text = final_answer_appended(written, problem.answer)
+            text = _written(problem, solution)
             response_ids = codec.encode_response(text)
             if len(response_ids) > max_response_tokens:
                 report.experts_too_long += 1
                 continue
-            report.answers_appended += text != written
+            report.answers_appended += text != solution.strip()
             experts.append(Expert(text=text, token_ids=tuple(response_ids)))
     except ValueError as error:
         raise ValueError(f"problem {problem.id!r}: {error}") from error
@@ -93,10 +123,12 @@ def encode_problems(
     """All problems that fit, in order, and the counts. With `require_experts` those without any expert are dropped."""
     report = PreparationReport()
     prompts: list[Prompt] = []
+    problems = list(problems)
+    ahead = _Ahead(codec, problems, max_experts)
     for problem in problems:
         prompt = encode_problem(
             problem,
-            codec,
+            ahead,
             max_prompt_tokens=max_prompt_tokens,
             max_response_tokens=max_response_tokens,
             max_experts=max_experts,

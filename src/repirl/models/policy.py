@@ -1,39 +1,19 @@
 """A causal LM that gives token log-probabilities of responses, chunked over the vocabulary."""
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repirl.models.loading import Dtype, causal_lm_from_config, load_causal_lm, load_tokenizer
 from repirl.models.log_probs import token_log_probs
+from repirl.models.packing import join, joined_states, pack, packed_states, use_shared_prefix
 from repirl.models.tokenizers import character_tokenizer
 from repirl.structs import Rows
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """Prompt and response joined, right-padded. ids: [N, L]. at: [N, T], the column of each response token."""
-
-    ids: Int[Tensor, "rows columns"]
-    at: Int[Tensor, "rows time"]
-
-
-def pack(rows: Rows) -> Packed:
-    """Joins prompt and response without a gap: causal attention then needs no mask, and positions are plain columns."""
-    lengths = rows.prompt_mask.sum(-1)
-    total = int((lengths + rows.response_mask.sum(-1)).max())
-    columns = torch.arange(rows.prompt_ids.shape[1] + rows.response_ids.shape[1], device=lengths.device)
-    both = torch.cat([rows.prompt_ids, rows.response_ids], dim=1)
-    start = rows.prompt_ids.shape[1] - lengths  # the first real column of a left-padded prompt
-    index = (columns[:total] + start[:, None]).clamp(max=len(columns) - 1)
-    steps = torch.arange(rows.response_ids.shape[1], device=lengths.device)
-    return Packed(ids=both.gather(1, index), at=(lengths[:, None] + steps).clamp(max=total - 1))
 
 
 class Policy(nn.Module):
@@ -46,7 +26,11 @@ class Policy(nn.Module):
         tokens: instead of a tokenizer, the explicit vocabulary of a toy language.
         dtype: of the weights. gradient_checkpointing: trade compute for memory.
         init_seed: of fresh weights.
+
+    packs: whether the model reads rows without padding and each prompt once (models/packing.py); known after `load()`.
     """
+
+    packs: bool
 
     def __init__(
         self,
@@ -88,6 +72,7 @@ class Policy(nn.Module):
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.model: PreTrainedModel = model
         self._check_plain_head()
+        self.packs = use_shared_prefix(model)
         return self
 
     @property
@@ -122,7 +107,8 @@ class Policy(nn.Module):
         capped = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None) is not None
         with torch.no_grad():
             ids = torch.arange(min(4, self.vocabulary_size), device=self.device)[None]
-            ours = nn.functional.linear(self.hidden_states(ids), self.head_weight, self.head_bias).float()
+            states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            ours = nn.functional.linear(states, self.head_weight, self.head_bias).float()
             if capped or not torch.allclose(
                 ours, self.model(ids, use_cache=False).logits.float(), atol=1e-3, rtol=1e-3
             ):
@@ -131,21 +117,20 @@ class Policy(nn.Module):
                     "this is not supported: choose a model without it"
                 )
 
-    def hidden_states(self, ids: Int[Tensor, "rows columns"]) -> Float[Tensor, "rows columns hidden"]:
-        """Last hidden states of right-padded ids."""
-        states: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        return states
+    def action_states(self, rows: Rows, *, after: bool = False) -> Float[Tensor, "actions hidden"]:
+        """The hidden state before each response token, h(s_t), which predicts it; or `after` it, which has seen it.
 
-    def response_states(self, rows: Rows) -> Float[Tensor, "rows time hidden"]:
-        """h(s_t): the hidden state *before* each response token, the one that predicts it."""
-        packed = pack(rows)
-        hidden = self.hidden_states(packed.ids[:, :-1])
-        before = (packed.at - 1).clamp(max=hidden.shape[1] - 1)
-        return hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[-1]))
+        The tokens of the first row come first, then those of the second.
+        """
+        base = self.model.base_model
+        if self.packs:
+            packed = pack(rows, with_last=after)
+            return packed_states(base, packed)[packed.read]
+        return joined_states(base, join(rows), before=not after)[rows.response_mask]
 
     def forward(self, rows: Rows) -> tuple[Float[Tensor, "rows time"], Float[Tensor, "rows time"]]:
         """Log pi(a_t|s_t) and entropy in nats of every response token, float32, 0 outside the response."""
-        states = self.response_states(rows)[rows.response_mask]
+        states = self.action_states(rows)
         values = token_log_probs(states, self.head_weight, rows.response_ids[rows.response_mask], self.head_bias)
         log_probs, entropies = (
             torch.zeros(rows.response_mask.shape, device=v.device).masked_scatter(rows.response_mask, v) for v in values

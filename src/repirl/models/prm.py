@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from repirl.models.log_probs import token_log_probs
-from repirl.models.policy import Policy, pack
+from repirl.models.policy import Policy
 from repirl.objectives.steps import step_ends, sum_to_step_ends
 from repirl.structs import Rows
 
@@ -104,9 +104,9 @@ class PRM(nn.Module):
     def forward(self, rows: Rows) -> Float[Tensor, "rows time"]:
         """r_phi(s_t, a_t) of every response token, float32, 0 outside the response."""
         assert self.backbone is not None, "call build(policy) first"
-        states = (self._states_at if self.kind in ("head", "linear") else self.backbone.response_states)(rows)
         mask = rows.response_mask
-        hidden, tokens = states[mask], rows.response_ids[mask]
+        hidden = self.backbone.action_states(rows, after=self.kind in ("head", "linear"))
+        tokens = rows.response_ids[mask]
         if self.kind == "q_head":
             values = (self.query(hidden) * self.action(tokens)).sum(-1)
         elif self.kind in ("head", "linear"):
@@ -114,7 +114,7 @@ class PRM(nn.Module):
         else:
             assert self.reference is not None
             with torch.no_grad():
-                reference = self.reference.response_states(rows)[mask]
+                reference = self.reference.action_states(rows)
             values = self.beta * (
                 self._value(self.backbone, hidden, tokens) - self._value(self.reference, reference, tokens)
             )
@@ -128,13 +128,6 @@ class PRM(nn.Module):
     def bound(self) -> float | None:
         """The largest possible |r|, None where rewards are unbounded."""
         return BOUND if self.kind == "head" else None
-
-    def _states_at(self, rows: Rows) -> Float[Tensor, "rows time hidden"]:
-        """Hidden states at the token itself: they have seen a_t."""
-        assert self.backbone is not None
-        packed = pack(rows)
-        hidden = self.backbone.hidden_states(packed.ids)
-        return hidden.gather(1, packed.at[..., None].expand(-1, -1, hidden.shape[-1]))
 
     def _value(self, model: Policy, hidden: Tensor, tokens: Tensor) -> Float[Tensor, " tokens"]:
         """The raw logit (`logit_difference`) or the log-probability (`implicit`) of each token."""

@@ -61,17 +61,3 @@ def parts(count: int, mini_batches: int) -> list[range]:
     """`count` prompts in `mini_batches` contiguous parts, as equal as can be; some are empty when there are too few."""
     edges = [count * k // mini_batches for k in range(mini_batches + 1)]
     return [range(a, b) for a, b in pairwise(edges)]
-
-
-def token_budget(lengths: list[int], budget: int) -> list[list[int]]:
-    """Indices of rows in micro-batches of similar length whose padded size (rows x longest) stays within `budget` tokens.
-
-    A row longer than the budget makes a micro-batch of its own.
-    """
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches

@@ -31,7 +31,8 @@ from repirl.modules.distributed import (
     world_size,
 )
 from repirl.modules.experience import Experience, build_experience
-from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes, prm_passes, token_budget
+from repirl.modules.micro_batches import micro_batches
+from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes, prm_passes
 from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective
 from repirl.modules.prompt_filter import PromptFilter, group_accuracy, keep_prompts
 from repirl.modules.recorder import Recorder, over_micro_batches, rollout_figures
@@ -59,7 +60,7 @@ class RePIRL(LightningModule):
         text, advantage, surrogate: see modules/settings.py. schedule: modules/phases.py.
         prompt_filter: modules/prompt_filter.py.
         rollout: what samples responses.
-        micro_batch_tokens: padded tokens in one forward-backward pass; changes memory and speed, never the gradient.
+        micro_batch_tokens: tokens in one forward-backward pass; changes memory and speed, never the gradient.
         policy_clip_norm, prm_clip_norm: of the global gradient norm.
         eval_samples: sampled responses a problem in validation, beside the greedy one.
         seed: of rollouts.
@@ -330,8 +331,9 @@ class RePIRL(LightningModule):
         return self.prm
 
     def _micro_batches(self, rows: Rows) -> list[Tensor]:
-        lengths = (rows.prompt_mask.sum(-1) + rows.response_mask.sum(-1)).tolist()
-        return [torch.tensor(m, device=self.device) for m in token_budget(lengths, self.micro_batch_tokens)]
+        backbone = None if self.prm is None else self.prm.backbone
+        packs = self.policy.packs and (backbone is None or backbone.packs)
+        return micro_batches(rows, self.micro_batch_tokens, packs=packs)
 
     def _over(self, rows: Rows, forward: Callable[[Rows], Tensor]) -> Tensor:
         count, columns = rows.response_mask.shape

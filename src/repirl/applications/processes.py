@@ -1,0 +1,46 @@
+"""Work in processes of its own that start at once: each is a fork of one process that has imported everything."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+PRELOADED = ["repirl.cli", "repirl.modules.repirl", "repirl.modules.sft", "repirl.data.expert"]
+
+
+class Processes:
+    """A server of processes; its own start takes the seconds of the imports, once."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
+
+    def call(self, log: Path, threads: int, function: Callable[..., None], *arguments: Any) -> int:
+        """Runs `function` with its output in `log` and so many threads for torch, and waits; returns the exit status."""
+        process = self._context.Process(target=_logged, args=(str(log), threads, function, arguments))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode
+
+    def repirl(self, words: Sequence[str], log: Path, threads: int) -> int:
+        """`python -m repirl` with these words."""
+        return self.call(log, threads, _repirl, list(words))
+
+
+def _logged(log: str, threads: int, function: Callable[..., None], arguments: Sequence[Any]) -> None:
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    import torch
+
+    torch.set_num_threads(threads)
+    function(*arguments)
+
+
+def _repirl(words: list[str]) -> None:
+    sys.argv = ["repirl", *words]
+    runpy.run_module("repirl", run_name="__main__")
