@@ -20,6 +20,7 @@ def described(device: torch.device) -> dict[str, Any]:
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else (model or ["cpu"])[0],
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "clock": "CPU" if time.perf_counter is time.process_time else "wall",
         "load": [round(value, 2) for value in os.getloadavg()],
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -40,6 +41,16 @@ def commit() -> str:
 def _lines(path: str) -> list[str]:
     file = Path(path)
     return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+def use_clock(clock: str) -> None:
+    """`wall`, or `cpu`: all timings here and in repirl count this process's CPU seconds instead.
+
+    For a machine that is busy with other work, on one thread: what a process waits for its turn does not count then.
+    """
+    if clock == "cpu":
+        assert torch.get_num_threads() == 1, "the CPU clock adds up the seconds of all threads: use --threads 1"
+        time.perf_counter = time.process_time
 
 
 def wait(device: torch.device) -> None:
@@ -92,7 +103,8 @@ def sentence(machine: dict[str, Any]) -> str:
     load = ", ".join(str(value) for value in machine["load"])
     return (
         f"{machine['date']}, commit {machine['commit']}: {machine['hardware']}, {machine['threads']} threads of "
-        f"{machine['cores']} cores, load {load}, torch {machine['torch']}, Python {machine['python']}.\n"
+        f"{machine['cores']} cores, load {load}, {machine['clock']} seconds, torch {machine['torch']}, "
+        f"Python {machine['python']}.\n"
     )
 
 

