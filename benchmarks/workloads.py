@@ -108,8 +108,13 @@ class Work:
         )
 
 
-def synthetic_prompts(tokenizer: PreTrainedTokenizerBase, work: Work, iterations: int) -> list[list[Prompt]]:
-    """For each iteration prompts of words that encode to themselves again, each with one expert that is right."""
+def synthetic_prompts(
+    tokenizer: PreTrainedTokenizerBase, work: Work, iterations: int, *, answer: str | None = None
+) -> list[list[Prompt]]:
+    """For each iteration prompts of words that encode to themselves again, each with one expert.
+
+    The expert is right by `is_right`, or where `answer` is given the text that ends its tokens.
+    """
     words = _words(tokenizer)
     generator = random.Random(0)
     batches = []
@@ -119,12 +124,21 @@ def synthetic_prompts(tokenizer: PreTrainedTokenizerBase, work: Work, iterations
             ids = tuple(generator.choices(words, k=work.prompt_tokens))
             text = tokenizer.decode(ids)
             assert tuple(tokenizer(text)["input_ids"]) == ids
-            while not is_right(tokenizer.decode(answer := generator.choices(words, k=work.response_tokens - 1))):
-                pass
-            expert = Expert(tokenizer.decode(answer), (*answer, tokenizer.eos_token_id))
+            expert = _expert(tokenizer, generator, words, work.response_tokens - 1, answer)
             batch.append(Prompt(Problem(id=f"{iteration}/{number}", text=text, answer="5"), ids, (expert,)))
         batches.append(batch)
     return batches
+
+
+def _expert(
+    tokenizer: PreTrainedTokenizerBase, generator: random.Random, words: list[int], length: int, answer: str | None
+) -> Expert:
+    if answer is not None:
+        end = tokenizer(answer)["input_ids"]
+        return Expert(answer, (*generator.choices(words, k=length - len(end)), *end, tokenizer.eos_token_id))
+    while not is_right(tokenizer.decode(ids := generator.choices(words, k=length))):
+        pass
+    return Expert(tokenizer.decode(ids), (*ids, tokenizer.eos_token_id))
 
 
 def _words(tokenizer: PreTrainedTokenizerBase) -> list[int]:
