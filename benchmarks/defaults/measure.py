@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -34,7 +35,7 @@ class StudyMeasures(Callback):
     its reward the sum of its tokens'; it is wrong by the task's own rules, given the lines before it.
 
     Args:
-        task, min_steps, max_steps: of the problems.
+        task, min_steps, max_steps, base: of the problems.
         problems: of which `samples` rollouts each are scored.
         accuracy_problems: answered by the trained policy.
     """
@@ -44,12 +45,13 @@ class StudyMeasures(Callback):
         task: Literal["paraphrased", "any_order"],
         min_steps: int,
         max_steps: int,
+        base: int = 10,
         problems: int = 64,
         samples: int = 16,
         accuracy_problems: int = 400,
     ) -> None:
-        self.judge = judge_running_sums if task == "paraphrased" else judge_any_order
-        sizes = {"min_steps": min_steps, "max_steps": max_steps, "solutions": 0}
+        self.judge = partial(judge_running_sums if task == "paraphrased" else judge_any_order, base=base)
+        sizes = {"min_steps": min_steps, "max_steps": max_steps, "base": base, "solutions": 0}
         self.scored = WrittenSums(task, problems, seed=7, split="val", **sizes)  # type: ignore[arg-type]
         self.answered = WrittenSums(task, accuracy_problems, seed=8, split="test", **sizes)  # type: ignore[arg-type]
         self.samples = samples

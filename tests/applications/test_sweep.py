@@ -6,6 +6,8 @@ import csv
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,31 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         main(["--base", files["base"], "--overlays", str(tmp_path / "none.yaml"), "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_sweep_leaves_no_run_behind(tmp_path: Path) -> None:
+    files = write(tmp_path, base=BASE.replace("max_steps: 2", "max_steps: 1000000"))
+    words = ["--base", files["base"], "--seeds", "0-1", "--jobs", "2", "--output", str(tmp_path / "out")]
+    process = subprocess.Popen([sys.executable, "-m", "repirl", "sweep", *words], stdout=subprocess.DEVNULL)
+    logs = [tmp_path / "out" / "base" / f"seed-{seed}" / "metrics.csv" for seed in (0, 1)]
+    assert reached(lambda: all(log.exists() and log.read_text().count("\n") > 3 for log in logs)), "no run has begun"
+    process.kill()
+    process.wait()
+    sizes: list[int] = []
+
+    def at_rest() -> bool:
+        time.sleep(2)  # a run logs many lines a second
+        sizes[:], before = [log.stat().st_size for log in logs], list(sizes)
+        return sizes == before
+
+    assert reached(at_rest)
+
+
+def reached(condition: Callable[[], bool], seconds: float = 120) -> bool:
+    """Whether it comes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False

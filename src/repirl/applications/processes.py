@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,17 @@ def _logged(log: str, threads: int, function: Callable[..., None], arguments: Se
     os.dup2(out, 2)
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     function(*arguments)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that asked for it is gone, however it went: nobody waits for the result."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _repirl(words: list[str]) -> None:

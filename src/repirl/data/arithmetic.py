@@ -23,18 +23,18 @@ Split = Literal["train", "val", "test"]
 _PROBLEM = re.compile(r"(?:[a-z][0-9]){2,}")
 
 
-def facts(wrong: int = 0, seed: int = 0) -> tuple[tuple[int, ...], ...]:
-    """The table [a][b] -> last digit of a + b, with `wrong` of its 100 entries replaced by another digit.
+def facts(wrong: int = 0, seed: int = 0, base: int = 10) -> tuple[tuple[int, ...], ...]:
+    """The table [a][b] -> last digit of a + b in `base`, with `wrong` of its base^2 entries replaced by another digit.
 
     With one seed, the wrong entries for a smaller `wrong` are among those for a larger one.
     """
-    if not 0 <= wrong <= 100:
-        raise ValueError(f"the number of wrong facts must be in 0..100, not {wrong}")
+    if not 0 <= wrong <= base**2:
+        raise ValueError(f"the number of wrong facts must be in 0..{base**2}, not {wrong}")
     generator = random.Random(f"facts/{seed}")
-    shifts = [(entry, generator.randint(1, 9)) for entry in range(100)]
+    shifts = [(entry, generator.randint(1, base - 1)) for entry in range(base**2)]
     generator.shuffle(shifts)
     shift = dict(shifts[:wrong])
-    return tuple(tuple((a + b + shift.get(10 * a + b, 0)) % 10 for b in range(10)) for a in range(10))
+    return tuple(tuple((a + b + shift.get(base * a + b, 0)) % base for b in range(base)) for a in range(base))
 
 
 _TRUE_FACTS = facts()

@@ -25,11 +25,7 @@ _BOX = re.compile(r"\\boxed\{(.*)\}")
 Fact = Callable[[int, int], int]
 
 
-def _true(a: int, b: int) -> int:
-    return (a + b) % 10
-
-
-def judge_running_sums(problem: str, response: str) -> list[bool]:
+def judge_running_sums(problem: str, response: str, base: int = 10) -> list[bool]:
     """Whether each line is right, given the lines before it as they were written (an error is counted once).
 
     A right line has the next letter and the running sum after it; if it spells the sum out, with the right operands. The
@@ -40,7 +36,7 @@ def judge_running_sums(problem: str, response: str) -> list[bool]:
     for line in response.split("\n"):
         if (match := _LINE.fullmatch(line)) and at < len(digits) and match[1] == LETTERS[at]:
             spelled = match[2] is None or (int(match[2]), int(match[3])) == (total, digits[at])
-            verdicts.append(spelled and int(match[4]) == _true(total, digits[at]))
+            verdicts.append(spelled and int(match[4]) == (total + digits[at]) % base)
             total, at = int(match[4]), at + 1
         else:
             box = _BOX.fullmatch(line)
@@ -48,14 +44,14 @@ def judge_running_sums(problem: str, response: str) -> list[bool]:
     return verdicts
 
 
-def judge_any_order(problem: str, response: str) -> list[bool]:
+def judge_any_order(problem: str, response: str, base: int = 10) -> list[bool]:
     """As `judge_running_sums`: a right line answers a letter that was not answered yet; the box repeats all results."""
     asked = {problem[i]: (int(problem[i + 1]), int(problem[i + 2])) for i in range(0, len(problem), 3)}
     written: dict[str, str] = {}
     verdicts = []
     for line in response.split("\n"):
         if (match := _LINE.fullmatch(line)) and match[1] in asked and match[1] not in written:
-            verdicts.append(match[2] is None and int(match[4]) == _true(*asked[match[1]]))
+            verdicts.append(match[2] is None and int(match[4]) == sum(asked[match[1]]) % base)
             written[match[1]] = match[4]
         else:
             box = _BOX.fullmatch(line)
@@ -73,7 +69,8 @@ class WrittenSums(Source):
         seed: which problems, in which order, and how their solutions are written.
         min_steps: smallest number of additions. max_steps: largest number, at most 9.
         solutions: written solutions a problem, all different; fewer where the task has no more.
-        wrong_facts: how many of the 100 facts the written solutions have wrong; `answer` is always the true one.
+        base: sums are taken modulo it, and all digits are smaller: base^2 facts to know.
+        wrong_facts: how many of the facts the written solutions have wrong; `answer` is always the true one.
         facts_seed: which facts are wrong.
         error_rate: how often a wrong fact is used where it applies; else the true one.
         split: the split to draw from.
@@ -87,6 +84,7 @@ class WrittenSums(Source):
         min_steps: int = 3,
         max_steps: int = 6,
         solutions: int = 1,
+        base: int = 10,
         wrong_facts: int = 0,
         facts_seed: int = 0,
         error_rate: float = 1.0,
@@ -101,7 +99,9 @@ class WrittenSums(Source):
             )
         self.task, self.count, self.seed, self.solutions, self.split = task, count, seed, solutions, split
         self.min_steps, self.max_steps, self.error_rate = min_steps, max_steps, error_rate
-        self.table = facts(wrong_facts, facts_seed)
+        if not 2 <= base <= 10:
+            raise ValueError(f"base must be in 2..10, not {base}")
+        self.base, self.table, self.true = base, facts(wrong_facts, facts_seed, base), facts(base=base)
 
     def load(self) -> list[Problem]:
         """The problems. Raises ValueError when the split holds too few distinct ones."""
@@ -110,7 +110,10 @@ class WrittenSums(Source):
         def draw() -> str:
             steps = generator.randint(self.min_steps, self.max_steps)
             letters, digits = (steps + 1, 1) if self.task == "paraphrased" else (steps, 2)
-            return "".join(letter + str(generator.randrange(10**digits)).zfill(digits) for letter in LETTERS[:letters])
+            return "".join(
+                letter + "".join(str(generator.randrange(self.base)) for _ in range(digits))
+                for letter in LETTERS[:letters]
+            )
 
         texts = distinct_texts(draw, self.count, self.split, f"{self.min_steps} to {self.max_steps} steps")
         return [self._problem(text, generator) for text in texts]
@@ -119,13 +122,13 @@ class WrittenSums(Source):
         write = _paraphrased if self.task == "paraphrased" else _any_order
 
         def fact(a: int, b: int) -> int:
-            return self.table[a][b] if generator.random() < self.error_rate else _true(a, b)
+            return self.table[a][b] if generator.random() < self.error_rate else self.true[a][b]
 
         written: dict[str, None] = {}
         for _ in range(20 * self.solutions):
             if len(written) < self.solutions:
                 written[write(text, fact, generator)] = None
-        answer = _BOX.search(write(text, _true, generator))
+        answer = _BOX.search(write(text, lambda a, b: self.true[a][b], generator))
         assert answer is not None
         return Problem(id=f"{self.task}/{text}", text=text, answer=answer[1], solutions=tuple(written))
 
