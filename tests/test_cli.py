@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -75,20 +74,18 @@ def spawn(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 # ------------------------------------------------------------------------------------------------------- own process
 
 
-def test_help_lists_every_subcommand_in_a_line_and_is_fast(tmp_path):
+def test_help_lists_every_subcommand_in_a_line(tmp_path):
     from repirl.__main__ import EXTRA, LIGHTNING
 
-    start = time.perf_counter()
     done = spawn("--help", cwd=tmp_path)
-    seconds = time.perf_counter() - start
     assert (done.returncode, done.stderr) == (0, "")
     shown = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
     for name, text in (LIGHTNING | {name: text for name, (_, text) in EXTRA.items()}).items():
         assert [name, text] in shown
-    assert seconds < 3  # a tenth of a second on an idle machine; Lightning alone takes more than three
 
 
-def test_help_imports_neither_torch_nor_lightning(tmp_path):
+def test_the_package_and_its_help_import_neither_torch_nor_lightning(tmp_path):
+    """What takes seconds to import: `benchmarks/startup.py` measures what is left."""
     code = "import sys; from repirl.__main__ import main; main(['--help']); main(['--version']); import repirl; " + (
         "print({'torch', 'lightning', 'transformers', 'jsonargparse', 'datasets'} & set(sys.modules))"
     )
