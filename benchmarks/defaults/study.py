@@ -112,7 +112,18 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 EXPERTS = {"experts_16": 16, "experts_64": 64}  # prompts with experts, and no others
 BASE = "per_position_prime"
-CONFIRMED = [BASE]  # filled from the screening; report.md says why
+CONFIRMED = [  # report.md says why
+    *(
+        BASE,
+        "per_position_rloo",
+        "sequence_rloo",
+        "sequence_z_rloo",
+        "uniform_rloo",
+        "logit_difference",
+        "corrected_copy",
+    ),
+    *("outcome_only", "paper", "discriminator_token", "gail_token"),
+]
 
 
 def overlays(output: Path, stage: str, tasks: list[str], only: list[str]) -> dict[str, list[str]]:
