@@ -18,6 +18,7 @@ from repirl.metrics import prm_diagnostics, saturated_share
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.actor import Actor, Evaluation, UsableExperts, log_results, outcome_of, predict
+from repirl.modules.checks import check_settings
 from repirl.modules.counting import count_iteration, scale_learning_rates, uncount_optimizer_steps
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.distributed import (
@@ -36,12 +37,13 @@ from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes,
 from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective
 from repirl.modules.prompt_filter import PromptFilter, group_accuracy, keep_prompts
 from repirl.modules.recorder import Recorder, over_micro_batches, rollout_figures
+from repirl.modules.sampler_gap import SamplerGap, with_ratios, without_far_rollouts
 from repirl.modules.settings import Advantage, Surrogate, Text
 from repirl.objectives.advantages import RewardSource, combine, others_active, scale_rewards
 from repirl.objectives.policy import policy_objective
 from repirl.objectives.reduce import last_token, masked_mean, response_means
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Prompt, Response, Rows, Verifier
+from repirl.structs import Generator, Prompt, Response, Rows, Verifier
 from repirl.verifiers.format import format_reward
 
 SHOWN = ("rollout/accuracy", "prm/ranking_loss", "rollout/response_tokens")  # in the progress bar
@@ -59,7 +61,8 @@ class RePIRL(LightningModule):
         objective: what the PRM is trained on (modules/prm_objectives.py); None = `IRL` with its defaults.
         text, advantage, surrogate: see modules/settings.py. schedule: modules/phases.py.
         prompt_filter: modules/prompt_filter.py.
-        rollout: what samples responses.
+        rollout: what samples responses; None = the policy's own forward pass.
+        sampler_gap: what is done where the sampler's probabilities differ from the policy's (modules/sampler_gap.py).
         micro_batch_tokens: tokens in one forward-backward pass; changes memory and speed, never the gradient.
         policy_clip_norm, prm_clip_norm: of the global gradient norm.
         eval_samples: sampled responses a problem in validation, beside the greedy one.
@@ -80,7 +83,8 @@ class RePIRL(LightningModule):
         surrogate: Surrogate = Surrogate(),  # noqa: B008
         schedule: Schedule = Schedule(),  # noqa: B008
         prompt_filter: PromptFilter = PromptFilter(),  # noqa: B008
-        rollout: InProcess | None = None,
+        rollout: Generator | None = None,
+        sampler_gap: SamplerGap = SamplerGap(),  # noqa: B008
         micro_batch_tokens: int = 16384,
         policy_clip_norm: float = 1.0,
         prm_clip_norm: float = 10.0,
@@ -94,6 +98,7 @@ class RePIRL(LightningModule):
         self.objective = IRL() if objective is None else objective
         self.samples, self.text, self.advantage = samples, text, advantage
         self.surrogate, self.schedule, self.prompt_filter = surrogate, schedule, prompt_filter
+        self.sampler_gap = sampler_gap
         self.micro_batch_tokens, self.eval_samples, self.seed = micro_batch_tokens, eval_samples, seed
         self.clip_norms = {"policy": policy_clip_norm, "prm": prm_clip_norm}
         self.max_prompt_tokens, self.max_response_tokens = text.max_prompt_tokens, text.max_response_tokens
@@ -102,7 +107,7 @@ class RePIRL(LightningModule):
         self.recorder = Recorder()
         self.evaluation = Evaluation()
         self.experts = UsableExperts(self.actor, drop_wrong=self.objective.drops_wrong_experts)
-        self._check()
+        check_settings(self)
 
     @property
     def codec(self) -> ChatCodec:
@@ -123,28 +128,6 @@ class RePIRL(LightningModule):
 
     def _wants_reference(self) -> bool:
         return self.surrogate.kl_coef > 0 or (self.prm is not None and self.objective.needs_reference)
-
-    def _check(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, not {self.samples}")
-        if self.actor.rollout.temperature != 1.0:
-            raise ValueError(
-                "rollout.temperature must be 1 in training: the importance weights assume samples of the policy itself"
-            )
-        if self.actor.verifier is None and self.prompt_filter.kind != "none":
-            raise ValueError(f"prompt_filter {self.prompt_filter.kind!r} needs a verifier: it reads rollout accuracies")
-        if self.prm is None and self.actor.verifier is None:
-            raise ValueError("without prm and without verifier there is nothing to learn from: configure one of them")
-        if self.prm is not None and self.objective.needs_verifier and self.actor.verifier is None:
-            raise ValueError(
-                f"objective {type(self.objective).__name__} learns from outcomes: it needs a verifier, or another objective"
-            )
-        by_prm = self.prm is not None and self.advantage.prm_coef
-        by_verifier = self.actor.verifier is not None and self.advantage.outcome_coef
-        if self.schedule.policy_updates and not (by_prm or by_verifier or self.advantage.format_coef):
-            raise ValueError(
-                "advantage: every reward that this module has is weighted 0, so the policy has none; set one"
-            )
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
@@ -189,6 +172,9 @@ class RePIRL(LightningModule):
         if self._wants_log_probs():
             with self._timed("log_probs"):
                 experience = self._with_log_probs(experience)
+        if self.actor.rollout.gives_log_probs:
+            experience, figures = without_far_rollouts(experience, self.sampler_gap)
+            self.recorder.add("sampler", figures)
         for _ in range(self._prm_passes()):
             for part in experience.parts(self.schedule.prm_mini_batches):
                 with self._timed("prm_update"):
@@ -268,7 +254,9 @@ class RePIRL(LightningModule):
         self.recorder.add("policy", {"alone": masked_mean((others_active(mask, group) == 0).float(), mask)})
         advantages = combine(sources, response_mask=mask, group=group, alone=settings.alone, whitened=settings.whiten)
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
-        return replace(experience, advantages=own)
+        experience, figures = with_ratios(replace(experience, advantages=own), self.sampler_gap)
+        self.recorder.add("sampler", figures)
+        return experience
 
     def _update_policy(self, part: Experience) -> None:
         """One optimiser step on -(clipped surrogate + entropy bonus - KL), the token mean over all ranks."""
@@ -321,7 +309,8 @@ class RePIRL(LightningModule):
 
     def _wants_log_probs(self) -> bool:
         by_prm = bool(self._prm_passes()) and self.objective.needs_log_probs
-        return by_prm or self.reference is not None or self.schedule.policy_steps > 1
+        several = self.reference is not None or self.schedule.policy_steps > 1
+        return by_prm or several or self.actor.rollout.gives_log_probs
 
     def _prm_passes(self) -> int:
         return 0 if self.prm is None else prm_passes(self.schedule, self.global_step)
@@ -388,9 +377,8 @@ class RePIRL(LightningModule):
             self.log(name, value, prog_bar=name in SHOWN)
 
     def teardown(self, stage: str) -> None:
-        """Ends the verifier's worker processes."""
-        if self.actor.verifier is not None:
-            self.actor.verifier.close()
+        """Ends the worker processes of verifier and generator."""
+        self.actor.close()
 
     # ---- evaluation ----
 

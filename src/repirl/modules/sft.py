@@ -15,7 +15,7 @@ from repirl.modules.actor import Actor, Evaluation, log_results, predict
 from repirl.modules.distributed import any_rank, require_explicit_gradients, sum_and_clip, sum_over_ranks
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Prompt, Verifier
+from repirl.structs import Generator, Prompt, Verifier
 
 
 class SFT(LightningModule):
@@ -30,7 +30,7 @@ class SFT(LightningModule):
         verifier: Verifier | None = None,
         policy_optimizer: OptimizerCallable = torch.optim.AdamW,
         text: Text = Text(),  # noqa: B008
-        rollout: InProcess | None = None,
+        rollout: Generator | None = None,
         policy_clip_norm: float = 1.0,
         eval_samples: int = 1,
         seed: int = 0,
@@ -57,6 +57,10 @@ class SFT(LightningModule):
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
+
+    def teardown(self, stage: str) -> None:
+        """Ends the worker processes of verifier and generator."""
+        self.actor.close()
 
     def configure_optimizers(self) -> Optimizer:
         return self.policy_optimizer(self.policy.parameters())
