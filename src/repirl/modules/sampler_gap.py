@@ -46,10 +46,11 @@ def without_far_rollouts(experience: Experience, settings: SamplerGap) -> tuple[
     assert rollouts.log_probs is not None
     figures: dict[str, Tensor | float] = {
         **gap_figures(
-        log_probs=gather_rows(rollouts.log_probs),
-        sampler_log_probs=gather_rows(rollouts.sampler_log_probs),
-        response_mask=gather_rows(rollouts.rows.response_mask),
-    )}
+            log_probs=gather_rows(rollouts.log_probs),
+            sampler_log_probs=gather_rows(rollouts.sampler_log_probs),
+            response_mask=gather_rows(rollouts.rows.response_mask),
+        )
+    }
     if settings.mask_above is None:
         return experience, figures
     far = ~experience.is_expert & is_far(
