@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -39,8 +40,8 @@ class RemoteEngine:
         url = urlsplit(address)
         if url.scheme != "http" or not url.hostname:
             raise ValueError(f"rollout.server {address!r}: give an address such as http://127.0.0.1:8000")
-        self._address = address
-        self._connection = http.client.HTTPConnection(url.hostname, url.port or 80, timeout=timeout_s)
+        self._address, self._place, self._timeout_s = address, (url.hostname, url.port or 80), timeout_s
+        self._name = uuid.uuid4().hex  # by which the server knows that no other trainer changed its weights
         settings = {"config": config, "dtype": dtype, "sleeps": sleeps, "options": options}
         self.max_model_len = int(self._ask("start", settings)["max_model_len"])
 
@@ -66,22 +67,24 @@ class RemoteEngine:
 
     def close(self) -> None:
         """Leaves the server, which keeps its engine for the next that asks for the same."""
-        self._connection.close()
+        # Each request had a connection of its own: there is nothing to end.
 
     def _ask(self, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         return self._send(what, json.dumps(body or {}).encode())
 
     def _send(self, what: str, body: bytes) -> dict[str, Any]:
+        connection = http.client.HTTPConnection(*self._place, timeout=self._timeout_s)
         try:
-            self._connection.request("POST", f"/{what}", body)
-            reply = self._connection.getresponse()
+            connection.request("POST", f"/{what}", body, {"Trainer": self._name})
+            reply = connection.getresponse()
             answer: dict[str, Any] = json.loads(reply.read())
         except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
             raise ValueError(
                 f"rollout.server {self._address}: no answer to {what!r} ({type(error).__name__}: {error}); is "
                 "`python -m repirl.rollout.vllm_server` running there?"
             ) from error
+        finally:
+            connection.close()
         if reply.status == 400:
             raise ValueError(f"rollout.server {self._address}: {answer['error']}")
         if reply.status != 200:

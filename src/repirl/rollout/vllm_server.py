@@ -25,59 +25,61 @@ class EngineServer(HTTPServer):
         super().__init__(address, _Handler)
         self._make_engine = make_engine
         self._engine: Any = None
-        self._settings: Any = None
+        self._settings: dict[str, Any] = {}
+        self._trainer = ""
         self._weights: dict[str, Tensor] = {}
 
-    def answer(self, what: str, body: bytes) -> dict[str, Any]:
-        """The answer to one request. Raises ValueError where it cannot be met."""
+    def answer(self, what: str, trainer: str, body: bytes) -> dict[str, Any]:
+        """The answer to one request of the trainer with that name. Raises ValueError where it cannot be met."""
+        if what == "start":
+            return self._start(trainer, json.loads(body))
+        if trainer != self._trainer:
+            raise ValueError("another trainer has taken this server, or it was restarted; give each trainer a server")
         if what == "weights":
             self._weights |= safetensors.torch.load(body)
             return {}
-        asked = json.loads(body)
-        if what == "start":
-            return self._start(asked)
-        if self._engine is None:
-            raise ValueError("no engine yet: another trainer's, or the server was restarted; begin with 'start'")
         if what == "load":
             weights, self._weights = self._weights, {}
             self._engine.load(weights.items())
             return {}
         if what == "sample":
+            asked = json.loads(body)
             return {"rows": self._engine.sample(asked["prompts"], asked["seeds"], Sampling(**asked["sampling"]))}
         if what == "sleep":
             self._engine.sleep()
             return {}
         raise ValueError(f"unknown request {what!r}")
 
-    def _start(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """An engine that was started alike is used again: its weights are sent anew in any case."""
-        self._weights = {}
+    def _start(self, trainer: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """An engine that was started alike is used again; the trainer sends its weights in any case."""
+        self._trainer, self._weights = "", {}
         if self._engine is None or self._settings != settings:
             self.end_engine()
-            self._engine = self._make_engine(settings.pop("config"), **settings)
+            self._engine = self._make_engine(**settings)
             self._settings = settings
+        self._trainer = trainer
         return {"max_model_len": self._engine.max_model_len}
 
     def end_engine(self) -> None:
         """Ends the engine, if there is one."""
-        engine, self._engine, self._settings = self._engine, None, None
+        engine, self._engine, self._settings = self._engine, None, {}
         if engine is not None:
             engine.close()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # the connection stays open
+    timeout = 600  # of a trainer that fell silent within a request, in seconds
     server: EngineServer
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Says that the server is there."""
         self._reply(200, {"ready": True})
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """One request."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
-            self._reply(200, self.server.answer(self.path.strip("/"), body))
+            self._reply(200, self.server.answer(self.path.strip("/"), self.headers.get("Trainer", ""), body))
         except ValueError as error:
             self._reply(400, {"error": str(error)})
         except Exception as error:

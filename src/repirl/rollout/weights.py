@@ -1,4 +1,4 @@
-"""A policy's weights for an engine that holds a copy of its own: under plain names, adapters merged, and when they changed."""
+"""A policy's weights for an engine with a copy of its own: under plain names, adapters merged; and whether they changed."""
 
 import copy
 from collections.abc import Iterator
