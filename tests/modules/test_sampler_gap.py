@@ -1,4 +1,4 @@
-"""A sampler that reports other log-probabilities than the policy's: seen, masked, corrected, and apart from the IRL weights."""
+"""A sampler that reports other log-probabilities than the policy: seen, masked, corrected, apart from the IRL weights."""
 
 from __future__ import annotations
 

@@ -34,7 +34,9 @@ def test_gap_figures() -> None:
 def test_the_kl_is_that_of_sampler_against_policy() -> None:
     """By its expectation over the sampler's tokens, in a vocabulary of three: sum_a mu(a) (e^d - 1 - d) = KL(mu || pi)."""
     mu, pi = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.3, 0.3, 0.4])
-    every = [gap_figures(**of(p.log().view(1, 1), m.log().view(1, 1), MASK[:1, :1])) for p, m in zip(pi, mu, strict=True)]
+    every = [
+        gap_figures(**of(p.log().view(1, 1), m.log().view(1, 1), MASK[:1, :1])) for p, m in zip(pi, mu, strict=True)
+    ]
     expected = sum(float(m) * float(found["kl"]) for m, found in zip(mu, every, strict=True))
     forward, backward = float((mu * (mu / pi).log()).sum()), float((pi * (pi / mu).log()).sum())
     assert expected == pytest.approx(forward)
@@ -78,7 +80,9 @@ def test_truncated_ratios_of_sequences() -> None:
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_a_huge_ratio_is_the_cap_and_not_infinite(level: str) -> None:
     mu = torch.full((1, 40), -500.0)
-    got = truncated_ratios(**of(torch.zeros(1, 40), mu, torch.ones(1, 40, dtype=torch.bool)), max_ratio=2.0, level=level)  # type: ignore[arg-type]
+    got = truncated_ratios(
+        **of(torch.zeros(1, 40), mu, torch.ones(1, 40, dtype=torch.bool)), max_ratio=2.0, level=level
+    )  # type: ignore[arg-type]
     torch.testing.assert_close(got, torch.full((1, 40), 2.0))
     none = truncated_ratios(**of(mu, torch.zeros(1, 40), torch.ones(1, 40, dtype=torch.bool)), max_ratio=2.0)
     assert none.eq(0).all()

@@ -64,7 +64,7 @@ def test_training_refuses_truncated_sampling(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_training_refuses_another_temperature(temperature: float) -> None:
-    with pytest.raises(ValueError, match="rollout.temperature must be 1 in training"):
+    with pytest.raises(ValueError, match=r"rollout\.temperature must be 1 in training"):
         make_module(rollout=VLLM(temperature=temperature))
 
 
@@ -217,7 +217,7 @@ def test_another_trainer_is_told_apart(server: EngineServer) -> None:
 @pytest.mark.parametrize(("option", "error"), [("fails", RuntimeError), ("refuses", ValueError)])
 def test_what_goes_wrong_there_is_said_here(server: EngineServer, option: str, error: type[Exception]) -> None:
     policy = tiny_policy(seed=3)
-    with pytest.raises(error, match="out of memory|not on this machine"):
+    with pytest.raises(error, match=r"out of memory|not on this machine"):
         attached(policy, server=address(server), engine={option: True}).generate(PROMPTS, samples=1, seeds=SEEDS)
     assert ids(attached(policy, server=address(server)).generate(PROMPTS, samples=4, seeds=SEEDS)) == expected(policy)
 

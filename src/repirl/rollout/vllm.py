@@ -119,7 +119,7 @@ class VLLM(Generator):
     def _ready(self) -> Engine | RemoteEngine:
         """The engine, started, with the weights as they are now."""
         if self._engine is None:
-            options = {"dtype": dtype_name(self.model), "sleeps": self.sleep, "options": self.engine}
+            options: dict[str, Any] = {"dtype": dtype_name(self.model), "sleeps": self.sleep, "options": self.engine}
             config = plain_config(self.model)
             self._engine = (
                 Engine(config, **options) if self.server is None else RemoteEngine(_own(self.server), config, **options)

@@ -32,8 +32,8 @@ def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         if owner not in seen:
             seen.add(owner)
             merged = copy.deepcopy(adapted[owner])
-            merged.merge()  # type: ignore[operator]  # into its base layer, by the active adapters
-            for own, value in merged.base_layer.named_parameters():  # type: ignore[union-attr, operator]
+            merged.merge()  # into its base layer, by the active adapters
+            for own, value in merged.base_layer.named_parameters():
                 yield f"{owner}.{own}".removeprefix(WRAPPER), value.detach()
 
 
@@ -58,7 +58,7 @@ def dtype_name(model: PreTrainedModel) -> str:
 def plain_config(model: PreTrainedModel) -> dict[str, object]:
     """The model's config.json, which names its architecture."""
     # PEFT's wrapper is not the architecture.
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: PreTrainedModel = getattr(model, "get_base_model", lambda: model)()
     config = {k: str(v) if isinstance(v, torch.dtype) else v for k, v in inner.config.to_dict().items()}
     config |= {"architectures": [type(inner).__name__]}
     return {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype", "_name_or_path")}
