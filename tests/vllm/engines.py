@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 
 from repirl.data.codec import ChatCodec
@@ -13,6 +15,10 @@ from repirl.objectives.sampler import gap_figures
 from repirl.rollout.vllm import VLLM
 from repirl.structs import Response
 from tests.models.tiny import EOS, PAD, rows_of
+
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm-test"
+)
 
 PROMPTS, SEEDS = [[2, 3], [4, 5, 6, 7, 8, 2, 2], [5], [2, 2, 9, 3]], [11, 12, 13, 14]
 EAGER = {"enforce_eager": True, "max_model_len": 96, "max_num_seqs": 64}

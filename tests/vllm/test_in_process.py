@@ -13,8 +13,9 @@ from repirl.models.policy import Policy
 from repirl.rollout.transformers import InProcess
 from repirl.rollout.vllm import VLLM
 from tests.models.tiny import EOS, PAD, tiny_policy
-from tests.vllm.engines import EAGER, PROMPTS, SEEDS, attached, gap, ids, step
+from tests.vllm.engines import EAGER, PROMPTS, SEEDS, attached, gap, ids, needs_vllm, step
 
+pytestmark = needs_vllm
 ROUNDING = 1e-4  # nats, float32
 
 POLICY = tiny_policy(seed=3)

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.models.tiny import tiny_policy
-from tests.vllm.engines import PROMPTS, SEEDS, attached, gap, ids, step
+from tests.vllm.engines import PROMPTS, SEEDS, attached, gap, ids, needs_vllm, step
+
+pytestmark = needs_vllm
 
 
 @pytest.fixture
