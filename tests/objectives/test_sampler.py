@@ -40,7 +40,7 @@ def test_the_kl_is_that_of_sampler_against_policy() -> None:
     expected = sum(float(m) * float(found["kl"]) for m, found in zip(mu, every, strict=True))
     forward, backward = float((mu * (mu / pi).log()).sum()), float((pi * (pi / mu).log()).sum())
     assert expected == pytest.approx(forward)
-    assert abs(forward - backward) > 0.05
+    assert abs(forward - backward) > 0.04
 
 
 def test_no_row_has_no_gap() -> None:
