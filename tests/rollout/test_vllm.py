@@ -235,18 +235,21 @@ def test_a_response_without_room_is_refused(server: EngineServer) -> None:
 
 def test_responses_end_with_the_token_that_completes_a_stop_string(server: EngineServer) -> None:
     policy = tiny_policy(seed=3)
+    decode, stops = ChatCodec(policy.tokenizer).decode, ["c", "gg"]
     whole = attached(policy, server=address(server)).generate(PROMPTS, samples=8, seeds=SEEDS)
-    stopping = attached(policy, server=address(server), stop_strings=["c", "gg"])
+    stopping = attached(policy, server=address(server), stop_strings=stops)
     cut = 0
     for before, after in zip(whole, stopping.generate(PROMPTS, samples=8, seeds=SEEDS), strict=True):
         for response, shorter in zip(before, after, strict=True):
-            ends = [response.text.find(stop) + len(stop) for stop in ("c", "gg") if stop in response.text]
-            count = min(ends) if ends else len(response.token_ids)  # a token is a character here
+            length = len(response.token_ids)
+            texts = [decode(response.token_ids[:n]) for n in range(1, length + 1)]
+            ends = [n for n, text in enumerate(texts, start=1) if any(stop in text for stop in stops)]
+            count = min(ends, default=length)
             assert shorter.token_ids == response.token_ids[:count]
-            assert shorter.log_probs == response.log_probs[:count]
-            assert shorter.text == response.text[:count] if ends else shorter.text == response.text
+            assert shorter.log_probs == (response.log_probs or ())[:count]
+            assert shorter.text == texts[count - 1]
             assert shorter.finished == bool(ends or response.finished)
-            cut += count < len(response.token_ids)
+            cut += count < length
     assert cut > 3
 
 

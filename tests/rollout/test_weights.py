@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from repirl.rollout.weights import plain_config, plain_weights, stamp
-from tests.models.tiny import tiny_policy
+from repirl.models.policy import Policy
+from tests.models.tiny import LLAMA, TOKENS, tiny_policy
 
 LORA = {"r": 2, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
 
@@ -149,8 +150,22 @@ def test_reading_weights_is_no_change() -> None:
     assert stamp(of) == before
 
 
-def test_weights_without_a_counter_always_count_as_changed() -> None:
+def test_small_and_hidden_writes_are_seen() -> None:
+    of = model()
+    before = stamp(of)
+    weight = of.lm_head.weight
+    weight.data[3, 4] = torch.nextafter(weight.data[3, 4], torch.tensor(1e9))  # by the last bit, past the counter
+    once = stamp(of)
+    assert once != before
+    weight.data.neg_()
+    assert stamp(of) != once
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_equal_weights_have_equal_stamps_in_every_precision(dtype: str) -> None:
+    first, second = (Policy(config=LLAMA, tokens=TOKENS, dtype=dtype).load().model for _ in range(2))  # type: ignore[arg-type]
+    assert stamp(first) == stamp(second)
     with torch.inference_mode():
-        of = tiny_policy(seed=3).model
-    assert any(p.is_inference() for p in of.parameters())
-    assert stamp(of) != stamp(of)
+        assert stamp(first) == stamp(second)
+        first.lm_head.weight.mul_(2)
+    assert stamp(first) != stamp(second)

@@ -54,7 +54,7 @@ class VLLM(Generator):
         self.truncated = top_p < 1 or top_k > 0 or min_p > 0
         self.stop_strings, self.server, self.sleep, self.engine = stop_strings or [], server, sleep, engine or {}
         self._engine: Engine | RemoteEngine | None = None
-        self._sent: list[object] | None = None  # the stamp of the weights that the engine has
+        self._sent: list[float] | None = None  # the stamp of the weights that the engine has
 
     def attach(
         self,

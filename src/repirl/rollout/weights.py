@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 WRAPPER = "base_model.model."  # what get_peft_model puts before every name
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -37,16 +38,17 @@ def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
                 yield f"{owner}.{own}".removeprefix(WRAPPER), value.detach()
 
 
-def stamp(model: PreTrainedModel) -> list[object]:
-    """Equal to an earlier stamp where no parameter was written or replaced in between.
+def stamp(model: PreTrainedModel) -> list[float]:
+    """Equal to an earlier stamp where all weights have the values that they had; costs one pass over them.
 
-    Reads the counter of in-place writes of each parameter, which optimisers, `copy_` and `load_state_dict` advance. Writes
-    through `.data` and in-place writes to the result of `.numpy()` are not counted.
+    The values themselves are read: PyTorch's counters of writes miss fused optimisers and writes through `.data`.
     """
-    found: list[object] = []
+    found: list[float] = []
     for parameter in model.parameters():
-        # An inference tensor has no counter: never equal.
-        found += [parameter.data_ptr(), object() if parameter.is_inference() else parameter._version]
+        value = parameter.detach()
+        # The sum of all bits, in integers, loses no change to rounding; the sum of values tells signs apart.
+        bits = value.view(BITS[value.element_size()])
+        found += [int(bits.sum(dtype=torch.int64)), float(value.sum(dtype=torch.float64))]
     return found
 
 
