@@ -74,7 +74,7 @@ class Engine:
             )
         # One process: weights are handed over as they are. Threads and log level are the caller's.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        for name, value in (("VLLM_CPU_OMP_THREADS_BIND", "nobind"), ("VLLM_LOGGING_LEVEL", "WARNING")):
+        for name, value in (("VLLM_CPU_OMP_THREADS_BIND", "nobind"), ("VLLM_LOGGING_LEVEL", "ERROR")):
             os.environ.setdefault(name, value)
         try:
             import vllm
