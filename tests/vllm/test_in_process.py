@@ -66,7 +66,7 @@ def test_samples_follow_the_policy(shared: VLLM, temperature: float) -> None:
         expected = (POLICY.model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1) * count
     seen = torch.bincount(torch.tensor([r.token_ids[0] for r in got]), minlength=len(expected))
     common = expected >= 5
-    assert common.sum() >= 3
+    assert common.sum() >= 2
     chi_square = float(((seen - expected)[common] ** 2 / expected[common]).sum())
     degrees = int(common.sum())
     assert chi_square < degrees + 4 * (2 * degrees) ** 0.5

@@ -3,12 +3,15 @@
 import gc
 import json
 import os
+import random
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,8 +90,10 @@ class Engine:
             raise ValueError("rollout.sleep: vLLM frees memory on GPUs only; set it to false on a CPU")
         self._vllm, self._asleep = vllm, False
         set_num_threads = torch.set_num_threads
-        # Validation runs in inference mode, whose tensors could not be written later; vLLM seeds the global generators.
-        with tempfile.TemporaryDirectory() as folder, _outside(), torch.random.fork_rng():
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            _apart(),
+        ):  # validation asks in inference mode; vLLM seeds everything
             Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
             self._llm = vllm.LLM(
                 model=folder,
@@ -104,7 +109,7 @@ class Engine:
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replaces all weights, and forgets what was computed with the old ones. All must come."""
-        with _outside():
+        with _apart():
             if self._asleep:
                 self._llm.wake_up(tags=["weights"])
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
@@ -131,7 +136,7 @@ class Engine:
             )
             for seed in seeds
         ]
-        with _outside():
+        with _apart():
             outputs = self._llm.generate([{"prompt_token_ids": list(p)} for p in prompts], parameters, use_tqdm=False)
         return [_sampled(output.outputs[0]) for output in outputs]
 
@@ -154,17 +159,15 @@ class Engine:
             torch.cuda.empty_cache()
 
 
-class _outside:
-    """Without gradients, and not in inference mode."""
-
-    def __enter__(self) -> None:
-        self._modes = torch.inference_mode(False), torch.no_grad()
-        for mode in self._modes:
-            mode.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for mode in reversed(self._modes):
-            mode.__exit__(*error)
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Without gradients, not in inference mode, whose tensors could not be written later, and with random numbers of its own."""
+    states = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
 
 
 def _sampled(output: Any) -> Sampled:
