@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,8 +79,9 @@ class Engine:
         for name, value in (("VLLM_CPU_OMP_THREADS_BIND", "nobind"), ("VLLM_LOGGING_LEVEL", "ERROR")):
             os.environ.setdefault(name, value)
         try:
-            import vllm
             from vllm.platforms import current_platform
+
+            import vllm
         except ModuleNotFoundError as error:
             if error.name != "vllm":
                 raise
@@ -161,13 +161,12 @@ class Engine:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Without gradients, not in inference mode, whose tensors could not be written later, and with random numbers of its own."""
-    states = random.getstate(), np.random.get_state()
+    """Without gradients; not in inference mode, whose tensors could not be written later; random generators as before."""
+    state = random.getstate()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
         yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
+    random.setstate(state)
 
 
 def _sampled(output: Any) -> Sampled:
