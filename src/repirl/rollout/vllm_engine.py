@@ -89,6 +89,7 @@ class Engine:
         if sleeps and current_platform.is_cpu():
             raise ValueError("rollout.sleep: vLLM frees memory on GPUs only; set it to false on a CPU")
         self._vllm, self._asleep = vllm, False
+        self._own_group = not torch.distributed.is_initialized()  # else vLLM uses the trainer's
         set_num_threads = torch.set_num_threads
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -153,7 +154,8 @@ class Engine:
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         destroy_model_parallel()
-        destroy_distributed_environment()
+        if self._own_group:
+            destroy_distributed_environment()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
