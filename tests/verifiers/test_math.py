@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from repirl.structs import Problem, Verdict, Verifier
 from repirl.verifiers import math_pool
 from repirl.verifiers.math import MathVerifier, equal, extract_answer, normalise
 from repirl.verifiers.quick import decide, oversized
+from tests.processes import alive, wait_for
 
 # No guard sees its size, and it takes minutes: 7**(10**9). Only a time-out ends it.
 HEAVY = r"7^{1000\cdot 1000\cdot 1000}"
@@ -43,23 +44,6 @@ def quick_to_kill() -> Iterator[MathVerifier]:
 def ask(verifier: MathVerifier, gold: str, *answers: str) -> list[str]:
     problems = [Problem(id=f"p{i}", text="?", answer=gold) for i in range(len(answers))]
     return [verdict.status for verdict in verifier.verify(problems, [rf"So \boxed{{{a}}}." for a in answers])]
-
-
-def alive(pid: int) -> bool:
-    """Neither gone nor a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 # What is an answer, and its normal form. What is equal: test_math_cases.py ---------------------------------------

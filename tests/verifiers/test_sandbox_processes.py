@@ -20,7 +20,7 @@ import repirl
 from repirl.structs import CodeTests
 from repirl.verifiers.jail.server import PR_SET_CHILD_SUBREAPER
 from repirl.verifiers.sandbox import Job, Sandbox
-from tests.verifiers.processes import alive, below, children, wait_for
+from tests.processes import alive, below, children, wait_for
 
 INCREMENT = Job("def f(x): return x + 1", CodeTests("asserts", "assert f(1) == 2"), 5.0)
 EXPECTED = {
