@@ -55,21 +55,6 @@ def test_the_loss_falls_on_a_fixed_set() -> None:
     assert all(later < earlier for earlier, later in zip(losses[:-5:5], losses[5::5], strict=True))
 
 
-def test_a_falling_learning_rate_ends_near_zero() -> None:
-    rates: list[float] = []
-
-    class Watched(torch.optim.SGD):
-        def step(self, closure: Any = None) -> Any:
-            found = super().step(closure)
-            rates.append(self.param_groups[0]["lr"])
-            return found
-
-    run(make_sft(policy_optimizer=partial(Watched, lr=0.4), learning_rate="linear"), steps=4)
-    assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1])
-    with pytest.raises(ValueError, match=r"needs trainer\.max_steps"):
-        run(make_sft(learning_rate="linear"), steps=-1)
-
-
 def test_one_seed_gives_one_run_and_resuming_goes_on(tmp_path: Any) -> None:
     whole = run(make_sft(), steps=3)
     first = run(make_sft(), steps=2)

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-LearningRate = Literal["constant", "linear"]
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -27,7 +25,7 @@ class Schedule:
     policy_mini_batches: int = 1
     policy_starts: int = 0
     prm_stops: int | None = None
-    learning_rate: LearningRate = "constant"
+    learning_rate: Literal["constant", "linear"] = "constant"
 
     def __post_init__(self) -> None:
         for name in ("prm_mini_batches", "policy_mini_batches"):
@@ -54,16 +52,9 @@ def policy_passes(schedule: Schedule, iteration: int) -> int:
     return schedule.policy_updates if iteration >= schedule.policy_starts else 0
 
 
-def learning_rate_factor(kind: LearningRate, iteration: int, iterations: int) -> float:
-    """What the optimisers' learning rates are multiplied with in this iteration of `iterations` (Lightning's max_steps).
-
-    Raises ValueError where a falling rate has no end to fall to.
-    """
-    if kind == "constant":
-        return 1.0
-    if iterations < 1:
-        raise ValueError("learning_rate 'linear' needs trainer.max_steps: it reaches 0 there")
-    return max(0.0, 1 - iteration / iterations)
+def learning_rate_factor(schedule: Schedule, iteration: int, iterations: int) -> float:
+    """What the optimisers' learning rates are multiplied with in this iteration of `iterations`."""
+    return 1.0 if schedule.learning_rate == "constant" else max(0.0, 1 - iteration / iterations)
 
 
 def parts(count: int, mini_batches: int) -> list[range]:

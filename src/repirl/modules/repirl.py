@@ -134,10 +134,8 @@ class RePIRL(Answering):
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
-        if stage == "fit":
-            learning_rate_factor(
-                self.schedule.learning_rate, 0, self.trainer.max_steps
-            )  # refused now, not after a rollout
+        if stage == "fit" and self.schedule.learning_rate == "linear" and self.trainer.max_steps < 1:
+            raise ValueError("schedule.learning_rate 'linear' needs trainer.max_steps: it reaches 0 there")
 
     def configure_optimizers(self) -> list[Optimizer]:
         optimizers = [self.policy_optimizer(self.policy.parameters())]
@@ -151,7 +149,7 @@ class RePIRL(Answering):
         """One iteration: roll out, verify, update the PRM, score, update the policy (docs/algorithms.md)."""
         iteration = self.global_step
         uncount_optimizer_steps(self.trainer)
-        factor = learning_rate_factor(self.schedule.learning_rate, iteration, self.trainer.max_steps)
+        factor = learning_rate_factor(self.schedule, iteration, self.trainer.max_steps)
         scale_learning_rates(self.trainer.optimizers, factor)
 
         with self._timed("rollout"):

@@ -9,9 +9,7 @@ from repirl.data.collate import collate_rows
 from repirl.models.policy import Policy
 from repirl.modules.actor import Actor
 from repirl.modules.answering import Answering
-from repirl.modules.counting import scale_learning_rates
 from repirl.modules.distributed import any_rank, require_explicit_gradients, sum_and_clip, sum_over_ranks
-from repirl.modules.phases import LearningRate, learning_rate_factor
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Prompt, Verifier
@@ -20,10 +18,7 @@ from repirl.structs import Prompt, Verifier
 class SFT(Answering):
     """Minimises -log pi(expert response | prompt), the token mean over the global batch.
 
-    An iteration is one optimiser step on all experts of the batch's prompts.
-
-    Args: as in `RePIRL`.
-        learning_rate: modules/phases.py.
+    Args: as in `RePIRL`. An iteration is one optimiser step on all experts of the batch's prompts.
     """
 
     def __init__(
@@ -34,13 +29,11 @@ class SFT(Answering):
         text: Text = Text(),  # noqa: B008
         rollout: InProcess | None = None,
         policy_clip_norm: float = 1.0,
-        learning_rate: LearningRate = "constant",
         eval_samples: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(Actor(policy, text, rollout or InProcess(), verifier), eval_samples, seed)
         self.policy_optimizer, self.policy_clip_norm = policy_optimizer, policy_clip_norm
-        self.learning_rate: LearningRate = learning_rate
 
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
@@ -48,15 +41,11 @@ class SFT(Answering):
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
-        if stage == "fit":
-            learning_rate_factor(self.learning_rate, 0, self.trainer.max_steps)
 
     def configure_optimizers(self) -> Optimizer:
         return self.policy_optimizer(self.policy.parameters())
 
     def training_step(self, batch: list[Prompt], batch_idx: int) -> Tensor:
-        factor = learning_rate_factor(self.learning_rate, self.global_step, self.trainer.max_steps)
-        scale_learning_rates(self.trainer.optimizers, factor)
         pairs = [(prompt, expert) for prompt in batch for expert in prompt.experts]
         if any_rank(not pairs, self.device):
             raise ValueError("a batch has no expert trajectory to imitate: set data.require_experts to true")
