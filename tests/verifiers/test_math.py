@@ -20,6 +20,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from repirl.structs import Problem, Verdict, Verifier
 from repirl.verifiers import math_pool
 from repirl.verifiers.math import MathVerifier, equal, extract_answer, normalise
+from repirl.verifiers.math_pool import Clock
 from repirl.verifiers.quick import decide, oversized
 from tests.processes import alive, wait_for
 
@@ -322,6 +323,30 @@ def test_a_worker_deaf_to_alarms_is_killed() -> None:
         assert not alive(pid)
     finally:
         verifier.close()
+
+
+SPIN = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nprint(flush=True)\nwhile True: pass"
+
+
+def test_the_time_of_a_process_that_gets_no_processor_does_not_run_out() -> None:
+    processor = str(min(os.sched_getaffinity(0)))
+    with (
+        subprocess.Popen([sys.executable, "-c", SPIN, processor], stdout=subprocess.PIPE) as occupier,
+        subprocess.Popen([sys.executable, "-c", SPIN, processor], stdout=subprocess.PIPE) as starved,
+        subprocess.Popen(["sleep", "1000"]) as asleep,
+    ):
+        try:
+            for spinning in (occupier, starved):
+                assert spinning.stdout is not None
+                spinning.stdout.readline()
+            os.sched_setscheduler(starved.pid, os.SCHED_IDLE, os.sched_param(0))  # a thousandth beside the other
+            clocks = [Clock(process.pid, 0.5) for process in (occupier, starved, asleep)]
+            assert all(0 < clock.left_s() <= 0.5 for clock in clocks)
+            assert wait_for(lambda: clocks[0].left_s() <= 0)  # it ran for half a second
+            assert [clock.left_s() > 0 for clock in clocks] == [False, True, False]
+        finally:
+            for process in (occupier, starved, asleep):
+                process.kill()
 
 
 def test_a_busy_worker_ends_itself_when_nobody_is_left_to_kill_it() -> None:
