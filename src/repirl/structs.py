@@ -4,12 +4,13 @@ Shapes: N rows (one response each), P prompt columns (left-padded), T response c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 VerdictStatus = Literal[
     "equal",  # the answer was read and equals the gold answer
@@ -132,11 +133,20 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One sampled response. finished: it ended by EOS or a stop string, not at the length limit."""
+    """One sampled response.
+
+    finished: it ended by EOS or a stop string, not at the length limit.
+    log_probs: of its tokens under the sampler, in nats; None where the sampler is the policy's own forward pass.
+    """
 
     token_ids: tuple[int, ...]
     text: str
     finished: bool
+    log_probs: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.log_probs is not None and len(self.log_probs) != len(self.token_ids):
+            raise ValueError(f"{len(self.token_ids)} tokens but {len(self.log_probs)} log-probabilities")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +189,46 @@ class Codec(Protocol):
         """A response's text, special tokens removed."""
 
 
-@runtime_checkable
-class Generator(Protocol):
-    """Samples responses."""
+class Generator(ABC):
+    """Samples responses from a policy. A base class and not a Protocol, because configurations name its implementations.
 
-    def generate(self, prompts: Sequence[Sequence[int]], *, samples: int, seeds: Sequence[int]) -> list[list[Response]]:
-        """`samples` responses to each prompt; `seeds[i]` alone decides the randomness of prompt i."""
+    temperature: of training; 1 samples from the policy itself.
+    truncated: samples come from a part of the distribution only (top-p, top-k, min-p): training refuses it.
+    gives_log_probs: responses carry the sampler's own log-probabilities.
+    """
+
+    temperature: float = 1.0
+    truncated: bool = False
+    gives_log_probs: bool = False
+
+    @abstractmethod
+    def attach(
+        self,
+        model: "PreTrainedModel",
+        *,
+        decode: Callable[[Sequence[int]], str],
+        pad_id: int,
+        eos_ids: Sequence[int],
+        max_response_tokens: int,
+    ) -> None:
+        """Says whose weights to use and when a response ends; responses come from the weights as they are at each call."""
+
+    @abstractmethod
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        samples: int,
+        seeds: Sequence[int],
+        temperature: float | None = None,
+    ) -> list[list[Response]]:
+        """`samples` responses to each prompt; `seeds[i]` alone decides the randomness of prompt i.
+
+        temperature: 0 takes the likeliest token; None = the setting.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Gives back what the generator holds beside the policy; safe to call twice, and `generate` may follow."""
 
 
 class Verifier(ABC):

@@ -13,8 +13,8 @@ from repirl.models.policy import Policy
 from repirl.modules.distributed import gather_objects, rank, world_size
 from repirl.modules.records import Answer, ProblemRecord, summarise
 from repirl.modules.settings import Text
-from repirl.rollout.transformers import InProcess, row_seed
-from repirl.structs import Expert, Problem, Prompt, Response, Verdict, Verifier
+from repirl.rollout.transformers import row_seed
+from repirl.structs import Expert, Generator, Problem, Prompt, Response, Verdict, Verifier
 from repirl.verifiers.answers import extract_answer, normalise
 from repirl.verifiers.format import has_answer
 
@@ -22,7 +22,7 @@ from repirl.verifiers.format import has_answer
 class Actor:
     """A policy with its codec, its generator and, where given, a verifier."""
 
-    def __init__(self, policy: Policy, text: Text, rollout: InProcess, verifier: Verifier | None) -> None:
+    def __init__(self, policy: Policy, text: Text, rollout: Generator, verifier: Verifier | None) -> None:
         self.policy, self.text, self.rollout, self.verifier = policy, text, rollout, verifier
 
     @cached_property
@@ -61,6 +61,12 @@ class Actor:
         return self.rollout.generate(
             [p.token_ids for p in prompts], samples=samples, seeds=seeds, temperature=temperature
         )
+
+    def close(self) -> None:
+        """Ends the worker processes of generator and verifier; safe to call twice."""
+        self.rollout.close()
+        if self.verifier is not None:
+            self.verifier.close()
 
     def verify(self, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[list[Verdict | None]]:
         """A verdict for each text of each problem; None everywhere without a verifier."""

@@ -68,6 +68,5 @@ class Answering(LightningModule):
         return predict(self.actor, batch, self.token_rewards)
 
     def teardown(self, stage: str) -> None:
-        """Ends the verifier's worker processes."""
-        if self.actor.verifier is not None:
-            self.actor.verifier.close()
+        """Ends the worker processes of verifier and generator."""
+        self.actor.close()

@@ -21,6 +21,7 @@ class Experience:
     prompts: of this rank. positions: their places in the global batch.
     group: [N], each row's prompt as its position in the global batch. is_expert, finished: [N].
     outcome: [N], 1 right, 0 wrong, NaN unknown. format_reward: [N], 0 or -1.
+    sampler_log_probs: [N, T], of the sampler itself; 0 for experts, and where it gives none.
     log_probs: [N, T], of the behaviour policy by the training forward; None until computed.
     reference_log_probs: [N, T], of the policy at the start; None where no term needs them.
     advantages: [N, T], of rollouts; None until computed.
@@ -34,6 +35,7 @@ class Experience:
     finished: Tensor
     outcome: Tensor
     format_reward: Tensor
+    sampler_log_probs: Tensor
     log_probs: Tensor | None = None
     reference_log_probs: Tensor | None = None
     advantages: Tensor | None = None
@@ -96,13 +98,23 @@ def build_experience(
     written = [(p, g, e) for p, g, row in zip(prompts, positions, experts, strict=True) for e in row]
     judged = [float("nan") if e.correct is None else float(e.correct) for *_, e in written]
     both: list[tuple[Prompt, int, Response | Expert]] = [*rolled, *written]
+    rows = collate_rows([p.token_ids for p, *_ in both], [r.token_ids for *_, r in both], pad_id, device)
     return Experience(
         prompts=list(prompts),
         positions=list(positions),
-        rows=collate_rows([p.token_ids for p, *_ in both], [r.token_ids for *_, r in both], pad_id, device),
+        rows=rows,
         group=torch.tensor([g for _, g, _ in both], dtype=torch.long, device=device),
         is_expert=torch.tensor([False] * len(rolled) + [True] * len(written), device=device),
         finished=torch.tensor([r.finished for *_, r in rolled] + [True] * len(written), device=device),
         outcome=torch.tensor([o for row in rollout_outcomes for o in row] + judged, device=device),
         format_reward=torch.tensor([f for row in format_rewards for f in row] + [0.0] * len(written), device=device),
+        sampler_log_probs=_padded([r.log_probs or () for *_, r in rolled], rows.response_ids.shape, device),
     )
+
+
+def _padded(values: Sequence[Sequence[float]], shape: Sequence[int], device: torch.device) -> Tensor:
+    """The values row by row in a tensor of zeros."""
+    out = torch.zeros(*shape)
+    for row, own in zip(out, values, strict=False):  # the experts' rows come last and stay 0
+        row[: len(own)] = torch.tensor(own)
+    return out.to(device)

@@ -16,6 +16,7 @@ from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.actor import Actor, UsableExperts, outcome_of
 from repirl.modules.answering import Answering
+from repirl.modules.checks import check_settings
 from repirl.modules.counting import count_iteration, scale_learning_rates, uncount_optimizer_steps
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.distributed import (
@@ -34,12 +35,13 @@ from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes,
 from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective
 from repirl.modules.prompt_filter import PromptFilter, group_accuracy, keep_prompts
 from repirl.modules.recorder import Recorder, over_micro_batches, rollout_figures
+from repirl.modules.sampler_gap import SamplerGap, with_ratios, without_far_rollouts
 from repirl.modules.settings import Advantage, Surrogate, Text
 from repirl.objectives.advantages import RewardSource, combine, others_active, scale_rewards
 from repirl.objectives.policy import policy_objective
 from repirl.objectives.reduce import last_token, masked_mean, response_means
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Prompt, Response, Rows, Verifier
+from repirl.structs import Generator, Prompt, Response, Rows, Verifier
 from repirl.verifiers.format import format_reward
 
 SHOWN = ("rollout/accuracy", "prm/ranking_loss", "rollout/response_tokens")  # in the progress bar
@@ -57,7 +59,8 @@ class RePIRL(Answering):
         objective: what the PRM is trained on (modules/prm_objectives.py); None = `IRL` with its defaults.
         text, advantage, surrogate: see modules/settings.py. schedule: modules/phases.py.
         prompt_filter: modules/prompt_filter.py.
-        rollout: what samples responses.
+        rollout: what samples responses; None = the policy's own forward pass.
+        sampler_gap: what is done where the sampler's probabilities differ from the policy's (modules/sampler_gap.py).
         micro_batch_tokens: tokens in one forward-backward pass; changes memory and speed, never the gradient.
         policy_clip_norm, prm_clip_norm: of the global gradient norm.
         eval_samples: sampled responses a problem in validation, beside the greedy one.
@@ -78,7 +81,8 @@ class RePIRL(Answering):
         surrogate: Surrogate = Surrogate(),  # noqa: B008
         schedule: Schedule = Schedule(),  # noqa: B008
         prompt_filter: PromptFilter = PromptFilter(),  # noqa: B008
-        rollout: InProcess | None = None,
+        rollout: Generator | None = None,
+        sampler_gap: SamplerGap = SamplerGap(),  # noqa: B008
         micro_batch_tokens: int = 16384,
         policy_clip_norm: float = 1.0,
         prm_clip_norm: float = 10.0,
@@ -92,12 +96,13 @@ class RePIRL(Answering):
         self.objective = IRL() if objective is None else objective
         self.samples, self.advantage = samples, advantage
         self.surrogate, self.schedule, self.prompt_filter = surrogate, schedule, prompt_filter
+        self.sampler_gap = sampler_gap
         self.micro_batch_tokens = micro_batch_tokens
         self.clip_norms = {"policy": policy_clip_norm, "prm": prm_clip_norm}
         self.reference: Policy | None = None
         self.recorder = Recorder()
         self.experts = UsableExperts(self.actor, drop_wrong=self.objective.drops_wrong_experts)
-        self._check()
+        check_settings(self)
 
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
@@ -109,28 +114,6 @@ class RePIRL(Answering):
 
     def _wants_reference(self) -> bool:
         return self.surrogate.kl_coef > 0 or (self.prm is not None and self.objective.needs_reference)
-
-    def _check(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, not {self.samples}")
-        if self.actor.rollout.temperature != 1.0:
-            raise ValueError(
-                "rollout.temperature must be 1 in training: the importance weights assume samples of the policy itself"
-            )
-        if self.actor.verifier is None and self.prompt_filter.kind != "none":
-            raise ValueError(f"prompt_filter {self.prompt_filter.kind!r} needs a verifier: it reads rollout accuracies")
-        if self.prm is None and self.actor.verifier is None:
-            raise ValueError("without prm and without verifier there is nothing to learn from: configure one of them")
-        if self.prm is not None and self.objective.needs_verifier and self.actor.verifier is None:
-            raise ValueError(
-                f"objective {type(self.objective).__name__} learns from outcomes: it needs a verifier, or another objective"
-            )
-        by_prm = self.prm is not None and self.advantage.prm_coef
-        by_verifier = self.actor.verifier is not None and self.advantage.outcome_coef
-        if self.schedule.policy_updates and not (by_prm or by_verifier or self.advantage.format_coef):
-            raise ValueError(
-                "advantage: every reward that this module has is weighted 0, so the policy has none; set one"
-            )
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
@@ -175,6 +158,9 @@ class RePIRL(Answering):
         if self._wants_log_probs():
             with self._timed("log_probs"):
                 experience = self._with_log_probs(experience)
+        if self.actor.rollout.gives_log_probs:
+            experience, figures = without_far_rollouts(experience, self.sampler_gap)
+            self.recorder.add("sampler", figures)
         for _ in range(self._prm_passes()):
             for part in experience.parts(self.schedule.prm_mini_batches):
                 with self._timed("prm_update"):
@@ -254,7 +240,9 @@ class RePIRL(Answering):
         self.recorder.add("policy", {"alone": masked_mean((others_active(mask, group) == 0).float(), mask)})
         advantages = combine(sources, response_mask=mask, group=group, alone=settings.alone, whitened=settings.whiten)
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
-        return replace(experience, advantages=own)
+        experience, figures = with_ratios(replace(experience, advantages=own), self.sampler_gap)
+        self.recorder.add("sampler", figures)
+        return experience
 
     def _update_policy(self, part: Experience) -> None:
         """One optimiser step on -(clipped surrogate + entropy bonus - KL), the token mean over all ranks."""
@@ -307,7 +295,8 @@ class RePIRL(Answering):
 
     def _wants_log_probs(self) -> bool:
         by_prm = bool(self._prm_passes()) and self.objective.needs_log_probs
-        return by_prm or self.reference is not None or self.schedule.policy_steps > 1
+        several = self.reference is not None or self.schedule.policy_steps > 1
+        return by_prm or several or self.actor.rollout.gives_log_probs
 
     def _prm_passes(self) -> int:
         return 0 if self.prm is None else prm_passes(self.schedule, self.global_step)

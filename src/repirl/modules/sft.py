@@ -12,7 +12,7 @@ from repirl.modules.answering import Answering
 from repirl.modules.distributed import any_rank, require_explicit_gradients, sum_and_clip, sum_over_ranks
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Prompt, Verifier
+from repirl.structs import Generator, Prompt, Verifier
 
 
 class SFT(Answering):
@@ -27,7 +27,7 @@ class SFT(Answering):
         verifier: Verifier | None = None,
         policy_optimizer: OptimizerCallable = torch.optim.AdamW,
         text: Text = Text(),  # noqa: B008
-        rollout: InProcess | None = None,
+        rollout: Generator | None = None,
         policy_clip_norm: float = 1.0,
         eval_samples: int = 1,
         seed: int = 0,

@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from repirl.structs import Response
+from repirl.structs import Generator, Response
 
 
-class InProcess:
-    """A `Generator` over the policy's own weights.
+class InProcess(Generator):
+    """Samples by the policy's own forward pass.
 
     Args:
         temperature: 1 samples from the policy itself; 0 is greedy. Training refuses anything but 1.

@@ -1,0 +1,44 @@
+"""vLLM in a server process: the same responses as in this one, updates over HTTP, and a server that dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.models.tiny import tiny_policy
+from tests.vllm.engines import PROMPTS, SEEDS, attached, gap, ids, needs_vllm, step
+
+pytestmark = needs_vllm
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "repirl.rollout.vllm_server", "--port", "0"]
+    process = subprocess.Popen(command, env=os.environ.copy(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("listening at http://127.0.0.1:"), line
+    yield process, line.removeprefix("listening at ").strip()
+    process.terminate()
+    process.wait()
+
+
+def test_a_server_samples_as_an_engine_here_and_follows_updates(server: tuple[subprocess.Popen[str], str]) -> None:
+    process, address = server
+    policy = tiny_policy(seed=3, tie_word_embeddings=True)
+    here, there = attached(policy), attached(policy, server=address)
+    for _ in range(2):
+        remote = there.generate(PROMPTS, samples=4, seeds=SEEDS)
+        assert gap(policy, remote) < 1e-4
+        assert ids(remote) == ids(here.generate(PROMPTS, samples=4, seeds=SEEDS))
+        step(policy)
+        assert gap(policy, remote) > 0.05
+    here.close()
+    process.kill()
+    process.wait()
+    with pytest.raises(ValueError, match=r"no answer to 'weights' .*vllm_server` running there"):
+        there.generate(PROMPTS, samples=4, seeds=SEEDS)
