@@ -274,7 +274,10 @@ def main() -> None:
         command.add_argument("--bubblewrap", action="store_true", help="with this layer too")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # what the sandbox says of its layers
-    print(f"user {getpass.getuser()} ({os.getuid()}), Python {platform.python_version()}, Linux {platform.release()}", flush=True)
+    print(
+        f"user {getpass.getuser()} ({os.getuid()}), Python {platform.python_version()}, Linux {platform.release()}",
+        flush=True,
+    )
     arguments.action(arguments)
 
 
