@@ -190,8 +190,10 @@ for program in ("", {stub}, {equal}):
     responses = [fenced(program.format(name=problem.tests.entry_point)) if program else problem.solutions[0]
                  for problem in problems]
     print([verdict.correct for verdict in verifier.verify(problems, responses)])
+print(bool(verifier.sandbox._pool.slots[0].level.bubblewrap))
 verifier.close()
 """
+NAMESPACES = "--dev /dev --proc /proc --tmpfs /tmp --unshare-ipc --unshare-pid --unshare-net --unshare-uts"
 HUMANEVAL = Path(__file__).with_name("humaneval_sample.jsonl")
 
 
@@ -208,14 +210,25 @@ def test_as_an_ordinary_user(tmp_path, layer):
             place.chmod(0o755)
             python, source = _readable_copy(place)
             found = _run_as(python, source, drops, layer, place, more)
+            held = layer is None and _bubblewrap_works(more)
         finally:
             shutil.rmtree(place)
     else:
         found = _run_as(python, source, drops, layer, tmp_path, more)
-    attempts, *sets = found.stdout.splitlines()
+        held = layer is None and _bubblewrap_works(more)
+    attempts, *sets, bubblewrap = found.stdout.splitlines()
     assert attempts == "['passed', 'failed', 'error', 'error', 'error', 'passed']", found.stderr
     # Canonical solutions; `return None`; objects that are equal to everything.
     assert sets == [str([right] * 10) for right in (True, False, False)], found.stderr
+    assert bubblewrap == str(held), found.stderr
+
+
+def _bubblewrap_works(more: dict[str, object]) -> bool:
+    """For that user, with any program: the interpreter's own place, below /tmp here, must not be what stops it."""
+    if shutil.which("bwrap") is None:
+        return False
+    command = ["bwrap", "--ro-bind", "/", "/", "--unshare-user-try", *NAMESPACES.split(), "/bin/true"]
+    return subprocess.run(command, timeout=60, cwd="/", **more).returncode == 0
 
 
 def _run_as(python: str, source: Path, drops: bool, layer: bool | None, folder: Path, more: dict[str, object]):
