@@ -1,10 +1,16 @@
 """What tests ask about processes."""
 
 import contextlib
+import ctypes
 import os
+import signal
+import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from repirl.verifiers.jail.server import PR_SET_CHILD_SUBREAPER
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> bool:
@@ -38,3 +44,31 @@ def below(pids: list[int]) -> list[int]:
     """All descendants."""
     found = [child for pid in pids for child in children(pid)]
     return found + below(found) if found else []
+
+
+@contextlib.contextmanager
+def orphans_adopted() -> Iterator[Callable[[], list[int]]]:
+    """Orphans of processes started here become this process's children; gives all that live and are new."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before = set(below([os.getpid()]))
+    try:
+        yield lambda: [pid for pid in below([os.getpid()]) if pid not in before and alive(pid)]
+    finally:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        for pid in children(os.getpid()):
+            if pid not in before:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def ended_after(process: "subprocess.Popen[str]", seconds: float) -> Iterator[None]:
+    """Kills the process when its time is up, so that what reads from it or waits for it goes on."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
