@@ -16,30 +16,6 @@ from repirl.structs import SHARED_PREFIX
 _FIRST_CAPACITY = 64  # response tokens; doubled whenever it is full
 
 
-def prefill(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int, pad_id: int
-) -> "tuple[Float[Tensor, 'prompts vocabulary'], SharedPast | RepeatedPast]":
-    """Runs each prompt once: the logits of its first response token, and the past of `samples` rows a prompt."""
-    device, width = model.device, max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
-    starts = torch.tensor([width - len(p) for p in prompts], device=device)[:, None]
-    columns = torch.arange(width, device=device)
-    real = columns >= starts
-    padded = min(map(len, prompts)) < width
-    cache = DynamicCache(config=model.config)
-    logits: Tensor = model(
-        input_ids=ids,
-        attention_mask=real if padded else None,
-        position_ids=(columns - starts).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    if model.config.get_text_config()._attn_implementation == SHARED_PREFIX:
-        return logits, SharedPast([(layer.keys, layer.values) for layer in cache.layers], real, samples)
-    return logits, RepeatedPast(cache, real if padded else None, samples)
-
-
 def remaining(done: Bool[Tensor, " rows"]) -> Int[Tensor, " remaining"]:
     """The rows that are not done, in a new order: the last take the places of those that are, the others stay."""
     count = int((~done).sum())
@@ -122,10 +98,12 @@ class SharedPast:
         """Keys and values [R, kv heads, length, width] of the rows' own tokens, the new one included."""
         if layer == len(self._own):
             rows, heads, _, width = key.shape
-            self._own.append((*key.new_empty(2, rows, heads, _FIRST_CAPACITY, width),))
-        if self._own[layer][0].shape[2] < self._length:
-            self._own[layer] = tuple(torch.cat([x, torch.empty_like(x)], dim=2) for x in self._own[layer])
+            room = (rows, heads, _FIRST_CAPACITY, width)
+            self._own.append((key.new_empty(room), key.new_empty(room)))
         keys, values = self._own[layer]
+        if keys.shape[2] < self._length:
+            keys, values = (torch.cat([x, torch.empty_like(x)], dim=2) for x in (keys, values))
+            self._own[layer] = keys, values
         keys[:, :, self._length - 1], values[:, :, self._length - 1] = key[:, :, 0], value[:, :, 0]
         return keys[:, :, : self._length], values[:, :, : self._length]
 
@@ -175,3 +153,27 @@ class RepeatedPast:
         """Only these rows go on, in this order."""
         self._cache.batch_select_indices(order)
         self._real = None if self._real is None else self._real[order]
+
+
+def prefill(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int, pad_id: int
+) -> tuple[Float[Tensor, "prompts vocabulary"], SharedPast | RepeatedPast]:
+    """Runs each prompt once: the logits of its first response token, and the past of `samples` rows a prompt."""
+    device, width = model.device, max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+    starts = torch.tensor([width - len(p) for p in prompts], device=device)[:, None]
+    columns = torch.arange(width, device=device)
+    real = columns >= starts
+    padded = min(map(len, prompts)) < width
+    cache = DynamicCache(config=model.config)
+    logits: Tensor = model(
+        input_ids=ids,
+        attention_mask=real if padded else None,
+        position_ids=(columns - starts).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    if model.config.get_text_config()._attn_implementation == SHARED_PREFIX:
+        return logits, SharedPast([(layer.keys, layer.values) for layer in cache.layers], real, samples)
+    return logits, RepeatedPast(cache, real if padded else None, samples)

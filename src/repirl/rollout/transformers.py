@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from repirl.rollout.past import prefill, remaining
 from repirl.structs import Response
 
-_STEPS_BETWEEN_DROPS = 8  # of finished rows, on a GPU
+_STEPS_BETWEEN_DROPS = {"cpu": 1}  # of finished rows; 8 on other devices
 
 
 class InProcess:
@@ -87,7 +87,7 @@ class InProcess:
         lengths = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(samples)
         eos = torch.tensor(self.eos_ids, dtype=torch.long, device=device)
         # Asking which rows are done makes the CPU wait for the device: there they may run on for some steps.
-        every = 1 if device.type == "cpu" or self.stop_strings else _STEPS_BETWEEN_DROPS
+        every = 1 if self.stop_strings else _STEPS_BETWEEN_DROPS.get(device.type, 8)
 
         rows = len(prompts) * samples
         out = torch.full((rows, self.max_response_tokens), self.pad_id, device=device)
