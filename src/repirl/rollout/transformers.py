@@ -5,7 +5,8 @@ own seed, so the samples do not change with the batch they are drawn in, nor wit
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -68,7 +69,8 @@ class InProcess:
         for first in range(0, len(order), step):
             chunk = order[first : first + step]
             uniforms = torch.cat([_uniforms(seeds[i], samples, self.max_response_tokens) for i in chunk])
-            tokens = self._decode_chunk([prompts[i] for i in chunk], samples, uniforms, temperature)
+            with _evaluating(self.model):
+                tokens = self._decode_chunk([prompts[i] for i in chunk], samples, uniforms, temperature)
             for row, i in enumerate(chunk):
                 found[i] = [self._response(ids) for ids in tokens[row * samples : (row + 1) * samples]]
         return [found[i] for i in range(len(prompts))]
@@ -117,6 +119,18 @@ class InProcess:
         tails = out[active, max(0, t - reach) : t + 1].tolist()
         texts = [self.decode(tail) for tail in tails]
         return torch.tensor([any(s in text for s in self.stop_strings) for text in texts], device=out.device)
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Without dropout; and in training mode gradient checkpointing would drop the cache."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def draw(
