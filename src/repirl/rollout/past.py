@@ -1,19 +1,24 @@
-"""What the rows of a decoding step attend to: keys and values of the tokens before.
+"""What the rows of a decoding step attend to: keys and values of the tokens before, written in place.
 
-`SharedPast` holds each prompt's once, for all its samples, and writes each row's own in place. Models that need an
-attention of their own (sliding windows, recurrent layers) keep transformers' cache: `RepeatedPast`.
+`SharedPast` holds those of each prompt once for all its samples, where that pays and the model has the attention of
+models/packing.py. `RepeatedPast` repeats them, in transformers' own cache, and serves every model.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from repirl.structs import SHARED_PREFIX
 
-_FIRST_CAPACITY = 64  # response tokens; doubled whenever it is full
+# Prompt tokens that would be repeated for a prompt's other samples: with fewer, one attention over repeated keys takes
+# less time than two over shared ones.
+SHARED_FROM = 400
+_ROOM = 32  # tokens a row at first; doubled whenever they are used up
 
 
 def remaining(done: Bool[Tensor, " rows"]) -> Int[Tensor, " remaining"]:
@@ -24,21 +29,60 @@ def remaining(done: Bool[Tensor, " rows"]) -> Int[Tensor, " remaining"]:
     return order
 
 
-class SharedPast:
-    """Of R rows, `samples` for each of G prompts, in a model with the attention of models/packing.py.
+def _kept(x: Tensor, order: Int[Tensor, " remaining"]) -> Tensor:
+    """`x` cut to the rows `order`, in place: only those that change their place are copied."""
+    moved = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
+    x[moved] = x[order[moved]]
+    return x[: len(order)]
 
-    prompts: each layer's keys and values, both [G, kv heads, P, width]; they are changed in place.
+
+class InPlaceLayer(DynamicLayer):
+    """One layer's keys and values [rows, kv heads, tokens, width], as views of larger buffers.
+
+    transformers' own layer copies everything at every token.
+    """
+
+    _buffers: tuple[Tensor, Tensor]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Adds the new tokens' and returns all."""
+        before = self.get_seq_length()
+        total = before + key_states.shape[2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._buffers = (key_states[:, :, :0], value_states[:, :, :0])
+        if total > self._buffers[0].shape[2]:
+            self._buffers = (self._with_room(self._buffers[0], total), self._with_room(self._buffers[1], total))
+        keys, values = self._buffers
+        keys[:, :, before:total], values[:, :, before:total] = key_states, value_states
+        self.keys, self.values = keys[:, :, :total], values[:, :, :total]
+        return self.keys, self.values
+
+    @staticmethod
+    def _with_room(x: Tensor, total: int) -> Tensor:
+        rows, heads, before, width = x.shape
+        return torch.cat([x, x.new_empty(rows, heads, max(_ROOM, before, total - before), width)], dim=2)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps these rows, in this order."""
+        self.keys, self.values = _kept(self.keys, indices), _kept(self.values, indices)
+        self._buffers = (self._buffers[0][: len(indices)], self._buffers[1][: len(indices)])
+
+
+class SharedPast:
+    """Of R rows, `samples` for each of G prompts.
+
+    cache: of the prompts alone, keys and values [G, kv heads, P, width] a layer; they are changed in place.
     real: [G, P], False where a prompt is padded.
     """
 
-    def __init__(
-        self, prompts: list[tuple[Tensor, Tensor]], real: Bool[Tensor, "prompts columns"], samples: int
-    ) -> None:
-        self._prompts, self._samples = prompts, samples
-        self._own: list[tuple[Tensor, Tensor]] = []  # the same of the rows' own: [R, kv heads, capacity, width]
-        self._length = 0  # how much of the capacity is used
-        self._slots = torch.arange(len(real) * samples, device=real.device)  # of each row in prompts x samples
-        bias = torch.zeros(real.shape, dtype=prompts[0][0].dtype, device=real.device)
+    def __init__(self, cache: DynamicCache, real: Bool[Tensor, "prompts columns"], samples: int) -> None:
+        self._prompts = [(layer.keys, layer.values) for layer in cache.layers]
+        self._own = [InPlaceLayer() for _ in cache.layers]  # of the rows' own tokens
+        self._samples = samples
+        self._prompt = torch.arange(len(real), device=real.device).repeat_interleave(samples)  # of each row
+        self._sample = torch.arange(samples, device=real.device).repeat(len(real))  # its number among its prompt's
+        bias = torch.zeros(real.shape, dtype=self._prompts[0][0].dtype, device=real.device)
         self._bias = bias.masked_fill(~real, -torch.inf)[:, None, None]
         # A mask of four dimensions is taken as it is: transformers then builds none.
         self._no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=real.device)
@@ -47,7 +91,6 @@ class SharedPast:
         self, model: PreTrainedModel, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows vocabulary"]:
         """The logits after one more token a row."""
-        self._length += 1
         logits: Tensor = model(
             input_ids=tokens[:, None],
             attention_mask=self._no_mask,
@@ -68,70 +111,56 @@ class SharedPast:
         """Attention of each row's new token to its prompt, its own tokens before, and itself: one softmax over all."""
         rows, heads, _, width = query.shape
         prompt_keys, prompt_values = self._prompts[layer]
-        own_keys, own_values = self._written(layer, key, value)
+        own_keys, own_values = self._own[layer].update(key, value)
         # The query heads that read the same key head stand beside one another, so that no key is repeated for them.
         q = (query * scaling).view(rows, key.shape[1], -1, width)
-        of_prompt = self._by_row(self._by_prompt(q) @ prompt_keys.mT + self._bias)
-        scores = torch.cat([of_prompt, q @ own_keys.mT], dim=-1)
+        on_prompt = self._by_row(self._by_prompt(q) @ prompt_keys.mT + self._bias)
+        scores = torch.cat([on_prompt, q @ own_keys.mT], dim=-1)
         weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
-        on_prompt, on_own = weights.split([prompt_keys.shape[2], self._length], dim=-1)
+        on_prompt, on_own = weights.split([prompt_keys.shape[2], own_keys.shape[2]], dim=-1)
         out = self._by_row(self._by_prompt(on_prompt) @ prompt_values) + on_own @ own_values
         return out.reshape(rows, 1, heads, width)
 
     def keep(self, order: Int[Tensor, " remaining"]) -> None:
-        """Only these rows go on, in this order, and only their prompts; those that stay in their place are not copied."""
-        self._own = [(_kept(k, order, self._length), _kept(v, order, self._length)) for k, v in self._own]
-        self._slots = self._slots[order]
-        prompts, sample = self._slots // self._samples, self._slots % self._samples
+        """Only these rows go on, in this order, and only their prompts."""
+        for own in self._own:
+            own.batch_select_indices(order)
+        self._prompt, self._sample = self._prompt[order], self._sample[order]
         unused = torch.ones(len(self._bias), dtype=torch.bool, device=order.device)
-        unused[prompts] = False
+        unused[self._prompt] = False
         if not unused.any():
             return
         left = remaining(unused)
-        number = torch.empty_like(unused, dtype=torch.long)
+        number = left.new_zeros(len(unused))
         number[left] = torch.arange(len(left), device=left.device)
-        self._slots = number[prompts] * self._samples + sample
-        self._bias = self._bias[left]
+        self._prompt, self._bias = number[self._prompt], self._bias[left]
         self._prompts = [(_kept(k, left), _kept(v, left)) for k, v in self._prompts]
 
-    def _written(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [R, kv heads, length, width] of the rows' own tokens, the new one included."""
-        if layer == len(self._own):
-            rows, heads, _, width = key.shape
-            room = (rows, heads, _FIRST_CAPACITY, width)
-            self._own.append((key.new_empty(room), key.new_empty(room)))
-        keys, values = self._own[layer]
-        if keys.shape[2] < self._length:
-            keys, values = (torch.cat([x, torch.empty_like(x)], dim=2) for x in (keys, values))
-            self._own[layer] = keys, values
-        keys[:, :, self._length - 1], values[:, :, self._length - 1] = key[:, :, 0], value[:, :, 0]
-        return keys[:, :, : self._length], values[:, :, : self._length]
-
     def _by_prompt(self, x: Float[Tensor, "rows kv_heads n m"]) -> Float[Tensor, "prompts kv_heads samples_n m"]:
-        """All rows of a prompt beside one another, 0 where a row has left."""
+        """All rows of a prompt beside one another; where a row has left stands anything, which nobody reads."""
         _, heads, n, m = x.shape
-        grid = x.new_zeros(len(self._bias) * self._samples, heads, n, m).index_copy_(0, self._slots, x)
-        return grid.view(-1, self._samples, heads, n, m).transpose(1, 2).reshape(-1, heads, self._samples * n, m)
+        grid = x.new_empty(len(self._bias), heads, self._samples, n, m)
+        grid[self._prompt, :, self._sample] = x
+        return grid.view(-1, heads, self._samples * n, m)
 
     def _by_row(self, x: Float[Tensor, "prompts kv_heads samples_n m"]) -> Float[Tensor, "rows kv_heads n m"]:
         """The inverse of `_by_prompt`."""
         prompts, heads, _, m = x.shape
-        grid = x.view(prompts, heads, self._samples, -1, m).transpose(1, 2)
-        return grid.reshape(prompts * self._samples, heads, -1, m)[self._slots]
-
-
-def _kept(x: Tensor, order: Int[Tensor, " remaining"], columns: int | None = None) -> Tensor:
-    """`x` cut to the rows `order`, in place: only those that change their place are copied, and of them `columns`."""
-    moved = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
-    x[moved, :, :columns] = x[order[moved], :, :columns]
-    return x[: len(order)]
+        return x.view(prompts, heads, self._samples, -1, m)[self._prompt, :, self._sample]
 
 
 class RepeatedPast:
-    """transformers' own cache, with the prompt's keys and values repeated for each of its rows."""
+    """Of R rows, `samples` for each of G prompts, whose keys and values are repeated for each row.
+
+    cache: of the prompts alone. real: [G, P], False where a prompt is padded; None where none is.
+    """
 
     def __init__(self, cache: DynamicCache, real: Bool[Tensor, "prompts columns"] | None, samples: int) -> None:
         cache.batch_repeat_interleave(samples)
+        for number, layer in enumerate(cache.layers):
+            if type(layer) is DynamicLayer:  # others keep a window or a state, of a size that stays
+                cache.layers[number] = InPlaceLayer()
+                cache.layers[number].update(layer.keys, layer.values)
         self._cache, self._real = cache, None if real is None else real.repeat_interleave(samples, 0)
 
     def step(
@@ -139,7 +168,7 @@ class RepeatedPast:
     ) -> Float[Tensor, "rows vocabulary"]:
         """The logits after one more token a row."""
         if self._real is not None:
-            self._real = torch.nn.functional.pad(self._real, (0, 1), value=True)
+            self._real = nn.functional.pad(self._real, (0, 1), value=True)
         logits: Tensor = model(
             input_ids=tokens[:, None],
             attention_mask=self._real,
@@ -174,6 +203,7 @@ def prefill(
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]
-    if model.config.get_text_config()._attn_implementation == SHARED_PREFIX:
-        return logits, SharedPast([(layer.keys, layer.values) for layer in cache.layers], real, samples)
+    can_share = model.config.get_text_config()._attn_implementation == SHARED_PREFIX
+    if can_share and (samples - 1) * width >= SHARED_FROM:
+        return logits, SharedPast(cache, real, samples)
     return logits, RepeatedPast(cache, real if padded else None, samples)
