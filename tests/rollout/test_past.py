@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from repirl.models.policy import Policy
-from repirl.rollout import transformers as rollout
 from repirl.rollout import past as past_module
+from repirl.rollout import transformers as rollout
 from repirl.rollout.past import RepeatedPast, SharedPast, prefill, remaining
 from tests.models.test_packing import NOT_PACKING, PACKING
 from tests.models.tiny import PAD, TOKENS, tiny_policy

@@ -65,6 +65,8 @@ class InPlaceLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps these rows, in this order."""
+        if not self.is_initialized:
+            return
         self.keys, self.values = _kept(self.keys, indices), _kept(self.values, indices)
         self._buffers = (self._buffers[0][: len(indices)], self._buffers[1][: len(indices)])
 
