@@ -77,8 +77,9 @@ class Engine:
         for name, value in (("VLLM_CPU_OMP_THREADS_BIND", "nobind"), ("VLLM_LOGGING_LEVEL", "WARNING")):
             os.environ.setdefault(name, value)
         try:
-            import vllm
             from vllm.platforms import current_platform
+
+            import vllm
         except ModuleNotFoundError as error:
             if error.name != "vllm":
                 raise
