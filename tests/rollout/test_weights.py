@@ -134,6 +134,8 @@ def test_loading_and_replacing_weights_is_seen() -> None:
     loaded = stamp(of)
     assert loaded != before
     of.lm_head.weight = nn.Parameter(of.lm_head.weight.clone())
+    assert stamp(of) == loaded  # the same values elsewhere
+    of.lm_head.weight = nn.Parameter(of.lm_head.weight * 3)
     replaced = stamp(of)
     assert replaced != loaded
     with torch.no_grad(), torch.inference_mode():

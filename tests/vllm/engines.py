@@ -14,7 +14,7 @@ from repirl.models.policy import Policy
 from repirl.objectives.sampler import gap_figures
 from repirl.rollout.vllm import VLLM
 from repirl.structs import Response
-from tests.models.tiny import EOS, PAD, rows_of
+from tests.models.tiny import EOS, PAD, rows_of, tiny_policy
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm-test"
@@ -22,6 +22,18 @@ needs_vllm = pytest.mark.skipif(
 
 PROMPTS, SEEDS = [[2, 3], [4, 5, 6, 7, 8, 2, 2], [5], [2, 2, 9, 3]], [11, 12, 13, 14]
 EAGER = {"enforce_eager": True, "max_model_len": 96, "max_num_seqs": 64}
+
+
+HEADS = {
+    "hidden_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}  # of 32: vLLM's CPU kernels have no less
+
+
+def wide_policy(seed: int = 3, **changes: Any) -> Policy:
+    """The small policy of the other tests, with heads that vLLM has kernels for."""
+    return tiny_policy(seed, **(HEADS | changes))
 
 
 def attached(policy: Policy, limit: int = 16, eos: Sequence[int] = (EOS,), **settings: Any) -> VLLM:

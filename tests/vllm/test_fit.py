@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.modules.tiny import LLAMA, TOKENS
-from tests.vllm.engines import needs_vllm
+from tests.vllm.engines import HEADS, needs_vllm
 
 pytestmark = needs_vllm
 
@@ -42,7 +42,7 @@ def fit(tmp_path: Path, *words: str) -> list[dict[str, float]]:
 def tiny_config(folder: Path, **rollout: Any) -> Path:
     """rePIRL on running sums with a one-layer llama."""
     engine = {"enforce_eager": True, "max_model_len": 64}
-    policy = {"config": LLAMA, "tokens": TOKENS}
+    policy = {"config": LLAMA | HEADS, "tokens": TOKENS}
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
     model = {
         "policy": {"class_path": "repirl.Policy", "init_args": policy},

@@ -12,13 +12,13 @@ from repirl.data.codec import ChatCodec
 from repirl.models.policy import Policy
 from repirl.rollout.transformers import InProcess
 from repirl.rollout.vllm import VLLM
-from tests.models.tiny import EOS, PAD, tiny_policy
-from tests.vllm.engines import EAGER, PROMPTS, SEEDS, attached, gap, ids, needs_vllm, step
+from tests.models.tiny import EOS, PAD
+from tests.vllm.engines import EAGER, PROMPTS, SEEDS, attached, gap, ids, needs_vllm, step, wide_policy
 
 pytestmark = needs_vllm
 ROUNDING = 1e-4  # nats, float32
 
-POLICY = tiny_policy(seed=3)
+POLICY = wide_policy()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_samples_follow_the_policy(shared: VLLM, temperature: float) -> None:
         expected = (POLICY.model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1) * count
     seen = torch.bincount(torch.tensor([r.token_ids[0] for r in got]), minlength=len(expected))
     common = expected >= 5
-    assert common.sum() >= 3
+    assert common.sum() >= 2
     chi_square = float(((seen - expected)[common] ** 2 / expected[common]).sum())
     degrees = int(common.sum())
     assert chi_square < degrees + 4 * (2 * degrees) ** 0.5
@@ -100,7 +100,7 @@ def test_the_process_is_as_before(shared: VLLM) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_updates_reach_the_engine(tied: bool) -> None:
-    policy = tiny_policy(seed=3, tie_word_embeddings=tied)
+    policy = wide_policy(tie_word_embeddings=tied)
     made = attached(policy)
     old = made.generate(PROMPTS, samples=4, seeds=SEEDS)
     assert gap(policy, old) < ROUNDING
@@ -116,7 +116,7 @@ def test_updates_reach_the_engine(tied: bool) -> None:
 
 
 def test_lora_updates_reach_the_engine_merged() -> None:
-    policy = tiny_policy(seed=3)
+    policy = wide_policy()
     plain = greedy(policy)
     policy.model.add_adapter(LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
     made = attached(policy)
@@ -132,7 +132,7 @@ def test_lora_updates_reach_the_engine_merged() -> None:
 
 
 def test_an_engine_made_in_inference_mode_takes_updates_outside_it() -> None:
-    policy = tiny_policy(seed=3)
+    policy = wide_policy()
     made = attached(policy)
     with torch.inference_mode():
         assert gap(policy, made.generate(PROMPTS, samples=2, seeds=SEEDS)) < ROUNDING

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.models.tiny import tiny_policy
-from tests.vllm.engines import PROMPTS, SEEDS, attached, gap, ids, needs_vllm, step
+from tests.vllm.engines import PROMPTS, SEEDS, attached, gap, ids, needs_vllm, step, wide_policy
 
 pytestmark = needs_vllm
 
@@ -29,7 +28,7 @@ def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def test_a_server_samples_as_an_engine_here_and_follows_updates(server: tuple[subprocess.Popen[str], str]) -> None:
     process, address = server
-    policy = tiny_policy(seed=3, tie_word_embeddings=True)
+    policy = wide_policy(tie_word_embeddings=True)
     here, there = attached(policy), attached(policy, server=address)
     for _ in range(2):
         remote = there.generate(PROMPTS, samples=4, seeds=SEEDS)

@@ -3,8 +3,10 @@
 import gc
 import json
 import os
+import random
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ class Engine:
             )
         # One process: weights are handed over as they are. Threads and log level are the caller's.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        for name, value in (("VLLM_CPU_OMP_THREADS_BIND", "nobind"), ("VLLM_LOGGING_LEVEL", "WARNING")):
+        for name, value in (("VLLM_CPU_OMP_THREADS_BIND", "nobind"), ("VLLM_LOGGING_LEVEL", "ERROR")):
             os.environ.setdefault(name, value)
         try:
             from vllm.platforms import current_platform
@@ -87,9 +89,12 @@ class Engine:
         if sleeps and current_platform.is_cpu():
             raise ValueError("rollout.sleep: vLLM frees memory on GPUs only; set it to false on a CPU")
         self._vllm, self._asleep = vllm, False
+        self._own_group = not torch.distributed.is_initialized()  # else vLLM uses the trainer's
         set_num_threads = torch.set_num_threads
-        # Validation runs in inference mode, whose tensors could not be written later; vLLM seeds the global generators.
-        with tempfile.TemporaryDirectory() as folder, _outside(), torch.random.fork_rng():
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            _apart(),
+        ):  # validation asks in inference mode; vLLM seeds everything
             Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
             self._llm = vllm.LLM(
                 model=folder,
@@ -105,7 +110,7 @@ class Engine:
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replaces all weights, and forgets what was computed with the old ones. All must come."""
-        with _outside():
+        with _apart():
             if self._asleep:
                 self._llm.wake_up(tags=["weights"])
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
@@ -132,7 +137,7 @@ class Engine:
             )
             for seed in seeds
         ]
-        with _outside():
+        with _apart():
             outputs = self._llm.generate([{"prompt_token_ids": list(p)} for p in prompts], parameters, use_tqdm=False)
         return [_sampled(output.outputs[0]) for output in outputs]
 
@@ -149,23 +154,21 @@ class Engine:
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         destroy_model_parallel()
-        destroy_distributed_environment()
+        if self._own_group:
+            destroy_distributed_environment()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-class _outside:
-    """Without gradients, and not in inference mode."""
-
-    def __enter__(self) -> None:
-        self._modes = torch.inference_mode(False), torch.no_grad()
-        for mode in self._modes:
-            mode.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for mode in reversed(self._modes):
-            mode.__exit__(*error)
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Without gradients; not in inference mode, whose tensors could not be written later; random generators as before."""
+    state = random.getstate()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
+        yield
+    random.setstate(state)
 
 
 def _sampled(output: Any) -> Sampled:
