@@ -161,7 +161,7 @@ def test_prompts_without_rows_cost_nothing() -> None:
     before = operations(both)
     both.leave(0, 1, 2)
     operations(one)
-    assert operations(both) == operations(one) == before // 2
+    assert operations(both) == operations(one) < 0.6 * before
 
 
 def moved(done: list[int]) -> list[int]:

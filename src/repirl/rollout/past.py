@@ -29,11 +29,18 @@ def remaining(done: Bool[Tensor, " rows"]) -> Int[Tensor, " remaining"]:
     return order
 
 
-def _kept(x: Tensor, order: Int[Tensor, " remaining"]) -> Tensor:
-    """`x` cut to the rows `order`, in place: only those that change their place are copied."""
-    moved = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
-    x[moved] = x[order[moved]]
-    return x[: len(order)]
+class _Moves:
+    """How rows come into a new order in place: only those that change their place are copied."""
+
+    def __init__(self, order: Int[Tensor, " remaining"]) -> None:
+        self._count = len(order)
+        self._to = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
+        self._from = order[self._to]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`x` with the rows in their new order."""
+        x[self._to] = x[self._from]
+        return x[: self._count]
 
 
 class InPlaceLayer(DynamicLayer):
@@ -63,12 +70,13 @@ class InPlaceLayer(DynamicLayer):
         rows, heads, before, width = x.shape
         return torch.cat([x, x.new_empty(rows, heads, max(_ROOM, before, total - before), width)], dim=2)
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps these rows, in this order."""
-        if not self.is_initialized:
-            return
-        self.keys, self.values = _kept(self.keys, indices), _kept(self.values, indices)
-        self._buffers = (self._buffers[0][: len(indices)], self._buffers[1][: len(indices)])
+    def keep(self, moves: _Moves) -> None:
+        """Only these rows go on."""
+        if self.is_initialized:
+            count = len(moves(self.keys))
+            moves(self.values)
+            self.keys, self.values = self.keys[:count], self.values[:count]
+            self._buffers = (self._buffers[0][:count], self._buffers[1][:count])
 
 
 class SharedPast:
@@ -125,8 +133,9 @@ class SharedPast:
 
     def keep(self, order: Int[Tensor, " remaining"]) -> None:
         """Only these rows go on, in this order, and only their prompts."""
+        moves = _Moves(order)
         for own in self._own:
-            own.batch_select_indices(order)
+            own.keep(moves)
         self._prompt, self._sample = self._prompt[order], self._sample[order]
         unused = torch.ones(len(self._bias), dtype=torch.bool, device=order.device)
         unused[self._prompt] = False
@@ -136,7 +145,8 @@ class SharedPast:
         number = left.new_zeros(len(unused))
         number[left] = torch.arange(len(left), device=left.device)
         self._prompt, self._bias = number[self._prompt], self._bias[left]
-        self._prompts = [(_kept(k, left), _kept(v, left)) for k, v in self._prompts]
+        moves = _Moves(left)
+        self._prompts = [(moves(keys), moves(values)) for keys, values in self._prompts]
 
     def _by_prompt(self, x: Float[Tensor, "rows kv_heads n m"]) -> Float[Tensor, "prompts kv_heads samples_n m"]:
         """All rows of a prompt beside one another; where a row has left stands anything, which nobody reads."""
@@ -155,15 +165,23 @@ class RepeatedPast:
     """Of R rows, `samples` for each of G prompts, whose keys and values are repeated for each row.
 
     cache: of the prompts alone. real: [G, P], False where a prompt is padded; None where none is.
+    ready_mask: the attention takes such a mask of each row's columns, so that transformers need not build one.
     """
 
-    def __init__(self, cache: DynamicCache, real: Bool[Tensor, "prompts columns"] | None, samples: int) -> None:
+    def __init__(
+        self, cache: DynamicCache, real: Bool[Tensor, "prompts columns"] | None, samples: int, *, ready_mask: bool
+    ) -> None:
         cache.batch_repeat_interleave(samples)
         for number, layer in enumerate(cache.layers):
             if type(layer) is DynamicLayer:  # others keep a window or a state, of a size that stays
                 cache.layers[number] = InPlaceLayer()
                 cache.layers[number].update(layer.keys, layer.values)
-        self._cache, self._real = cache, None if real is None else real.repeat_interleave(samples, 0)
+            else:
+                ready_mask = False
+        self._cache = cache
+        self._real = None if real is None else real.repeat_interleave(samples, 0)
+        if self._real is not None and ready_mask:
+            self._real = self._real[:, None, None]
 
     def step(
         self, model: PreTrainedModel, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"]
@@ -182,7 +200,12 @@ class RepeatedPast:
 
     def keep(self, order: Int[Tensor, " remaining"]) -> None:
         """Only these rows go on, in this order."""
-        self._cache.batch_select_indices(order)
+        moves = _Moves(order)
+        for layer in self._cache.layers:
+            if isinstance(layer, InPlaceLayer):
+                layer.keep(moves)
+            else:
+                layer.batch_select_indices(order)
         self._real = None if self._real is None else self._real[order]
 
 
@@ -205,7 +228,8 @@ def prefill(
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]
-    can_share = model.config.get_text_config()._attn_implementation == SHARED_PREFIX
-    if can_share and (samples - 1) * width >= SHARED_FROM:
+    attention = model.config.get_text_config()._attn_implementation
+    if attention == SHARED_PREFIX and (samples - 1) * width >= SHARED_FROM:
         return logits, SharedPast(cache, real, samples)
-    return logits, RepeatedPast(cache, real if padded else None, samples)
+    ready_mask = attention in ("sdpa", SHARED_PREFIX)
+    return logits, RepeatedPast(cache, real if padded else None, samples, ready_mask=ready_mask)
