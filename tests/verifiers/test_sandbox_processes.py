@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 import repirl
 from repirl.structs import CodeTests
 from repirl.verifiers.sandbox import Job, Sandbox
-from tests.verifiers.processes import alive, children, ended_after, orphans_adopted, wait_for
+from tests.processes import alive, children, ended_after, orphans_adopted, wait_for
 
 INCREMENT = Job("def f(x): return x + 1", CodeTests("asserts", "assert f(1) == 2"), 5.0)
 EXPECTED = {

@@ -13,7 +13,8 @@ from pathlib import Path
 from repirl.verifiers.jail.server import PR_SET_CHILD_SUBREAPER
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> bool:
+    """Whether it comes true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
