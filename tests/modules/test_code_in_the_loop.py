@@ -14,7 +14,7 @@ import yaml
 from tests.processes import ended_after, orphans_adopted, wait_for
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 600  # of a process, far beyond what it needs
+LIMIT_S = 400  # of a process, far beyond what it needs
 
 
 def fit(config: str, folder: Path, **overlay: dict[str, object]) -> list[str]:

@@ -193,6 +193,7 @@ for program in ("", {stub}, {equal}):
 print(bool(verifier.sandbox._pool.slots[0].level.bubblewrap))
 verifier.close()
 """
+PATH = "/usr/bin:/bin"
 NAMESPACES = "--dev /dev --proc /proc --tmpfs /tmp --unshare-ipc --unshare-pid --unshare-net --unshare-uts"
 HUMANEVAL = Path(__file__).with_name("humaneval_sample.jsonl")
 
@@ -225,15 +226,16 @@ def test_as_an_ordinary_user(tmp_path, layer):
 
 def _bubblewrap_works(more: dict[str, object]) -> bool:
     """For that user, with any program: the interpreter's own place, below /tmp here, must not be what stops it."""
-    if shutil.which("bwrap") is None:
+    program = shutil.which("bwrap", path=PATH)
+    if program is None:
         return False
-    command = ["bwrap", "--ro-bind", "/", "/", "--unshare-user-try", *NAMESPACES.split(), "/bin/true"]
+    command = [program, "--ro-bind", "/", "/", "--unshare-user-try", *NAMESPACES.split(), "/bin/true"]
     return subprocess.run(command, timeout=60, cwd="/", **more).returncode == 0
 
 
 def _run_as(python: str, source: Path, drops: bool, layer: bool | None, folder: Path, more: dict[str, object]):
     environment = {
-        "PATH": "/usr/bin:/bin",
+        "PATH": PATH,
         "PYTHONPATH": str(source),
         "LD_LIBRARY_PATH": str(Path(python).parents[1] / "lib"),
     }
