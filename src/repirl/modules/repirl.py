@@ -236,7 +236,10 @@ class RePIRL(Answering):
             if not self._prm_passes():
                 self.recorder.add("prm", self._diagnostics(everywhere))
             scaled = scale_rewards(rewards=everywhere.rewards, response_mask=mask, scale=settings.reward_scale)
-            sources.append(RewardSource(settings.prm_coef, settings.prm_estimator, scaled, mask, always))
+            source = RewardSource(
+                settings.prm_coef, settings.prm_estimator, scaled, mask, always, settings.prm_discount
+            )
+            sources.append(source)
         self.recorder.add("policy", {"alone": masked_mean((others_active(mask, group) == 0).float(), mask)})
         advantages = combine(sources, response_mask=mask, group=group, alone=settings.alone, whitened=settings.whiten)
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
