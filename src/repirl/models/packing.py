@@ -183,7 +183,8 @@ def shared_prefix_attention(
     Packed prompts attend to themselves, responses to their prompt and themselves.
     """
     if past is not None:
-        return past.attend(module.layer_idx, query, key, value, scaling or query.shape[-1] ** -0.5), None
+        layer: Any = module.layer_idx
+        return past.attend(layer, query, key, value, scaling or query.shape[-1] ** -0.5), None
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     prompts, width, responses, time = packed.sizes

@@ -49,7 +49,12 @@ class InPlaceLayer(DynamicLayer):
     transformers' own layer copies everything at every token.
     """
 
+    keys: Tensor
+    values: Tensor
     _buffers: tuple[Tensor, Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Adds the new tokens' and returns all."""
@@ -87,8 +92,9 @@ class SharedPast:
     """
 
     def __init__(self, cache: DynamicCache, real: Bool[Tensor, "prompts columns"], samples: int) -> None:
-        self._prompts = [(layer.keys, layer.values) for layer in cache.layers]
-        self._own = [InPlaceLayer() for _ in cache.layers]  # of the rows' own tokens
+        layers: list[Any] = cache.layers
+        self._prompts: list[tuple[Tensor, Tensor]] = [(layer.keys, layer.values) for layer in layers]
+        self._own = [InPlaceLayer() for _ in layers]  # of the rows' own tokens
         self._samples = samples
         self._prompt = torch.arange(len(real), device=real.device).repeat_interleave(samples)  # of each row
         self._sample = torch.arange(samples, device=real.device).repeat(len(real))  # its number among its prompt's
@@ -128,7 +134,7 @@ class SharedPast:
         scores = torch.cat([on_prompt, q @ own_keys.mT], dim=-1)
         weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
         on_prompt, on_own = weights.split([prompt_keys.shape[2], own_keys.shape[2]], dim=-1)
-        out = self._by_row(self._by_prompt(on_prompt) @ prompt_values) + on_own @ own_values
+        out: Tensor = self._by_row(self._by_prompt(on_prompt) @ prompt_values) + on_own @ own_values
         return out.reshape(rows, 1, heads, width)
 
     def keep(self, order: Int[Tensor, " remaining"]) -> None:
@@ -172,10 +178,12 @@ class RepeatedPast:
         self, cache: DynamicCache, real: Bool[Tensor, "prompts columns"] | None, samples: int, *, ready_mask: bool
     ) -> None:
         cache.batch_repeat_interleave(samples)
-        for number, layer in enumerate(cache.layers):
-            if type(layer) is DynamicLayer:  # others keep a window or a state, of a size that stays
-                cache.layers[number] = InPlaceLayer()
-                cache.layers[number].update(layer.keys, layer.values)
+        self._layers: list[Any] = cache.layers
+        for number, layer in enumerate(self._layers):
+            # Others keep a window or a state, of a size that stays.
+            if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:
+                self._layers[number] = in_place = InPlaceLayer()
+                in_place.update(layer.keys, layer.values)
             else:
                 ready_mask = False
         self._cache = cache
@@ -201,7 +209,7 @@ class RepeatedPast:
     def keep(self, order: Int[Tensor, " remaining"]) -> None:
         """Only these rows go on, in this order."""
         moves = _Moves(order)
-        for layer in self._cache.layers:
+        for layer in self._layers:
             if isinstance(layer, InPlaceLayer):
                 layer.keep(moves)
             else:
