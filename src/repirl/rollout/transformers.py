@@ -1,7 +1,7 @@
 """Rollouts in the training process: a lean decoding loop over a Hugging Face causal LM.
 
-One prefill per prompt serves all its samples (past.py); finished rows leave the batch; each row's randomness depends only on its
-own seed, so the samples do not change with the batch they are drawn in, nor with the number of ranks.
+One prefill per prompt serves all its samples (past.py); finished rows leave the batch; each row's randomness depends only
+on its own seed, so the samples do not change with the batch they are drawn in, nor with the number of ranks.
 """
 
 import hashlib
