@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from repirl.verifiers.jail.server import PR_SET_CHILD_SUBREAPER
 
@@ -32,11 +33,11 @@ def alive(pid: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Of all its threads."""
+    """Of all its threads. Where one of them is ending, its children may be missing for a moment."""
     found: list[int] = []
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+    for place in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
+            found += map(int, place.read_text().split())
     return found
 
 
@@ -63,12 +64,16 @@ def orphans_adopted() -> Iterator[Callable[[], list[int]]]:
 
 
 @contextlib.contextmanager
-def ended_after(process: "subprocess.Popen[str]", seconds: float) -> Iterator[None]:
-    """Kills the process when its time is up, so that what reads from it or waits for it goes on."""
+def limited(process: subprocess.Popen[Any], seconds: float = 300.0) -> Iterator[subprocess.Popen[Any]]:
+    """The process, which is killed when its time is up and when the block is left, also by a failed assertion."""
     timer = threading.Timer(seconds, process.kill)
     timer.daemon = True
     timer.start()
     try:
-        yield
+        with process:  # waits for it
+            try:
+                yield process
+            finally:
+                process.kill()
     finally:
         timer.cancel()

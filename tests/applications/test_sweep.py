@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from repirl.applications.sweep import main, overlay, parse_seeds, plan
 from repirl.config import ConfigError
-from tests.processes import wait_for
+from tests.processes import limited, wait_for
 
 BASE = """
 trainer: {accelerator: cpu, devices: 1, max_steps: 2, max_epochs: -1, limit_val_batches: 0, enable_checkpointing: false,
@@ -113,11 +113,12 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path) -> None:
 def test_a_killed_sweep_leaves_no_run_behind(tmp_path: Path) -> None:
     files = write(tmp_path, base=BASE.replace("max_steps: 2", "max_steps: 1000000"))
     words = ["--base", files["base"], "--seeds", "0-1", "--jobs", "2", "--output", str(tmp_path / "out")]
-    process = subprocess.Popen([sys.executable, "-m", "repirl", "sweep", *words], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "repirl", "sweep", *words]
     logs = [tmp_path / "out" / "base" / f"seed-{seed}" / "metrics.csv" for seed in (0, 1)]
-    assert wait_for(lambda: all(log.exists() and log.read_text().count("\n") > 3 for log in logs)), "no run has begun"
-    process.kill()
-    process.wait()
+    with limited(subprocess.Popen(command, stdout=subprocess.DEVNULL)):
+        assert wait_for(lambda: all(log.exists() and log.read_text().count("\n") > 3 for log in logs)), (
+            "no run has begun"
+        )
     sizes: list[int] = []
 
     def at_rest() -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.processes import ended_after, orphans_adopted, wait_for
+from tests.processes import limited, orphans_adopted, wait_for
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 400  # of a process, far beyond what it needs
@@ -41,7 +41,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trainer={"max_steps": 120, "callbacks": [export]},
         data={"init_args": {"train": {"init_args": {"error_rate": 0.3}}}},
     )
-    with started(command, folder) as process, ended_after(process, LIMIT_S):
+    with limited(started(command, folder), LIMIT_S) as process:
         assert process.wait() == 0, (folder / "log.txt").read_text()
     return folder / "policy"
 
@@ -78,7 +78,7 @@ def adopted() -> Iterator[Callable[[], list[int]]]:
 
 
 def test_rollouts_are_judged_and_no_process_is_left(start, tmp_path, adopted):
-    with started(loop(start, tmp_path, 3), tmp_path) as trainer, ended_after(trainer, LIMIT_S):
+    with limited(started(loop(start, tmp_path, 3), tmp_path), LIMIT_S) as trainer:
         assert trainer.wait() == 0, (tmp_path / "log.txt").read_text()
     assert wait_for(lambda: not adopted()), adopted()
     shares = [float(row["rollout/accuracy"]) for row in logged(tmp_path)]
@@ -94,7 +94,7 @@ def test_rollouts_are_judged_and_no_process_is_left(start, tmp_path, adopted):
 
 
 def test_a_fit_killed_with_9_leaves_no_process(start, tmp_path, adopted):
-    with started(loop(start, tmp_path, 10_000), tmp_path) as trainer, ended_after(trainer, LIMIT_S):
+    with limited(started(loop(start, tmp_path, 10_000), tmp_path), LIMIT_S) as trainer:
         assert wait_for(lambda: len(logged(tmp_path)) > 1 or trainer.poll() is not None, LIMIT_S)
         assert trainer.poll() is None, (tmp_path / "log.txt").read_text()
         assert len(adopted()) > 2  # the trainer, and at least one slot's two servers
