@@ -13,6 +13,8 @@ from typing import Any
 
 from repirl.verifiers.jail.server import PR_SET_CHILD_SUBREAPER
 
+GONE = (FileNotFoundError, ProcessLookupError)  # what reading /proc of a process or thread that has just ended raises
+
 
 def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> bool:
     """Whether it comes true in time."""
@@ -28,16 +30,17 @@ def alive(pid: int) -> bool:
     """Neither gone nor a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except GONE:
         return False
 
 
 def children(pid: int) -> list[int]:
     """Of all its threads. Where one of them is ending, its children may be missing for a moment."""
     found: list[int] = []
-    for place in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
-            found += map(int, place.read_text().split())
+    with contextlib.suppress(*GONE):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(*GONE):
+                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
     return found
 
 
