@@ -5,25 +5,35 @@
     python benchmarks/sandbox.py leftovers --jobs 10000
     python benchmarks/sandbox.py sets --data FOLDER [--only humaneval]
 
-`sets` reads JSONL files (also .gz) of `id, prompt, prompt_kind, entry_point, setup, tests, canonical_solution`, where a
-program passes if `setup`, program and `tests`, one after the other, run without an exception.
+`sets` reads humaneval, humaneval_plus, mbpp and mbpp_plus from `.jsonl` or `.jsonl.gz` files of these names, as evaluation
+does (`repirl.data.benchmarks`), and judges as it does (`CodeVerifier`). Run it as root and as an ordinary user: the first
+line of every command says which, and what holds programs.
 """
 
 import argparse
+import getpass
 import gzip
 import json
+import logging
 import os
+import platform
 import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from repirl.structs import CodeTests
+from repirl.data.benchmarks import Benchmark
+from repirl.data.code import fenced
+from repirl.structs import CodeTests, Problem, Verdict
+from repirl.verifiers.code import CodeVerifier
 from repirl.verifiers.sandbox import Budget, Job, Result, Sandbox
 
+SETS = ("humaneval", "humaneval_plus", "mbpp", "mbpp_plus")
 RIGHT = Job("def f(x):\n    return x + 1", CodeTests("asserts", "assert f(1) == 2\nassert f(-1) == 0"), 5.0)
 CPU_HOG = "while True: pass"
 
@@ -188,41 +198,60 @@ def leftovers(arguments: argparse.Namespace) -> None:
         raise SystemExit("something was left")
 
 
-def rows(path: Path) -> list[dict]:
-    """Rows of a JSONL file."""
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return [json.loads(line) for line in content.decode().split("\n") if line]
+class Recording(Sandbox):
+    """Keeps the last result of each job's tests: verdicts say neither seconds nor details."""
+
+    def run_many(self, jobs: Sequence[Job]) -> list[Result]:
+        """As the sandbox itself."""
+        found = super().run_many(jobs)
+        self.results = {job.tests: result for job, result in zip(jobs, found, strict=True)}
+        return found
+
+
+def problems_of(name: str, file: Path) -> list[Problem]:
+    """The problems of a set as training and evaluation read them; of MBPP all splits, not only the benchmark's own."""
+    if name != "mbpp":
+        return Benchmark(name, path=str(file)).load()
+    content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    rows = [json.loads(line) for line in content.decode().split("\n") if line]
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder, "mbpp.jsonl")
+        whole.write_text("".join(json.dumps(row | {"split": "test"}) + "\n" for row in rows), encoding="utf-8")
+        return Benchmark(name, path=str(whole)).load()
 
 
 def sets(arguments: argparse.Namespace) -> None:
     """Canonical solutions, `return None`, and objects equal to everything, on every problem of every set."""
-    sandbox = Sandbox(workers=arguments.workers, budget=Budget(memory_mib=arguments.memory_mib))
-    for path in sorted(Path(arguments.data).glob("*.jsonl*")):
-        name = path.name.partition(".")[0]
-        if arguments.only and name not in arguments.only:
-            continue
-        found = [row for row in rows(path) if not arguments.ids or row["id"] in arguments.ids]
+    verifier = CodeVerifier(arguments.timeout_s)
+    verifier.sandbox = sandbox = Recording(
+        arguments.workers, Budget(memory_mib=arguments.memory_mib), bubblewrap=arguments.bubblewrap
+    )
+    for name in arguments.only:
+        (file,) = Path(arguments.data).glob(f"{name}.jsonl*")
+        problems = [problem for problem in problems_of(name, file) if not arguments.ids or problem.id in arguments.ids]
         for kind, program in (("canonical", None), ("stub", STUB), ("equal to all", EQUAL_TO_ALL)):
-            jobs = []
-            for row in found:
-                text = row["canonical_solution"] if program is None else program.format(name=row["entry_point"])
-                prefix = row["prompt"] if row["prompt_kind"] == "completion" else ""
-                tests = CodeTests("asserts", row["tests"], (), row["setup"], row["entry_point"], prefix)
-                jobs.append(Job(text, tests, arguments.timeout_s))
+            responses = [
+                problem.solutions[0] if program is None else fenced(program.format(name=problem.tests.entry_point))
+                for problem in problems
+            ]
             started = time.perf_counter()
-            results = sandbox.run_many(jobs)
-            report(name, kind, found, results, time.perf_counter() - started)
-    sandbox.close()
+            verdicts = verifier.verify(problems, responses)
+            taken = time.perf_counter() - started
+            report(name, kind, problems, verdicts, [sandbox.results[problem.tests] for problem in problems], taken)
+    verifier.close()
 
 
-def report(name: str, kind: str, found: list[dict], results: list[Result], taken: float) -> None:
-    """One line a set and kind, and one for each result out of the ordinary."""
-    statuses = dict(Counter(result.status for result in results))
-    passed = sum(result.passed is True for result in results)
-    print(f"{name}, {kind}: {passed} of {len(found)} pass, {taken:.0f} s, {statuses}", flush=True)
-    for row, result in zip(found, results, strict=True):
-        if (kind == "canonical") != (result.passed is True) or result.cpu_s > 5 or result.passed is None:
-            print(f"  {row['id']}: {result.status}, {result.cpu_s:.1f} s CPU, {result.detail[:200]}", flush=True)
+def report(
+    name: str, kind: str, problems: list[Problem], verdicts: list[Verdict], results: list[Result], taken: float
+) -> None:
+    """One line a set and kind, and one for each verdict out of the ordinary."""
+    statuses = dict(Counter(verdict.status for verdict in verdicts))
+    passed = sum(verdict.correct is True for verdict in verdicts)
+    print(f"{name}, {kind}: {passed} of {len(problems)} pass, {taken:.0f} s, {statuses}", flush=True)
+    for problem, verdict, result in zip(problems, verdicts, results, strict=True):
+        right = verdict.correct
+        if (kind == "canonical") != (right is True) or result.cpu_s > 5 or right is None:
+            print(f"  {problem.id}: {verdict.status}, {result.cpu_s:.1f} s CPU, {result.detail[:200]}", flush=True)
 
 
 def main() -> None:
@@ -232,17 +261,23 @@ def main() -> None:
     for action, jobs in ((speed, 200), (load, 200), (leftovers, 10_000)):
         command = commands.add_parser(action.__name__, help=action.__doc__)
         command.add_argument("--jobs", type=int, default=jobs)
-        command.add_argument("--bubblewrap", action="store_true", help="with this layer too")
         command.set_defaults(action=action)
     command = commands.add_parser("sets", help=sets.__doc__)
     command.add_argument("--data", required=True, help="folder of JSONL files")
-    command.add_argument("--only", nargs="*", help="file names without extension")
+    command.add_argument("--only", nargs="*", default=SETS, choices=SETS)
     command.add_argument("--ids", nargs="*", help="these problems only")
     command.add_argument("--workers", type=int)
     command.add_argument("--memory-mib", type=int, default=Budget().memory_mib)
     command.add_argument("--timeout-s", type=float, default=100.0, help="CPU seconds of a program")
     command.set_defaults(action=sets)
+    for command in commands.choices.values():
+        command.add_argument("--bubblewrap", action="store_true", help="with this layer too")
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # what the sandbox says of its layers
+    print(
+        f"user {getpass.getuser()} ({os.getuid()}), Python {platform.python_version()}, Linux {platform.release()}",
+        flush=True,
+    )
     arguments.action(arguments)
 
 

@@ -63,17 +63,9 @@ def policy_of(size: str, dtype: Dtype = "float32") -> Policy:
 class Unending(InProcess):
     """Rollouts of exactly max_response_tokens tokens: no token ends one."""
 
-    def attach(
-        self,
-        model: PreTrainedModel,
-        *,
-        decode: Callable[[Sequence[int]], str],
-        pad_id: int,
-        eos_ids: Sequence[int],
-        max_response_tokens: int,
-    ) -> None:
+    def attach(self, model: PreTrainedModel, **settings: Any) -> None:
         """Takes the weights, and no end token."""
-        super().attach(model, decode=decode, pad_id=pad_id, eos_ids=(-1,), max_response_tokens=max_response_tokens)
+        super().attach(model, **(settings | {"eos_ids": (-1,)}))
 
 
 def is_right(text: str) -> bool:

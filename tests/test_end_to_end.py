@@ -75,29 +75,3 @@ def test_validate_and_predict_from_a_checkpoint(quickstart: Path, tmp_path: Path
     assert records[0]["verdict"] is None
     assert records[1]["verdict"]["status"] in ("equal", "not_equal", "no_answer")
     assert all(len(r["prm_token_rewards"]) == r["tokens"] > 0 for r in records)
-
-
-def test_the_coding_quick_run_judges_programs_in_the_loop(tmp_path: Path) -> None:
-    start, records = str(tmp_path / "start"), str(tmp_path / "records-{step}.jsonl")
-    few = ("--trainer.max_steps=2", f"--trainer.default_root_dir={tmp_path}")
-    export = [{"class_path": "repirl.callbacks.export.ExportPolicy", "init_args": {"folder": start}}]
-    repirl("fit", "-c", "configs/toy/code_start.yaml", *few, f"--trainer.callbacks={json.dumps(export)}")
-    writer = [{"class_path": "repirl.callbacks.records.EvaluationRecords", "init_args": {"path": records}}]
-    logger = [{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path)}}]
-    small = (
-        "--model.samples=2",
-        "--data.batch_prompts=2",
-        "--data.val.init_args.count=3",
-        f"--model.policy.path={start}",
-    )
-    every = ("--trainer.val_check_interval=2", "--model.schedule.policy_mini_batches=1")
-    shown = (f"--trainer.callbacks={json.dumps(writer)}", f"--trainer.logger={json.dumps(logger)}")
-    repirl("fit", "-c", "configs/toy/code.yaml", *few, *small, *every, *shown)
-    (metrics,) = tmp_path.rglob("metrics.csv")
-    header = metrics.read_text().split("\n")[0].split(",")
-    assert {"rollout/accuracy", "val/greedy_accuracy", "val/pass@2"} <= set(header)
-    judged = [json.loads(line) for line in (tmp_path / "records-2.jsonl").read_text().splitlines()]
-    assert len(judged) == 3
-    # After two steps nothing is a program yet: each was run and found wrong, none was left unjudged.
-    statuses = {answer["status"] for record in judged for answer in (record["greedy"], *record["samples"])}
-    assert statuses <= {"failed", "error", "no_answer", "passed"}

@@ -102,15 +102,20 @@ def draw(stages: dict[str, dict[str, dict[str, Rows]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    """Writes both."""
-    stages = {stage: tasks for stage in STAGES if (tasks := read(stage))}
+def tables(stages: dict[str, dict[str, dict[str, Rows]]]) -> str:
+    """All of tables.md."""
     lines = ["<!-- written by report.py -->", ""]
     for stage, tasks in stages.items():
         lines += [f"## {STAGES[stage]}", ""]
         for task, arms in sorted(tasks.items()):
             lines += table(task, arms)
-    (HERE / "tables.md").write_text("\n".join(lines).rstrip("\n") + "\n")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def main() -> None:
+    """Writes both."""
+    stages = {stage: tasks for stage in STAGES if (tasks := read(stage))}
+    (HERE / "tables.md").write_text(tables(stages))
     draw(stages, HERE / "accuracy_and_prm.png")
 
 

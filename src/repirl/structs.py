@@ -169,6 +169,10 @@ class Rows:
             raise ValueError(f"{len(self.prompt_ids)} prompts but {len(self.response_ids)} responses")
 
 
+# The name in transformers of the attention that reads rows with a common prompt (models/packing.py).
+SHARED_PREFIX = "shared_prefix"
+
+
 @runtime_checkable
 class Codec(Protocol):
     """Words to tokens and back: the only place where templates are applied, to rollouts and experts alike."""

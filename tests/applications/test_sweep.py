@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from pyarrow import parquet
 
 from repirl.applications.sweep import main, overlay, parse_seeds, plan
 from repirl.config import ConfigError
+from tests.processes import limited, wait_for
 
 BASE = """
 trainer: {accelerator: cpu, devices: 1, max_steps: 2, max_epochs: -1, limit_val_batches: 0, enable_checkpointing: false,
@@ -113,11 +113,12 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path) -> None:
 def test_a_killed_sweep_leaves_no_run_behind(tmp_path: Path) -> None:
     files = write(tmp_path, base=BASE.replace("max_steps: 2", "max_steps: 1000000"))
     words = ["--base", files["base"], "--seeds", "0-1", "--jobs", "2", "--output", str(tmp_path / "out")]
-    process = subprocess.Popen([sys.executable, "-m", "repirl", "sweep", *words], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "repirl", "sweep", *words]
     logs = [tmp_path / "out" / "base" / f"seed-{seed}" / "metrics.csv" for seed in (0, 1)]
-    assert reached(lambda: all(log.exists() and log.read_text().count("\n") > 3 for log in logs)), "no run has begun"
-    process.kill()
-    process.wait()
+    with limited(subprocess.Popen(command, stdout=subprocess.DEVNULL)):
+        assert wait_for(lambda: all(log.exists() and log.read_text().count("\n") > 3 for log in logs)), (
+            "no run has begun"
+        )
     sizes: list[int] = []
 
     def at_rest() -> bool:
@@ -125,14 +126,4 @@ def test_a_killed_sweep_leaves_no_run_behind(tmp_path: Path) -> None:
         sizes[:], before = [log.stat().st_size for log in logs], list(sizes)
         return sizes == before
 
-    assert reached(at_rest)
-
-
-def reached(condition: Callable[[], bool], seconds: float = 120) -> bool:
-    """Whether it comes true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.2)
-    return False
+    assert wait_for(at_rest)

@@ -461,6 +461,17 @@ def test_several_sets_by_name_are_one_loop_and_each_prompt_knows_its_set() -> No
     assert [prompt.dataset for prompt in batch] == ["", ""]
 
 
+def test_a_set_that_an_overlay_takes_away_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    sums = RunningSums(3, 0)
+    with caplog.at_level(logging.INFO, "repirl.data.expert"):
+        (batch,) = attached(EvalData(val={"here": sums, "elsewhere": None}), "validate").val_dataloader()
+    assert {prompt.dataset for prompt in batch} == {"here"}
+    # Evaluation has no use for the solutions of its problems, and counts none of them.
+    assert [record.getMessage() for record in caplog.records] == ["val here: kept 3 of 3 problems"]
+    with pytest.raises(ValueError, match="EvalData has no `val` source"):
+        attached(EvalData(val={"elsewhere": None}), "validate")
+
+
 @pytest.mark.parametrize("name", ["", "a/b"])
 def test_a_name_that_metrics_cannot_carry_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="a data set is named"):

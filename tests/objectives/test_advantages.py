@@ -14,6 +14,7 @@ from repirl.objectives.advantages import (
     estimate,
     group_normalised,
     leave_one_out,
+    position_advantage,
     prime_advantage,
     returns_to_go,
     scale_rewards,
@@ -22,7 +23,7 @@ from repirl.objectives.advantages import (
 from repirl.objectives.reduce import last_token
 
 NAN = float("nan")
-ESTIMATORS = ["rloo", "grpo", "dr_grpo", "prime"]
+ESTIMATORS = ["rloo", "grpo", "dr_grpo", "prime", "position"]
 
 
 def padded(*rows: list[float]) -> tuple[Tensor, Tensor]:
@@ -48,6 +49,8 @@ def close(got: Tensor, *rows: list[float]) -> None:
 def test_returns_to_go() -> None:
     rewards, mask = padded([1, 2, 3], [4, -1], [2])
     close(returns_to_go(rewards, mask), [6, 5, 3], [3, -1], [2])
+    close(returns_to_go(rewards, mask, 0.5), [1 + 0.5 * (2 + 0.5 * 3), 2 + 0.5 * 3, 3], [4 - 0.5, -1], [2])
+    close(returns_to_go(rewards, mask, 0.0), [1, 2, 3], [4, -1], [2])
 
 
 def test_scale_rewards() -> None:
@@ -108,6 +111,43 @@ def test_prime_advantage() -> None:
     close(prime_advantage(rewards=rewards[:1, :2], **parts(mask[:1, :2])), [0, 1])
 
 
+def test_position_advantage() -> None:
+    rewards, mask = padded([1, 2], [4], [-2, 5, 7])
+    # means of the others: 1 -1/2 5/2; 5 2; nobody. Differences 0 -3; 9/2; -9/2 3 0
+    close(position_advantage(rewards=rewards, **parts(mask)), [-3, -3], [4.5], [-1.5, 3, 0])
+    close(position_advantage(rewards=rewards, **parts(mask), discount=0.5), [-1.5, -3], [4.5], [-3, 3, 0])
+    # without the second: 1 + 2, -2 - 1
+    got = position_advantage(rewards=rewards, **parts(mask, scorable=[True, False, True]))
+    close(got, [0, -3], [], [0, 3, 0])
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
+def test_a_constant_at_each_position_of_a_prompt_changes_nothing_in_position_only(discount: float) -> None:
+    """What per-position weights leave open. With returns that are longer for some rows it counts elsewhere as length."""
+    rewards, mask = padded([1, 2], [4], [-2, 5, 7], [1, 1], [0, 3, 2])
+    shared = parts(mask, group=[0, 0, 0, 1, 1])
+    constants = torch.tensor([[5, -3, 2], [1, 0, -8]], dtype=torch.float64)
+    shifted = rewards + constants[shared["group"]]
+    for estimator in ("position", "prime", "rloo"):
+        before = estimate(estimator, rewards=rewards, rewarded=mask, discount=discount, **shared)
+        after = estimate(estimator, rewards=shifted, rewarded=mask, discount=discount, **shared)
+        assert torch.allclose(after, before) == (estimator == "position")
+
+
+def test_discounts_reach_every_estimator() -> None:
+    rewards, mask = padded([1, 3], [5, 0], [0, 0, 3])
+    for estimator in ESTIMATORS:
+        far, near = (estimate(estimator, rewards=rewards, rewarded=mask, discount=d, **parts(mask)) for d in (1.0, 0.0))
+        assert not torch.allclose(far, near)
+    # by the definition: what each token's own term is
+    close(
+        estimate("rloo", rewards=rewards, rewarded=mask, discount=0.0, **parts(mask)),
+        [-1.5, 3],
+        [4.5, -1.5],
+        [-3, -1.5, 3],
+    )
+
+
 def test_grpo_of_outcomes_is_the_normalised_outcome_on_every_token() -> None:
     rewards, mask = padded([0, 0, 1], [0], [0, 0], [0, 1])
     shared = {"rewards": rewards, "rewarded": last_token(mask)}
@@ -148,6 +188,7 @@ def test_unscorable_rows_change_nothing_and_get_nothing(estimator: str) -> None:
         ("grpo", "zero_baseline", [0, 1]),  # mean 2, std 1 over its own tokens
         ("dr_grpo", "zero_baseline", [0, 1]),
         ("prime", "zero_baseline", [0, 1]),
+        ("position", "zero_baseline", [0, 0]),
     ],
 )
 def test_a_group_of_one(estimator: str, alone: str, expected: list[float]) -> None:

@@ -291,7 +291,7 @@ def test_label_objectives_do_not_overflow(dtype: torch.dtype) -> None:
 # ---- advantages
 
 
-ESTIMATORS = ["rloo", "grpo", "dr_grpo", "prime"]
+ESTIMATORS = ["rloo", "grpo", "dr_grpo", "prime", "position"]
 
 
 def advantages(estimator: Any, rewards: Tensor, mask: Tensor, group: Tensor, at_end: bool) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from repirl.objectives.prm import prime_coefficients, step_cross_entropy_coefficients
+from repirl.objectives.prm import penalty_coefficients, prime_coefficients, step_cross_entropy_coefficients
 
 NAN = float("nan")
 
@@ -126,3 +126,13 @@ def test_the_losses_are_the_values_whose_gradients_are_followed() -> None:
             shift[place] = 1e-5
             numeric = (call(rewards + shift).loss - call(rewards - shift).loss) / 2e-5
             torch.testing.assert_close(analytic[place], numeric, rtol=0, atol=1e-9)
+
+
+def test_the_penalty_is_the_gradient_of_the_mean_square_of_response_tokens() -> None:
+    rewards = tensor([1, -2, 50], [3, 0, 0]).requires_grad_()
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    got = penalty_coefficients(rewards.detach(), mask, 0.5)
+    close(got, tensor([1 / 5, -2 / 5, 0], [3 / 5, 0, 0]))
+    (0.5 * rewards[mask].square().mean()).backward()
+    close(got, rewards.grad)
+    assert (penalty_coefficients(rewards.detach(), torch.zeros_like(mask), 0.5) == 0).all()

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 from repirl.structs import Problem, Verdict, Verifier
 from repirl.verifiers import math_pool
 from repirl.verifiers.math import MathVerifier, equal, extract_answer, normalise
+from repirl.verifiers.math_pool import Clock
 from repirl.verifiers.quick import decide, oversized
+from tests.processes import alive, limited, wait_for
 
 # No guard sees its size, and it takes minutes: 7**(10**9). Only a time-out ends it.
 HEAVY = r"7^{1000\cdot 1000\cdot 1000}"
@@ -43,23 +45,6 @@ def quick_to_kill() -> Iterator[MathVerifier]:
 def ask(verifier: MathVerifier, gold: str, *answers: str) -> list[str]:
     problems = [Problem(id=f"p{i}", text="?", answer=gold) for i in range(len(answers))]
     return [verdict.status for verdict in verifier.verify(problems, [rf"So \boxed{{{a}}}." for a in answers])]
-
-
-def alive(pid: int) -> bool:
-    """Neither gone nor a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 # What is an answer, and its normal form. What is equal: test_math_cases.py ---------------------------------------
@@ -340,11 +325,32 @@ def test_a_worker_deaf_to_alarms_is_killed() -> None:
         verifier.close()
 
 
+SPIN = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nprint(flush=True)\nwhile True: pass"
+
+
+def test_the_time_of_a_process_that_gets_no_processor_does_not_run_out() -> None:
+    processor = str(min(os.sched_getaffinity(0)))
+    spin = [sys.executable, "-c", SPIN, processor]
+    with (
+        limited(subprocess.Popen(spin, stdout=subprocess.PIPE)) as occupier,
+        limited(subprocess.Popen(spin, stdout=subprocess.PIPE)) as starved,
+        limited(subprocess.Popen(["sleep", "1000"])) as asleep,
+    ):
+        for spinning in (occupier, starved):
+            assert spinning.stdout is not None
+            spinning.stdout.readline()
+        os.sched_setscheduler(starved.pid, os.SCHED_IDLE, os.sched_param(0))  # a thousandth beside the other
+        clocks = [Clock(process.pid, 0.5) for process in (occupier, starved, asleep)]
+        assert all(0 < clock.left_s() <= 0.5 for clock in clocks)
+        assert wait_for(lambda: clocks[0].left_s() <= 0)  # it ran for half a second
+        assert [clock.left_s() > 0 for clock in clocks] == [False, True, False]
+
+
 def test_a_busy_worker_ends_itself_when_nobody_is_left_to_kill_it() -> None:
     script = Path(math_pool.__file__).with_name("math_worker.py")
     soft_s, guard_s, memory_mib = "100", "0.5", "2048"
     command = [sys.executable, "-P", str(script), soft_s, guard_s, memory_mib, str(os.getpid())]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+    with limited(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as worker:
         assert worker.stdin is not None
         worker.stdin.write(json.dumps({"gold": "3", "answer": HEAVY}).encode() + b"\n")
         worker.stdin.flush()
@@ -475,7 +481,8 @@ def test_workers_die_with_a_parent_that_was_killed(busy: bool) -> None:
         print(v.worker_pids[0], flush=True)
         time.sleep(60)
     """
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE) as parent:
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with limited(subprocess.Popen(command, stdout=subprocess.PIPE)) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert alive(pid)

@@ -13,7 +13,7 @@ import pytest
 from repirl.structs import CodeTests
 from repirl.verifiers.jail import confine
 from repirl.verifiers.sandbox import Budget, Job, Sandbox
-from tests.verifiers.processes import below
+from tests.processes import below
 
 # What every attack is asked for: the square. None of them computes it. Each line is tried alone: one that passes is enough.
 LINES = (

@@ -1,11 +1,11 @@
 """What is left behind: after many jobs, after a kill, in forked and loading processes, and as an ordinary user."""
 
-import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.sandbox import mixed_jobs
+from benchmarks.sandbox import EQUAL_TO_ALL, STUB, mixed_jobs
 from torch.utils.data import DataLoader, Dataset
 
 import repirl
 from repirl.structs import CodeTests
-from repirl.verifiers.jail.server import PR_SET_CHILD_SUBREAPER
 from repirl.verifiers.sandbox import Job, Sandbox
-from tests.verifiers.processes import alive, below, children, wait_for
+from tests.processes import alive, children, limited, orphans_adopted, wait_for
 
 INCREMENT = Job("def f(x): return x + 1", CodeTests("asserts", "assert f(1) == 2"), 5.0)
 EXPECTED = {
@@ -78,16 +77,8 @@ else: sys.stdin.read()
 
 @pytest.fixture
 def adopted() -> Iterator[Callable[[], list[int]]]:
-    """Orphans of processes started here become this process's children; gives all that live and are new."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    before = set(below([os.getpid()]))
-    yield lambda: [pid for pid in below([os.getpid()]) if pid not in before and alive(pid)]
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-    for pid in children(os.getpid()):
-        if pid not in before:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+    with orphans_adopted() as living:
+        yield living
 
 
 @pytest.mark.parametrize("layer", [False, None], ids=["alone", "in bubblewrap where it works"])
@@ -96,7 +87,8 @@ def test_a_trainer_killed_with_9_leaves_nothing(adopted, moment, layer):
     code = TRAINER.replace("{layer}", str(layer)).replace("{busy}", str("busy" in moment))
     environment = {**os.environ, "PYTHONPATH": str(Path(repirl.__file__).parents[1])}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code], text=True, env=environment, **pipes) as trainer:
+    trainer = subprocess.Popen([sys.executable, "-c", code], text=True, env=environment, **pipes)
+    with limited(trainer):
         assert trainer.stdin is not None
         assert trainer.stdout is not None
         trainer.stdout.readline()
@@ -106,11 +98,11 @@ def test_a_trainer_killed_with_9_leaves_nothing(adopted, moment, layer):
             time.sleep(0.2 * ("later" in moment))
         else:
             loader, *left = trainer.stdout.readline().split()
-            servers = len(adopted())
-            assert servers >= 6  # trainer, loader, two servers for each of two slots; bubblewrap has more
-            assert moment == "idle" or wait_for(lambda: len(adopted()) == servers + 4)
+            # Trainer, loader, two servers for each of two slots. bubblewrap, whose folders nobody knows, has two more.
+            idle = 6 + 2 * left.count("None")
+            assert wait_for(lambda: len(adopted()) == idle + 4 * ("busy" in moment)), adopted()
         trainer.kill()
-        trainer.wait()
+        trainer.wait(60)
         # Waits far longer than a minute only where a starting server gets no processor: it notices at its first words.
         assert wait_for(lambda: [str(pid) for pid in adopted()] == [loader] * bool(loader)), adopted()
         assert wait_for(lambda: not any(Path(folder).exists() for folder in left if folder != "None"))
@@ -128,7 +120,8 @@ def test_a_killed_server_takes_its_program_along():
     (program,) = children(server)
     os.kill(server, signal.SIGKILL)
     assert wait_for(lambda: not alive(program))
-    thread.join()
+    thread.join(120)
+    assert not thread.is_alive()
     sandbox.close()
 
 
@@ -176,51 +169,81 @@ def test_no_warning_of_forking_with_threads():
         "assert run('def f(x): return x', 'assert f(1) == 1', 5.0).passed\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(repirl.__file__).parents[1])}
-    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=120).returncode == 0
 
 
 ORDINARY = """
 import os, sys
+from repirl.data.benchmarks import Benchmark
+from repirl.data.code import fenced
 from repirl.structs import CodeTests
-from repirl.verifiers.sandbox import Job, Sandbox
+from repirl.verifiers.code import CodeVerifier
+from repirl.verifiers.sandbox import Job
 assert os.getuid() != 0 or not {drops}
-sandbox = Sandbox(workers=1, bubblewrap=False)
+verifier = CodeVerifier(workers=1, bubblewrap={layer})
 tests = CodeTests("asserts", "assert f(2) == 4")
 programs = ["def f(x): return x * x", "def f(x): return x", "import os\\nos.fork()", "open('/etc/passwd')",
             "import os\\nos.kill(os.getppid(), 9)", "def f(x):\\n    open('a', 'w').write('x')\\n    return x * x"]
-print([sandbox.run(Job(program, tests, 5.0)).status for program in programs])
-sandbox.close()
+print([verifier.sandbox.run(Job(program, tests, 5.0)).status for program in programs])
+problems = Benchmark("humaneval", path="{sample}").load()
+for program in ("", {stub}, {equal}):
+    responses = [fenced(program.format(name=problem.tests.entry_point)) if program else problem.solutions[0]
+                 for problem in problems]
+    print([verdict.correct for verdict in verifier.verify(problems, responses)])
+print(bool(verifier.sandbox._pool.slots[0].level.bubblewrap))
+verifier.close()
 """
+PATH = "/usr/bin:/bin"
+NAMESPACES = "--dev /dev --proc /proc --tmpfs /tmp --unshare-ipc --unshare-pid --unshare-net --unshare-uts"
+HUMANEVAL = Path(__file__).with_name("humaneval_sample.jsonl")
 
 
-def test_as_an_ordinary_user(tmp_path):
+@pytest.mark.parametrize("layer", [False, None], ids=["alone", "in bubblewrap where it works"])
+def test_as_an_ordinary_user(tmp_path, layer):
     """As `nobody` where the tests run as root; the interpreter is copied if that user cannot read it."""
     drops = os.getuid() == 0
     python, source = sys.executable, Path(repirl.__file__).parents[1]
     more: dict[str, object] = {}
     if drops:
         more = {"user": "nobody", "group": 65534, "extra_groups": []}
-        place = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+        place = Path(tempfile.mkdtemp())  # not below pytest's own folders, which are root's alone
         try:
             place.chmod(0o755)
             python, source = _readable_copy(place)
-            found = _run_as(python, source, drops, place, more)
+            found = _run_as(python, source, drops, layer, place, more)
+            held = layer is None and _bubblewrap_works(more)
         finally:
             shutil.rmtree(place)
     else:
-        found = _run_as(python, source, drops, tmp_path, more)
-    assert found.stdout.strip() == "['passed', 'failed', 'error', 'error', 'error', 'passed']", found.stderr
+        found = _run_as(python, source, drops, layer, tmp_path, more)
+        held = layer is None and _bubblewrap_works(more)
+    attempts, *sets, bubblewrap = found.stdout.splitlines()
+    assert attempts == "['passed', 'failed', 'error', 'error', 'error', 'passed']", found.stderr
+    # Canonical solutions; `return None`; objects that are equal to everything.
+    assert sets == [str([right] * 10) for right in (True, False, False)], found.stderr
+    assert bubblewrap == str(held), found.stderr
 
 
-def _run_as(python: str, source: Path, drops: bool, folder: Path, more: dict[str, object]):
+def _bubblewrap_works(more: dict[str, object]) -> bool:
+    """For that user, with any program: the interpreter's own place, below /tmp here, must not be what stops it."""
+    program = shutil.which("bwrap", path=PATH)
+    if program is None:
+        return False
+    command = [program, "--ro-bind", "/", "/", "--unshare-user-try", *NAMESPACES.split(), "/bin/true"]
+    return subprocess.run(command, timeout=60, cwd="/", **more).returncode == 0
+
+
+def _run_as(python: str, source: Path, drops: bool, layer: bool | None, folder: Path, more: dict[str, object]):
     environment = {
-        "PATH": "/usr/bin:/bin",
+        "PATH": PATH,
         "PYTHONPATH": str(source),
         "LD_LIBRARY_PATH": str(Path(python).parents[1] / "lib"),
     }
-    code = ORDINARY.replace("{drops}", str(drops))
+    shutil.copy(HUMANEVAL, folder / "sample.jsonl")
+    code = ORDINARY.replace("{drops}", str(drops)).replace("{layer}", str(layer)).replace("{sample}", "sample.jsonl")
+    code = code.replace("{stub}", repr(STUB)).replace("{equal}", repr(EQUAL_TO_ALL))
     return subprocess.run(
-        [python, "-B", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, **more
+        [python, "-B", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, **more
     )
 
 

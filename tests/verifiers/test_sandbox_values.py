@@ -6,6 +6,7 @@ import datetime
 import decimal
 import fractions
 import math
+import os
 import random
 import struct
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from repirl.verifiers.jail import values
 from repirl.verifiers.jail.values import CodecError, TooLarge, decode, encode
 
+FUZZ = int(os.environ.get("REPIRL_FUZZ", "1"))  # how many times the usual number of examples
 LEAVES = (
     st.none()
     | st.booleans()
@@ -64,20 +66,20 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * FUZZ, deadline=None)
 @given(VALUES)
 def test_a_value_comes_back_as_it_was(value):
     assert same(decode(encode(value)), value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * FUZZ, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_value_or_refused(data):
     with contextlib.suppress(CodecError):
         decode(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 * FUZZ, deadline=None)
 @given(VALUES, st.randoms(use_true_random=False))
 def test_damaged_bytes_are_a_value_or_refused(value, chance: random.Random):
     data = bytearray(encode(value))
@@ -103,7 +105,7 @@ ALPHABET += [
 ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * FUZZ, deadline=None)
 @given(st.lists(st.sampled_from(ALPHABET), max_size=12))
 def test_well_formed_nonsense_is_a_value_or_refused(parts):
     for more in (b"", b"N" * 8):

@@ -86,6 +86,8 @@ def encode_problem(
 ) -> Prompt | None:
     """The problem in tokens with its first `max_experts` solutions that fit; None where the prompt is too long.
 
+    With 0, as in evaluation, solutions are neither read nor counted.
+
     Nothing is ever cut. Outer whitespace of solutions goes, so that it cannot tell experts from rollouts. Drops and
     appended answers are added to `report`. Raises ValueError, naming the problem, where the codec cannot encode it.
     """
@@ -95,7 +97,7 @@ def encode_problem(
         if len(token_ids) > max_prompt_tokens:
             report.prompts_too_long += 1
             return None
-        for number, solution in enumerate(problem.solutions):
+        for number, solution in enumerate(problem.solutions if max_experts else ()):
             if len(experts) == max_experts:
                 report.experts_beyond_limit += len(problem.solutions) - number
                 break
@@ -136,7 +138,7 @@ def encode_problems(
         )
         if prompt is None:
             continue
-        report.without_expert += not prompt.experts
+        report.without_expert += max_experts > 0 and not prompt.experts
         if prompt.experts or not require_experts:
             prompts.append(prompt)
     report.kept = len(prompts)
@@ -249,7 +251,7 @@ class ExpertData(LightningDataModule):
         require_experts: bool = True,
         sampler: PromptSampler | None = None,
         seed: int = 0,
-        guard: dict[str, Source] | None = None,
+        guard: dict[str, Source | None] | None = None,
     ) -> None:
         super().__init__()
         check_positive(batch_prompts=batch_prompts, eval_batch_prompts=eval_batch_prompts, max_experts=max_experts)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from repirl.data.sources import Source
 from repirl.structs import Problem
 
-Sets = Source | dict[str, Source]
-"""A source, or sources by name: evaluation reports each name."""
+Sets = Source | dict[str, Source | None]
+"""A source, or sources by name: evaluation reports each name. A name with None, as an overlay may say, is left out."""
 
 
 def named(sets: Sets | None) -> dict[str, Source]:
@@ -18,7 +18,7 @@ def named(sets: Sets | None) -> dict[str, Source]:
     for name in sets:
         if not name or "/" in name:
             raise ValueError(f"a data set is named {name!r}: names must not be empty or contain '/'")
-    return dict(sets)
+    return {name: source for name, source in sets.items() if source is not None}
 
 
 def loaded(sources: dict[str, Source]) -> dict[str, list[Problem]]:

@@ -5,7 +5,7 @@ only attention lays its queries, keys and values out in rows. Exact: every token
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,9 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from repirl.structs import Rows
-
-SHARED_PREFIX = "shared_prefix"  # the attention's name in transformers
+from repirl.structs import SHARED_PREFIX, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +153,20 @@ def packed_states(model: nn.Module, packed: Packed) -> Float[Tensor, "tokens hid
     return states
 
 
+class Past(Protocol):
+    """What the new tokens of a decoding step attend to."""
+
+    def attend(
+        self,
+        layer: int,
+        query: Float[Tensor, "rows heads 1 width"],
+        key: Float[Tensor, "rows kv_heads 1 width"],
+        value: Float[Tensor, "rows kv_heads 1 width"],
+        scaling: float,
+    ) -> Float[Tensor, "rows 1 heads width"]:
+        """Attention of one new token a row; its key and value are kept for the next."""
+
+
 def shared_prefix_attention(
     module: nn.Module,
     query: Float[Tensor, "rows heads tokens width"],
@@ -162,13 +174,17 @@ def shared_prefix_attention(
     value: Float[Tensor, "rows kv_heads tokens width"],
     attention_mask: Tensor | None,
     packed: Packed | None = None,
+    past: Past | None = None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "rows tokens heads width"], None]:
-    """Attention over packed rows; without `packed` that of transformers.
+    """Attention over packed rows, or of one new token a row to its `past`; without either that of transformers.
 
-    Prompts attend to themselves, responses to their prompt and themselves.
+    Packed prompts attend to themselves, responses to their prompt and themselves.
     """
+    if past is not None:
+        layer: Any = module.layer_idx
+        return past.attend(layer, query, key, value, scaling or query.shape[-1] ** -0.5), None
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     prompts, width, responses, time = packed.sizes

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from repirl.objectives.discriminator import Form, discriminator_coefficients, gail_coefficients
 from repirl.objectives.irl import Corrected, Rhat, Scope, Weighting, contrast_sets, irl_coefficients
-from repirl.objectives.prm import Coefficients, prime_coefficients, step_cross_entropy_coefficients
+from repirl.objectives.prm import (
+    Coefficients,
+    penalty_coefficients,
+    prime_coefficients,
+    step_cross_entropy_coefficients,
+)
 
 BaseMeasure = Literal["uniform", "reference"]
 WrongExperts = Literal["drop", "background"]
@@ -60,6 +65,8 @@ class IRL(PRMObjective):
             are ordinary rollouts (`ignore`). Without a verifier all three are the same.
         expert_weight: weight of a real expert against a pseudo-expert.
         wrong_experts: experts that the verifier rejects are dropped, or join the background.
+        reward_penalty: times the mean square of all token rewards, added to the loss: what the contrast leaves open, such as
+            a constant at each position, then rests at 0 instead of drifting.
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class IRL(PRMObjective):
         corrected: Corrected = "copy",
         expert_weight: float = 1.0,
         wrong_experts: WrongExperts = "drop",
+        reward_penalty: float = 0.0,
     ) -> None:
         if corrected == "move" and experts_in_z:
             raise ValueError(
@@ -86,6 +94,9 @@ class IRL(PRMObjective):
             raise ValueError(f"IRL: temperature must be > 0 and truncate in (0, 1], not {temperature}, {truncate}")
         if expert_weight <= 0:
             raise ValueError(f"IRL: expert_weight must be > 0, not {expert_weight}")
+        if reward_penalty < 0:
+            raise ValueError(f"IRL: reward_penalty must not be negative, not {reward_penalty}")
+        self.reward_penalty = reward_penalty
         self.weighting, self.scope, self.experts_in_z, self.rhat = weighting, scope, experts_in_z, rhat
         self.temperature, self.truncate = temperature, truncate
         self.corrected, self.expert_weight = corrected, expert_weight
@@ -121,7 +132,9 @@ class IRL(PRMObjective):
             "chi_square": terms.chi_square,
             "expert_share": weight[rows.is_expert].sum() / weight.sum().clamp(min=1e-8),
         }
-        return Coefficients(terms.token, (terms.token * rows.rewards).sum(), terms.cells, figures)
+        penalty = penalty_coefficients(rows.rewards, rows.response_mask, self.reward_penalty)
+        loss = (terms.token * rows.rewards).sum() + (penalty * rows.rewards).sum() / 2
+        return Coefficients(terms.token + penalty, loss, terms.cells, figures)
 
 
 class Discriminator(PRMObjective):

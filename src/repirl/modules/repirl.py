@@ -4,20 +4,18 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 
-from repirl.data.codec import ChatCodec
 from repirl.data.collate import collate_rows, select
 from repirl.metrics import prm_diagnostics, saturated_share
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
-from repirl.modules.actor import Actor, Evaluation, UsableExperts, log_results, outcome_of, predict
+from repirl.modules.actor import Actor, UsableExperts, outcome_of
+from repirl.modules.answering import Answering
 from repirl.modules.checks import check_settings
 from repirl.modules.counting import count_iteration, scale_learning_rates, uncount_optimizer_steps
 from repirl.modules.curriculum import tell_sampler
@@ -49,7 +47,7 @@ from repirl.verifiers.format import format_reward
 SHOWN = ("rollout/accuracy", "prm/ranking_loss", "rollout/response_tokens")  # in the progress bar
 
 
-class RePIRL(LightningModule):
+class RePIRL(Answering):
     """Policy and PRM with manual optimisation and alternating phases; `global_step` counts iterations.
 
     Args:
@@ -91,32 +89,20 @@ class RePIRL(LightningModule):
         eval_samples: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(Actor(policy, text, rollout or InProcess(), verifier), eval_samples, seed)
         self.automatic_optimization = False
-        self.policy, self.prm = policy, prm
+        self.prm = prm
         self.policy_optimizer, self.prm_optimizer = policy_optimizer, prm_optimizer
         self.objective = IRL() if objective is None else objective
-        self.samples, self.text, self.advantage = samples, text, advantage
+        self.samples, self.advantage = samples, advantage
         self.surrogate, self.schedule, self.prompt_filter = surrogate, schedule, prompt_filter
         self.sampler_gap = sampler_gap
-        self.micro_batch_tokens, self.eval_samples, self.seed = micro_batch_tokens, eval_samples, seed
+        self.micro_batch_tokens = micro_batch_tokens
         self.clip_norms = {"policy": policy_clip_norm, "prm": prm_clip_norm}
-        self.max_prompt_tokens, self.max_response_tokens = text.max_prompt_tokens, text.max_response_tokens
-        self.actor = Actor(policy, text, rollout or InProcess(), verifier)
         self.reference: Policy | None = None
         self.recorder = Recorder()
-        self.evaluation = Evaluation()
         self.experts = UsableExperts(self.actor, drop_wrong=self.objective.drops_wrong_experts)
         check_settings(self)
-
-    @property
-    def codec(self) -> ChatCodec:
-        """How problems become prompts; the data module asks for it."""
-        return self.actor.codec
-
-    @property
-    def verifier(self) -> Verifier | None:  # the data module asks it which gold answers it can read
-        return self.actor.verifier
 
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
@@ -250,7 +236,10 @@ class RePIRL(LightningModule):
             if not self._prm_passes():
                 self.recorder.add("prm", self._diagnostics(everywhere))
             scaled = scale_rewards(rewards=everywhere.rewards, response_mask=mask, scale=settings.reward_scale)
-            sources.append(RewardSource(settings.prm_coef, settings.prm_estimator, scaled, mask, always))
+            source = RewardSource(
+                settings.prm_coef, settings.prm_estimator, scaled, mask, always, settings.prm_discount
+            )
+            sources.append(source)
         self.recorder.add("policy", {"alone": masked_mean((others_active(mask, group) == 0).float(), mask)})
         advantages = combine(sources, response_mask=mask, group=group, alone=settings.alone, whitened=settings.whiten)
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
@@ -376,44 +365,13 @@ class RePIRL(LightningModule):
         for name, value in self.recorder.take().items():
             self.log(name, value, prog_bar=name in SHOWN)
 
-    def teardown(self, stage: str) -> None:
-        """Ends the worker processes of verifier and generator."""
-        self.actor.close()
-
     # ---- evaluation ----
 
-    def on_validation_epoch_start(self) -> None:
-        self.evaluation.start()
-
-    def validation_step(self, batch: list[Prompt], batch_idx: int) -> None:
-        """Answers greedily and by sampling; the PRM scores the sampled answers."""
-        self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self._mean_rewards)
-
-    def on_validation_epoch_end(self) -> None:
-        log_results(self, self.evaluation.results("val"))
-
-    def on_test_epoch_start(self) -> None:
-        self.evaluation.start()
-
-    def test_step(self, batch: list[Prompt], batch_idx: int) -> None:
-        """As validation."""
-        self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self._mean_rewards)
-
-    def on_test_epoch_end(self) -> None:
-        log_results(self, self.evaluation.results("test"))
-
-    def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
-        """One record a problem: the greedy response, its verdict where a gold answer is known, its token rewards."""
-        return predict(self.actor, batch, self._token_rewards)
-
-    def _token_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[list[float]] | None:
+    def token_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[list[float]] | None:
+        """As `Answering` asks; None without a PRM."""
         if self.prm is None:
             return None
         ids = [p.token_ids for p in prompts], [r.token_ids for r in responses]
         rows = collate_rows(*ids, self.codec.pad_id, self.device)
         rewards = self.score(rows)
         return [row[mask].tolist() for row, mask in zip(rewards, rows.response_mask, strict=True)]
-
-    def _mean_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[float] | None:
-        rewards = self._token_rewards(prompts, responses)
-        return None if rewards is None else [sum(row) / len(row) for row in rewards]

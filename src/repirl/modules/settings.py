@@ -33,6 +33,7 @@ class Advantage:
 
     Args:
         outcome_estimator, prm_estimator: `rloo`, `grpo`, `dr_grpo`; for the PRM also `prime`.
+        prm_discount: of later PRM rewards in a token's return; 1 sums all, 0 leaves each token its own.
         reward_scale: of PRM rewards.
         whiten: the sum over the batch's tokens to mean 0 and standard deviation 1.
         alone: the leave-one-out baseline where no other rollout is active.
@@ -42,7 +43,8 @@ class Advantage:
     prm_coef: float = 0.1
     format_coef: float = 0.0
     outcome_estimator: Literal["rloo", "grpo", "dr_grpo"] = "rloo"
-    prm_estimator: Literal["rloo", "grpo", "dr_grpo", "prime"] = "rloo"
+    prm_estimator: Literal["rloo", "grpo", "dr_grpo", "prime", "position"] = "rloo"
+    prm_discount: float = 1.0
     reward_scale: RewardScale = "max_abs_return"
     whiten: bool = True
     alone: Literal["zero_baseline", "drop"] = "zero_baseline"

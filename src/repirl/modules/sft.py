@@ -1,24 +1,21 @@
 """Supervised fine-tuning on expert trajectories: behaviour cloning, and how start policies are made."""
 
-from typing import Any
-
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 
-from repirl.data.codec import ChatCodec
 from repirl.data.collate import collate_rows
 from repirl.models.policy import Policy
-from repirl.modules.actor import Actor, Evaluation, log_results, predict
+from repirl.modules.actor import Actor
+from repirl.modules.answering import Answering
 from repirl.modules.distributed import any_rank, require_explicit_gradients, sum_and_clip, sum_over_ranks
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Generator, Prompt, Verifier
 
 
-class SFT(LightningModule):
+class SFT(Answering):
     """Minimises -log pi(expert response | prompt), the token mean over the global batch.
 
     Args: as in `RePIRL`. An iteration is one optimiser step on all experts of the batch's prompts.
@@ -35,21 +32,8 @@ class SFT(LightningModule):
         eval_samples: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.policy, self.policy_optimizer, self.policy_clip_norm = policy, policy_optimizer, policy_clip_norm
-        self.max_prompt_tokens, self.max_response_tokens = text.max_prompt_tokens, text.max_response_tokens
-        self.eval_samples, self.seed = eval_samples, seed
-        self.actor = Actor(policy, text, rollout or InProcess(), verifier)
-        self.evaluation = Evaluation()
-
-    @property
-    def codec(self) -> ChatCodec:
-        """How problems become prompts; the data module asks for it."""
-        return self.actor.codec
-
-    @property
-    def verifier(self) -> Verifier | None:  # the data module asks it which gold answers it can read
-        return self.actor.verifier
+        super().__init__(Actor(policy, text, rollout or InProcess(), verifier), eval_samples, seed)
+        self.policy_optimizer, self.policy_clip_norm = policy_optimizer, policy_clip_norm
 
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
@@ -57,10 +41,6 @@ class SFT(LightningModule):
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
-
-    def teardown(self, stage: str) -> None:
-        """Ends the worker processes of verifier and generator."""
-        self.actor.close()
 
     def configure_optimizers(self) -> Optimizer:
         return self.policy_optimizer(self.policy.parameters())
@@ -92,27 +72,3 @@ class SFT(LightningModule):
         parameters = list(self.policy.parameters())
         norm = sum_and_clip(parameters, self.policy_clip_norm, f"iteration {self.global_step}", scaled=scaled)
         self.log("sft/gradient_norm", norm)
-
-    def on_validation_epoch_start(self) -> None:
-        self.evaluation.start()
-
-    def validation_step(self, batch: list[Prompt], batch_idx: int) -> None:
-        """Answers greedily and by sampling."""
-        self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed)
-
-    def on_validation_epoch_end(self) -> None:
-        log_results(self, self.evaluation.results("val"))
-
-    def on_test_epoch_start(self) -> None:
-        self.evaluation.start()
-
-    def test_step(self, batch: list[Prompt], batch_idx: int) -> None:
-        """As validation."""
-        self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed)
-
-    def on_test_epoch_end(self) -> None:
-        log_results(self, self.evaluation.results("test"))
-
-    def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
-        """One record a problem."""
-        return predict(self.actor, batch)

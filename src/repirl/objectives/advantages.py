@@ -20,11 +20,16 @@ NOISE = 1e-5  # a spread below this share of the values' size is rounding, which
 
 
 def returns_to_go(
-    rewards: Float[Tensor, "rows time"], response_mask: Bool[Tensor, "rows time"]
+    rewards: Float[Tensor, "rows time"], response_mask: Bool[Tensor, "rows time"], discount: float = 1.0
 ) -> Float[Tensor, "rows time"]:
-    """G_t = sum_{l >= t} r_l, 0 outside the response."""
+    """G_t = sum_{l >= t} discount^(l - t) r_l, 0 outside the response. discount: 0 to 1."""
     rewards = rewards.masked_fill(~response_mask, 0)
-    return rewards.flip(-1).cumsum(-1).flip(-1).masked_fill(~response_mask, 0)
+    if discount == 1:
+        return rewards.flip(-1).cumsum(-1).flip(-1).masked_fill(~response_mask, 0)
+    returns = rewards.clone()
+    for t in range(rewards.shape[1] - 2, -1, -1):
+        returns[:, t] += discount * returns[:, t + 1]
+    return returns.masked_fill(~response_mask, 0)
 
 
 def scale_rewards(
@@ -83,6 +88,7 @@ def group_normalised(
     group: Int[Tensor, " rows"],
     scorable: Bool[Tensor, " rows"],
     divide_by_std: bool = True,
+    discount: float = 1.0,
 ) -> Float[Tensor, "rows time"]:
     """Rewards centred (and scaled) over the prompt's rewarded tokens, then summed from t on (GRPO, DeepSeekMath 4.1).
 
@@ -99,7 +105,7 @@ def group_normalised(
         # Equal rewards leave rounding noise in `centred`: a group without spread has no preference.
         least = _least_spread(mean.abs()).clamp(min=1e-6)
         centred = torch.where((std > least)[group][:, None], centred / std.clamp(min=1e-6)[group][:, None], 0.0)
-    return returns_to_go(centred, response_mask & scorable[:, None])
+    return returns_to_go(centred, response_mask & scorable[:, None], discount)
 
 
 def prime_advantage(
@@ -108,6 +114,7 @@ def prime_advantage(
     response_mask: Bool[Tensor, "rows time"],
     group: Int[Tensor, " rows"],
     scorable: Bool[Tensor, " rows"],
+    discount: float = 1.0,
 ) -> Float[Tensor, "rows time"]:
     """Token rewards minus the mean of the other rows' *mean* token reward, summed from t on (PRIME, eq. 5).
 
@@ -119,7 +126,24 @@ def prime_advantage(
     others = group_sum(scorable.to(rewards.dtype), group, groups)[group] - scorable.to(rewards.dtype)
     baseline = (group_sum(means, group, groups)[group] - means) / others.clamp(min=1)
     baseline = torch.where(others > 0, baseline, means)
-    return returns_to_go(rewards - baseline[:, None], active)
+    return returns_to_go(rewards - baseline[:, None], active, discount)
+
+
+def position_advantage(
+    *,
+    rewards: Float[Tensor, "rows time"],
+    response_mask: Bool[Tensor, "rows time"],
+    group: Int[Tensor, " rows"],
+    scorable: Bool[Tensor, " rows"],
+    discount: float = 1.0,
+) -> Float[Tensor, "rows time"]:
+    """Each token's reward minus the mean of the prompt's other rows active at its position, summed from t on (ours).
+
+    `per_position` weights leave a constant open at every position of every prompt: this alone of all estimators does not
+    depend on it. Where no other row is active a token says nothing, and counts 0.
+    """
+    centred = leave_one_out(returns=rewards, response_mask=response_mask, group=group, scorable=scorable, alone="drop")
+    return returns_to_go(centred, response_mask & scorable[:, None], discount)
 
 
 def whiten(*, advantages: Float[Tensor, "rows time"], where: Bool[Tensor, "rows time"]) -> Float[Tensor, "rows time"]:
@@ -137,7 +161,7 @@ def _least_spread(size: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return (NOISE * size).clamp(min=EPS)
 
 
-Estimator = Literal["rloo", "grpo", "dr_grpo", "prime"]
+Estimator = Literal["rloo", "grpo", "dr_grpo", "prime", "position"]
 
 
 def estimate(
@@ -149,14 +173,18 @@ def estimate(
     group: Int[Tensor, " rows"],
     scorable: Bool[Tensor, " rows"],
     alone: Literal["zero_baseline", "drop"] = "zero_baseline",
+    discount: float = 1.0,
 ) -> Float[Tensor, "rows time"]:
     """The advantages of one reward source by name; `rewarded` marks the tokens that carry its reward."""
     shared = {"response_mask": response_mask, "group": group, "scorable": scorable}
     if estimator == "rloo":
-        return leave_one_out(returns=returns_to_go(rewards, response_mask), alone=alone, **shared)
+        return leave_one_out(returns=returns_to_go(rewards, response_mask, discount), alone=alone, **shared)
     if estimator == "prime":
-        return prime_advantage(rewards=rewards, **shared)
-    return group_normalised(rewards=rewards, rewarded=rewarded, divide_by_std=estimator == "grpo", **shared)
+        return prime_advantage(rewards=rewards, discount=discount, **shared)
+    if estimator == "position":
+        return position_advantage(rewards=rewards, discount=discount, **shared)
+    divides = estimator == "grpo"
+    return group_normalised(rewards=rewards, rewarded=rewarded, divide_by_std=divides, discount=discount, **shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +196,7 @@ class RewardSource:
     rewards: Tensor
     rewarded: Tensor
     scorable: Tensor
+    discount: float = 1.0
 
 
 def combine(
@@ -190,6 +219,7 @@ def combine(
             group=group,
             scorable=source.scorable,
             alone=alone,
+            discount=source.discount,
         )
         judged = judged | source.scorable
     return whiten(advantages=advantages, where=response_mask & judged[:, None]) if whitened else advantages

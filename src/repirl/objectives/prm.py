@@ -135,3 +135,10 @@ def _require_shares(values: Tensor, name: str) -> None:
         raise ValueError(
             f"{name}: {float(values[tuple(where)]):g} at {where} is outside [0, 1]; NaN marks an unknown one"
         )
+
+
+def penalty_coefficients(
+    rewards: Float[Tensor, "rows time"], response_mask: Bool[Tensor, "rows time"], penalty: float
+) -> Float[Tensor, "rows time"]:
+    """dL/dr of L = penalty x mean of r^2 over all response tokens of the scope: 2 penalty r_jt / tokens."""
+    return 2 * penalty * rewards.masked_fill(~response_mask, 0) / response_mask.sum().clamp(min=1)

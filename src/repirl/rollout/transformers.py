@@ -1,18 +1,22 @@
 """Rollouts in the training process: a lean decoding loop over a Hugging Face causal LM.
 
-One prefill per prompt serves all its samples; finished rows leave the batch; each row's randomness depends only on its
-own seed, so the samples do not change with the batch they are drawn in, nor with the number of ranks.
+One prefill per prompt serves all its samples (past.py); finished rows leave the batch; each row's randomness depends only
+on its own seed, so the samples do not change with the batch they are drawn in, nor with the number of ranks.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from repirl.rollout.past import prefill, remaining
 from repirl.structs import Generator, Response
+
+_STEPS_BETWEEN_DROPS = {"cpu": 1}  # of finished rows; 8 on other devices
 
 
 class InProcess(Generator):
@@ -65,7 +69,8 @@ class InProcess(Generator):
         for first in range(0, len(order), step):
             chunk = order[first : first + step]
             uniforms = torch.cat([_uniforms(seeds[i], samples, self.max_response_tokens) for i in chunk])
-            tokens = self._decode_chunk([prompts[i] for i in chunk], samples, uniforms, temperature)
+            with _evaluating(self.model):
+                tokens = self._decode_chunk([prompts[i] for i in chunk], samples, uniforms, temperature)
             for row, i in enumerate(chunk):
                 found[i] = [self._response(ids) for ids in tokens[row * samples : (row + 1) * samples]]
         return [found[i] for i in range(len(prompts))]
@@ -79,29 +84,12 @@ class InProcess(Generator):
         self, prompts: list[Sequence[int]], samples: int, uniforms: Float[Tensor, "rows time"], temperature: float
     ) -> list[list[int]]:
         device = self.model.device
-        width = max(map(len, prompts))
-        ids = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
-        lengths = torch.tensor([len(p) for p in prompts], device=device)
-        mask = torch.zeros(len(prompts), width + self.max_response_tokens, dtype=torch.bool, device=device)
-        mask[:, width:] = True
-        mask[:, :width] = torch.arange(width, device=device) >= width - lengths[:, None]
-        padded = bool((lengths < width).any())
-        positions = (torch.arange(width, device=device) - (width - lengths)[:, None]).clamp(min=0)
-
-        cache = DynamicCache(config=self.model.config)
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask[:, :width] if padded else None,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache.batch_repeat_interleave(samples)
-        logits = output.logits[:, -1].repeat_interleave(samples, 0)
-        mask, lengths = mask.repeat_interleave(samples, 0), lengths.repeat_interleave(samples, 0)
-        uniforms = uniforms.to(device)
-        eos = torch.tensor(self.eos_ids, device=device)
+        logits, past = prefill(self.model, prompts, samples, self.pad_id)
+        logits, uniforms = logits.repeat_interleave(samples, 0), uniforms.to(device)
+        lengths = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(samples)
+        eos = torch.tensor(self.eos_ids, dtype=torch.long, device=device)
+        # Asking which rows are done makes the CPU wait for the device: there they may run on for some steps.
+        every = 1 if self.stop_strings else _STEPS_BETWEEN_DROPS.get(device.type, 8)
 
         rows = len(prompts) * samples
         out = torch.full((rows, self.max_response_tokens), self.pad_id, device=device)
@@ -110,23 +98,17 @@ class InProcess(Generator):
         for t in range(self.max_response_tokens):
             token = draw(logits, uniforms[active, t], temperature)
             out[active, t] = token
-            done = torch.isin(token, eos) | self._stopped(out, active, t)
-            count[active[done]] = t + 1
+            ends = (token[:, None] == eos).any(-1) | self._stopped(out, active, t)
+            count[active] = torch.where(ends, count[active].clamp(max=t + 1), count[active])
             if t + 1 == self.max_response_tokens:
                 break
-            keep = (~done).nonzero()[:, 0]
-            if not len(keep):
-                break
-            if len(keep) < len(active):
-                active, token = active[keep], token[keep]
-                cache.batch_select_indices(keep)
-            logits = self.model(
-                input_ids=token[:, None],
-                attention_mask=mask[active, : width + t + 1] if padded else None,
-                position_ids=(lengths[active] + t)[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
+            if (t + 1) % every == 0 and (done := count[active] <= t + 1).any():
+                order = remaining(done)
+                if not len(order):
+                    break
+                active, token = active[order], token[order]
+                past.keep(order)
+            logits = past.step(self.model, token, lengths[active] + t)
         return [row[:n] for row, n in zip(out.tolist(), count.tolist(), strict=True)]
 
     def _stopped(self, out: Int[Tensor, "rows time"], active: Int[Tensor, " n"], t: int) -> Bool[Tensor, " n"]:
@@ -139,13 +121,25 @@ class InProcess(Generator):
         return torch.tensor([any(s in text for s in self.stop_strings) for text in texts], device=out.device)
 
 
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Without dropout; and in training mode gradient checkpointing would drop the cache."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def draw(
     logits: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, " rows"], temperature: float
 ) -> Int[Tensor, " rows"]:
     """One token a row: argmax at temperature 0, else the inverse CDF of softmax(logits / temperature) at `uniform`."""
     if temperature == 0:
         return logits.argmax(-1)
-    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    cumulative = (logits.float() if temperature == 1 else logits.float() / temperature).softmax(-1).cumsum(-1)
     # The first index whose cumulative probability exceeds u * total: a token of probability 0 is never drawn.
     target = (uniform * cumulative[:, -1]).clamp(max=cumulative[:, -1].nextafter(cumulative.new_zeros(())))
     # NaN logits would give an index past the end; the module's check of log-probabilities then names the prompt.

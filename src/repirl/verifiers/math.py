@@ -35,8 +35,9 @@ Pairs = tuple[tuple[str, str], ...]
 class MathVerifier(Verifier):
     """A `Verifier` for mathematics. Starts its processes at the first answer that needs them; any thread may call it.
 
-    workers: processes. soft_timeout_s: CPU seconds for reading the gold, and again for the answer. hard_timeout_s: wall
-    seconds before the process is killed. memory_mib: address space of a process. cache_size: verdicts kept.
+    workers: processes. soft_timeout_s: CPU seconds for reading the gold, and again for the answer.
+    hard_timeout_s: wall seconds before the process is killed, without those in which it waits for a processor.
+    memory_mib: address space of a process. cache_size: verdicts kept.
     extraction: where the final answer of a response is looked for, in order: `box`, or a text that stands before it.
     Copies (pickle, deepcopy, fork) share the settings, not processes or cache.
     """

@@ -14,10 +14,13 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from repirl.verifiers.jail.processor import is_ready, processor_s
+
 logger = logging.getLogger(__name__)
 
 Outcome = Literal["equal", "not_equal", "answer_timeout", "gold_unparsed", "infra_error"]
 
+LOOK_S = 0.1
 START_TIMEOUT_S = 60.0  # importing sympy takes a second on an idle machine
 _SCRIPT = Path(__file__).with_name("math_worker.py")
 _OUTCOMES: dict[str, Outcome] = {
@@ -35,6 +38,21 @@ class WorkerDied(Exception):
 
 class WorkerTimeout(Exception):
     """The process did not answer in time, and was killed."""
+
+
+class Clock:
+    """The seconds a process has for an answer. They do not end while a busy machine keeps it waiting for a processor."""
+
+    def __init__(self, pid: int, seconds: float) -> None:
+        self.pid, self.seconds, self.end = pid, seconds, time.monotonic() + seconds
+        self.ran_before, _ = processor_s(pid)
+
+    def left_s(self) -> float:
+        """How long to wait before asking again; 0 or less when its time is up."""
+        left = self.end - time.monotonic()
+        if left <= 0 and is_ready(self.pid) and processor_s(self.pid)[0] - self.ran_before < self.seconds:
+            return LOOK_S
+        return left
 
 
 class Worker:
@@ -62,12 +80,12 @@ class Worker:
             raise
 
     def _ask(self, process: subprocess.Popen[bytes], gold: str, answer: str) -> Outcome:
-        deadline = time.monotonic() + self._hard_timeout_s
+        clock = Clock(process.pid, self._hard_timeout_s)
         gold_is_read = False
         try:
             # At most 2 x 2,000 characters (quick.MAX_CHARS) of 12 bytes: the empty pipe takes them without waiting.
             self._write(process, {"gold": gold, "answer": answer})
-            while "result" not in (reply := self._read(process, deadline)):
+            while "result" not in (reply := self._read(process, clock)):
                 gold_is_read = True
         except WorkerTimeout:
             self.stop()
@@ -86,7 +104,7 @@ class Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
         try:
-            reply = self._read(process, time.monotonic() + START_TIMEOUT_S)
+            reply = self._read(process, Clock(process.pid, START_TIMEOUT_S))
         except WorkerTimeout as error:
             raise WorkerDied(f"math-verify did not start within {START_TIMEOUT_S:g} s") from error
         if "fatal" in reply:
@@ -100,14 +118,16 @@ class Worker:
         except BrokenPipeError as error:
             raise WorkerDied(f"exit status {process.wait()}") from error
 
-    def _read(self, process: subprocess.Popen[bytes], deadline: float) -> dict[str, object]:
+    def _read(self, process: subprocess.Popen[bytes], clock: Clock) -> dict[str, object]:
         assert process.stdout is not None
         poll = select.poll()  # select() itself fails beyond 1,024 descriptors
         poll.register(process.stdout, select.POLLIN)
         while b"\n" not in self._pending:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0 or not poll.poll(max(1, int(remaining * 1000))):
+            left = clock.left_s()
+            if left <= 0:
                 raise WorkerTimeout
+            if not poll.poll(max(1, int(left * 1000))):
+                continue
             chunk = os.read(process.stdout.fileno(), 1 << 16)
             if not chunk:
                 raise WorkerDied(f"exit status {process.wait()}")

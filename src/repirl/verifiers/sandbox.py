@@ -13,12 +13,15 @@ import os
 import queue
 import shutil
 import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 
+import repirl
 from repirl.structs import CodeTests
 from repirl.verifiers.sandbox_slot import START_TIMEOUT_S, Budget, Job, Result, ServerLost, Slot, import_only, result
 
@@ -168,6 +171,7 @@ def _bubblewrap(wanted: bool | None) -> tuple[str, ...]:
         program or "bwrap",
         "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp",
         "--unshare-user-try", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts",
+        *_kept_below("/tmp"),
     )  # fmt: skip
     why = "it is not installed"
     if program is not None:
@@ -190,6 +194,13 @@ def _bubblewrap(wanted: bool | None) -> tuple[str, ...]:
         raise RuntimeError(f"bubblewrap was asked for and does not work here: {why}")
     logger.log(logging.WARNING if program else logging.INFO, "sandbox: without bubblewrap: %s", why)
     return ()
+
+
+def _kept_below(hidden: str) -> list[str]:
+    """Binds of the interpreter and of this package, where they lie below a folder that the new namespace hides."""
+    needed = {sys.prefix, sys.base_prefix, str(Path(repirl.__file__).parent)}
+    places = sorted(place for place in needed if Path(place).is_relative_to(hidden))
+    return [word for place in places for word in ("--ro-bind", place, place)]
 
 
 def run(program: str, tests: str, timeout_s: float) -> Result:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 Status = Literal["passed", "failed", "error", "timeout", "memory", "output_limit", "disk_limit", "infra_error"]
 
 START_TIMEOUT_S = 60.0
-REPORT_TIMEOUT_S = 600.0  # beyond a job's own wall limit: then the server is lost
+REPORT_TIMEOUT_S = 120.0  # beyond what a job may take: then the server is lost
 MAX_TESTS_CPU_S = 30.0  # for the tests themselves, beside the program's own limit
 _ENDS: dict[str, Status] = {"timeout": "timeout", "wall": "timeout", "disk": "disk_limit"}
 _EXITS: dict[int, Status] = {agent.OUT_OF_MEMORY: "memory", agent.TOO_MUCH_WRITTEN: "disk_limit"}
@@ -261,7 +261,8 @@ class Slot:
             **self._limits(tests_cpu_s),
         }
         # The tests are idle while the program works, and are ended by its end; their own limit is for a loss of it.
-        judge["wall_s"] = self._limits(tests_cpu_s)["wall_s"] + REPORT_TIMEOUT_S
+        tests_idle_s = job.timeout_s + self._limits(job.timeout_s)["wall_s"] + REPORT_TIMEOUT_S
+        judge["wall_s"] = tests_idle_s
         requests, replies = os.pipe(), os.pipe()
         try:
             self.programs.start(program, (requests[0], replies[1]))
@@ -269,7 +270,7 @@ class Slot:
         finally:
             for descriptor in (*requests, *replies):
                 os.close(descriptor)
-        deadline = time.monotonic() + float(judge["wall_s"]) + REPORT_TIMEOUT_S  # type: ignore[arg-type]
+        deadline = time.monotonic() + tests_idle_s + self._limits(tests_cpu_s)["wall_s"] + REPORT_TIMEOUT_S
         judged = self.judges.report(deadline)
         self.programs.start({"stop": True}, ())
         ran = self.programs.report(time.monotonic() + REPORT_TIMEOUT_S)

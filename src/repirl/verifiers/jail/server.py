@@ -28,6 +28,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from repirl.verifiers.jail import agent, confine, judging, landlock, wire
+from repirl.verifiers.jail.processor import processor_s
 
 CHECK_S = 0.05  # between looks at clock and disk
 MAX_FILES = 1_000
@@ -167,7 +168,9 @@ class Server:
                     end = "stopped"
                 elif time.clock_gettime(clock) > job["cpu_s"]:
                     end = "timeout"
-                elif (gone := time.monotonic() - started) > job["wall_s"] and gone - _busy_s(pid) > job["wall_s"]:
+                elif (gone := time.monotonic() - started) > job["wall_s"] and gone - sum(processor_s(pid)) > job[
+                    "wall_s"
+                ]:
                     end = "wall"
                 elif self._written(pid) > job["disk_mib"] << 20:
                     end = "disk"
@@ -222,19 +225,6 @@ class Server:
                 os.write(agent.NOTES, f"{type(error).__name__}: {error}"[:2000].encode())
         finally:
             os._exit(agent.RAISED)
-
-
-def _busy_s(pid: int) -> float:
-    """Seconds that a process ran or waited for a processor, by its busiest thread; 0 where the kernel does not say.
-
-    A process that a busy machine keeps waiting is not asleep.
-    """
-    most = 0
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
-                most = max(most, sum(map(int, file.read().split()[:2])))
-    return most / 1e9
 
 
 def _children() -> list[int]:

@@ -1,0 +1,72 @@
+"""What modules with a policy have in common: they answer problems in validation, test and prediction."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from repirl.data.codec import ChatCodec
+from repirl.modules.actor import Actor, Evaluation, log_results, predict
+from repirl.structs import Prompt, Response, Verifier
+
+
+class Answering(LightningModule):
+    """Validates, tests and predicts by its `actor`; training is the subclass's own.
+
+    Args:
+        actor: the policy with its codec, generator and verifier.
+        eval_samples: sampled responses a problem, beside the greedy one.
+        seed: of what is sampled.
+    """
+
+    def __init__(self, actor: Actor, eval_samples: int, seed: int) -> None:
+        super().__init__()
+        self.actor, self.eval_samples, self.seed = actor, eval_samples, seed
+        self.policy = actor.policy
+        self.max_prompt_tokens, self.max_response_tokens = actor.text.max_prompt_tokens, actor.text.max_response_tokens
+        self.evaluation = Evaluation()
+
+    @property
+    def codec(self) -> ChatCodec:
+        """How problems become prompts; the data module asks for it."""
+        return self.actor.codec
+
+    @property
+    def verifier(self) -> Verifier | None:  # the data module asks it which gold answers it can read
+        return self.actor.verifier
+
+    def token_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[list[float]] | None:
+        """A reward for each token of each response; None where there is no reward model."""
+        return None
+
+    def mean_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[float] | None:
+        """The mean of each response's token rewards."""
+        rewards = self.token_rewards(prompts, responses)
+        return None if rewards is None else [sum(row) / len(row) for row in rewards]
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation.start()
+
+    def validation_step(self, batch: list[Prompt], batch_idx: int) -> None:
+        """Answers greedily and by sampling; a reward model scores the sampled answers."""
+        self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self.mean_rewards)
+
+    def on_validation_epoch_end(self) -> None:
+        log_results(self, self.evaluation.results("val"))
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluation.start()
+
+    def test_step(self, batch: list[Prompt], batch_idx: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        log_results(self, self.evaluation.results("test"))
+
+    def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
+        """One record a problem: the greedy response, its verdict where a gold answer is known, its token rewards."""
+        return predict(self.actor, batch, self.token_rewards)
+
+    def teardown(self, stage: str) -> None:
+        """Ends the worker processes of verifier and generator."""
+        self.actor.close()
