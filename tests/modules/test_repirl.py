@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from repirl.data.prompts import CurriculumSampler
 from repirl.models.prm import PRM
 from repirl.modules.phases import Schedule
-from repirl.modules.prm_objectives import IRL, Discriminator, Prime, PRMObjective, StepCrossEntropy
+from repirl.modules.prm_objectives import IRL, Discriminator, Evidence, Prime, PRMObjective, StepCrossEntropy
 from repirl.modules.prompt_filter import PromptFilter, keep_prompts
 from repirl.modules.repirl import RePIRL
 from repirl.modules.settings import Advantage, Surrogate
@@ -113,6 +113,7 @@ def test_one_seed_gives_one_run_and_another_seed_another() -> None:
 OBJECTIVES = [
     IRL(),
     IRL(weighting="per_position"),
+    IRL(weighting="per_position", reward_penalty=0.5),
     Discriminator(),
     Discriminator(form="token"),
     Discriminator(logit="gail"),
@@ -243,6 +244,34 @@ def test_every_other_objective_trains(objective: PRMObjective) -> None:
     assert all(math.isfinite(value) for figures in done.figures for value in figures.values())
     assert 0 <= losses[-1] < losses[0]  # cross-entropies all
     assert done.figures[0]["prm/gradient_norm"] > 0
+
+
+def test_a_penalty_is_added_to_coefficients_and_loss() -> None:
+    rewards = torch.tensor([[1.0, -2.0], [3.0, 9.0]])
+    rows = Evidence(
+        rewards=rewards,
+        response_mask=torch.tensor([[True, True], [True, False]]),
+        step_ends=torch.zeros(2, 2, dtype=torch.bool),
+        group=torch.zeros(2, dtype=torch.long),
+        is_expert=torch.tensor([True, False]),
+        outcome=torch.full((2,), float("nan")),
+        log_probs=torch.zeros(2, 2),
+    )
+    without, found = (IRL(experts_in_z=False, reward_penalty=p).coefficients(rows) for p in (0.0, 0.6))
+    # one expert and one rollout: -1 and +1; 2 x 0.6 / 3 tokens = 0.4 times the reward; 0.6 x (1 + 4 + 9) / 3 in the loss
+    torch.testing.assert_close(without.token, torch.tensor([[-1.0, -1.0], [1.0, 0.0]]))
+    torch.testing.assert_close(found.token - without.token, torch.tensor([[0.4, -0.8], [1.2, 0.0]]))
+    torch.testing.assert_close(found.loss - without.loss, torch.tensor(2.8))
+
+
+def test_the_discount_reaches_the_policy() -> None:
+    def weights(discount: float) -> dict[str, torch.Tensor]:
+        advantage = replace(PRM_ONLY, prm_discount=discount)
+        return run(adam_module(advantage=advantage), make_data(with_experts())).weights
+
+    near, far = weights(0.0), weights(1.0)
+    assert distance(near, far, "prm.") == 0  # it is updated before
+    assert distance(near, far, "policy.") > 1e-4
 
 
 @pytest.mark.parametrize("objective", [Prime(), StepCrossEntropy()])

@@ -9,6 +9,7 @@ import pytest
 from repirl.models.prm import PRM
 from repirl.modules.prm_objectives import IRL
 from repirl.modules.prompt_filter import PromptFilter
+from repirl.modules.settings import Advantage
 from repirl.rollout.transformers import InProcess
 from tests.modules.tiny import EvenDigits, make_module, run
 
@@ -20,11 +21,18 @@ from tests.modules.tiny import EvenDigits, make_module, run
         ({"corrected": "move", "experts_in_z": True}, "use corrected 'copy', or experts_in_z false"),
         ({"expert_weight": 0.0}, "IRL: expert_weight must be > 0, not 0.0"),
         ({"expert_weight": -1.0}, "IRL: expert_weight must be > 0, not -1.0"),
+        ({"reward_penalty": -0.1}, r"IRL: reward_penalty must not be negative, not -0\.1"),
     ],
 )
 def test_irl_settings_are_checked(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         IRL(**arguments)
+
+
+@pytest.mark.parametrize("discount", [-0.1, 1.5, float("nan")])
+def test_discounts_outside_the_unit_interval_are_refused(discount: float) -> None:
+    with pytest.raises(ValueError, match="advantage: prm_discount must be between 0 and 1"):
+        Advantage(prm_discount=discount)
 
 
 def test_experts_outside_z_may_be_moved() -> None:

@@ -116,5 +116,6 @@ def _padded(values: Sequence[Sequence[float]], shape: Sequence[int], device: tor
     """The values row by row in a tensor of zeros."""
     out = torch.zeros(*shape)
     for row, own in zip(out, values, strict=False):  # the experts' rows come last and stay 0
-        row[: len(own)] = torch.tensor(own)
+        if own:
+            row[: len(own)] = torch.tensor(own)
     return out.to(device)

@@ -32,7 +32,7 @@ class Advantage:
     """From rewards to advantages (objectives/advantages.py): A = outcome_coef A_o + prm_coef A_p + format_coef A_f.
 
     Args:
-        outcome_estimator, prm_estimator: `rloo`, `grpo`, `dr_grpo`; for the PRM also `prime`.
+        outcome_estimator, prm_estimator: `rloo`, `grpo`, `dr_grpo`; for the PRM also `prime`, `position`.
         prm_discount: of later PRM rewards in a token's return; 1 sums all, 0 leaves each token its own.
         reward_scale: of PRM rewards.
         whiten: the sum over the batch's tokens to mean 0 and standard deviation 1.
@@ -48,6 +48,10 @@ class Advantage:
     reward_scale: RewardScale = "max_abs_return"
     whiten: bool = True
     alone: Literal["zero_baseline", "drop"] = "zero_baseline"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prm_discount <= 1:
+            raise ValueError(f"advantage: prm_discount must be between 0 and 1, not {self.prm_discount}")
 
 
 @dataclass(frozen=True)

@@ -91,10 +91,7 @@ class Engine:
         self._vllm, self._asleep = vllm, False
         self._own_group = not torch.distributed.is_initialized()  # else vLLM uses the trainer's
         set_num_threads = torch.set_num_threads
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            _apart(),
-        ):  # validation asks in inference mode; vLLM seeds everything
+        with tempfile.TemporaryDirectory() as folder, _apart():
             Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
             self._llm = vllm.LLM(
                 model=folder,
@@ -163,12 +160,17 @@ class Engine:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Without gradients; not in inference mode, whose tensors could not be written later; random generators as before."""
+    """Without gradients, and with the random generators as they were: vLLM seeds all of them.
+
+    Not in inference mode, in which Lightning validates: its tensors could not be written later.
+    """
     state = random.getstate()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
-        yield
-    random.setstate(state)
+        try:
+            yield
+        finally:
+            random.setstate(state)
 
 
 def _sampled(output: Any) -> Sampled:

@@ -9,10 +9,15 @@ def processor_s(pid: int) -> tuple[float, float]:
     most = (0.0, 0.0)
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/schedstat") as file:
                 ran, waited = (int(word) / 1e9 for word in file.read().split()[:2])
                 most = max(most, (ran, waited), key=sum)
     return most
+
+
+def idle_s(pid: int, elapsed_s: float) -> float:
+    """Of the seconds since its start, those in which it neither ran nor waited for a processor."""
+    return elapsed_s - sum(processor_s(pid))
 
 
 def is_ready(pid: int) -> bool:

@@ -28,7 +28,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from repirl.verifiers.jail import agent, confine, judging, landlock, wire
-from repirl.verifiers.jail.processor import processor_s
+from repirl.verifiers.jail.processor import idle_s
 
 CHECK_S = 0.05  # between looks at clock and disk
 MAX_FILES = 1_000
@@ -168,9 +168,7 @@ class Server:
                     end = "stopped"
                 elif time.clock_gettime(clock) > job["cpu_s"]:
                     end = "timeout"
-                elif (gone := time.monotonic() - started) > job["wall_s"] and gone - sum(processor_s(pid)) > job[
-                    "wall_s"
-                ]:
+                elif (gone := time.monotonic() - started) > job["wall_s"] and idle_s(pid, gone) > job["wall_s"]:
                     end = "wall"
                 elif self._written(pid) > job["disk_mib"] << 20:
                     end = "disk"
