@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "scale_std": {"advantage": {"reward_scale": "std"}},
     "not_whitened": {"advantage": {"whiten": False}},
     "grpo": {"advantage": {"prm_estimator": "grpo"}},
+    "position": {"advantage": {"prm_estimator": "position"}},
+    "position_discounted": {"advantage": {"prm_estimator": "position", "prm_discount": 0.5}},
+    "discounted": {"advantage": {"prm_discount": 0.5}},
+    "penalty": irl(reward_penalty=0.05),
     "entropy": {"surrogate": {"entropy_coef": 0.001}},
     # other objectives
     "discriminator": other("Discriminator", corrected="ignore"),
@@ -109,8 +114,16 @@ ARMS: dict[str, dict[str, Any]] = {
     "gail_token": other("Discriminator", logit="gail", form="token", corrected="ignore"),
     "prime": other("Prime") | {"prm": {"init_args": PRIME_PRM}},
     "outcome_only": {"prm": None, "advantage": {"outcome_coef": 1.0, "prm_coef": 0.0}},
+    # data
+    "experts_16": {},
+    "experts_64": {},
+    "wider": {"samples": 4},  # 32 prompts x 4 rollouts instead of 16 x 8
 }
-EXPERTS = {"experts_16": 16, "experts_64": 64}  # prompts with experts, and no others
+DATA: dict[str, dict[str, Any]] = {  # what an arm changes in the data
+    "experts_16": {"train": {"init_args": {"count": 16}}},  # prompts with experts, and no others
+    "experts_64": {"train": {"init_args": {"count": 64}}},
+    "wider": {"batch_prompts": 32},
+}
 BASE = "per_position_prime"
 CONFIRMED = [  # report.md says why
     *(
@@ -122,7 +135,7 @@ CONFIRMED = [  # report.md says why
         "logit_difference",
         "corrected_copy",
     ),
-    *("outcome_only", "paper", "discriminator_token", "gail_token"),
+    *("outcome_only", "paper", "discriminator_token", "gail_token", "position_discounted", "wider"),
 ]
 
 
@@ -133,10 +146,10 @@ def overlays(output: Path, stage: str, tasks: list[str], only: list[str]) -> dic
         words[task] = []
         start = output / "start" / ("base" if task == "paraphrased" else task) / f"seed-{STARTS[stage]}" / "policy"
         for name in only:
-            changed = {"policy": {"init_args": {"path": str(start)}}, **ARMS.get(name, {})}
+            changed = {"policy": {"init_args": {"path": str(start)}}, **ARMS[name]}
             overlay: dict[str, Any] = {"model": {"init_args": changed}}
-            if name in EXPERTS:
-                overlay["data"] = {"init_args": {"train": {"init_args": {"count": EXPERTS[name]}}}}
+            if name in DATA:
+                overlay["data"] = {"init_args": DATA[name]}
             path = output / stage / "arms" / task / f"{name}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(overlay, sort_keys=False))
@@ -201,17 +214,16 @@ def main() -> int:
             "--with-base",
         ]
         return sweep([*files, "--seeds", seeds, "--output", str(given.output / "start"), *jobs])
-    names = given.only.split(",") if given.only else [*ARMS, *EXPERTS] if given.stage == "screen" else CONFIRMED
-    if unknown := [name for name in names if name not in ARMS and name not in EXPERTS]:
-        parser.error(f"unknown arm {unknown[0]}; there are {', '.join([*ARMS, *EXPERTS])}")
-    seeds = given.seeds or SEEDS[given.stage]
+    names = given.only.split(",") if given.only else list(ARMS) if given.stage == "screen" else CONFIRMED
+    if unknown := [name for name in names if name not in ARMS]:
+        parser.error(f"unknown arm {unknown[0]}; there are {', '.join(ARMS)}")
     known = set() if shorter else collect(given.output, given.stage)
     status = 0
-    for task, words in overlays(given.output, given.stage, given.tasks.split(","), names).items():
-        missing = [any((task, name, str(seed)) not in known for seed in parse_seeds(seeds)) for name in names]
-        wanted = [word for word, is_missing in zip(words, missing, strict=True) if is_missing]
+    words = overlays(given.output, given.stage, given.tasks.split(","), names)
+    for seed, task in itertools.product(parse_seeds(given.seeds or SEEDS[given.stage]), words):
+        wanted = [word for name, word in zip(names, words[task], strict=True) if (task, name, str(seed)) not in known]
         if wanted:
-            where = ["--seeds", seeds, "--output", str(given.output / given.stage / task)]
+            where = ["--seeds", str(seed), "--output", str(given.output / given.stage / task)]
             status |= sweep(["--base", str(HERE / "base.yaml"), *shorter, "--overlays", *wanted, *where, *jobs])
         if not shorter:
             collect(given.output, given.stage)

@@ -34,6 +34,7 @@ from tests.modules.tiny import (
     distance,
     make_data,
     make_module,
+    make_policy,
     problems,
     run,
     start_weights,
@@ -200,6 +201,17 @@ KINDS: list[dict[str, Any]] = [
 def test_every_kind_of_prm_trains(arguments: dict[str, Any]) -> None:
     figures = check_one_iteration(make_module(prm=PRM(**arguments), verifier=EvenDigits()))
     assert ("prm/saturated" in figures) == (arguments["kind"] == "head")
+
+
+@pytest.mark.parametrize("kind", ["q_head", "logit_difference"])
+def test_lora_moves_adapters_of_policy_and_prm_and_nothing_else(kind: Any) -> None:
+    policy = make_policy(lora={"r": 2, "target_modules": "all-linear"})
+    module = adam_module(policy=policy, prm=PRM(kind=kind))
+    before = start_weights(module)
+    done = run(module, make_data(with_experts()))
+    moved = {name for name, value in done.weights.items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"policy", "prm"}
+    assert {name for name in moved if "lora_" not in name} == ({"prm.action.weight"} if kind == "q_head" else set())
 
 
 IRLS: list[dict[str, Any]] = [

@@ -115,8 +115,8 @@ def make_data(train: Sequence[Problem] | None = None, batch_prompts: int = 4, **
     return ExpertData(train=Problems(train), batch_prompts=batch_prompts, **options)
 
 
-def make_policy() -> Policy:
-    return Policy(config=LLAMA, tokens=TOKENS)
+def make_policy(**options: Any) -> Policy:
+    return Policy(config=LLAMA, tokens=TOKENS, **options)
 
 
 def make_module(**options: Any) -> RePIRL:

@@ -82,6 +82,24 @@ def causal_lm_from_config(config: dict[str, Any], dtype: Dtype = "float32", seed
     return _without_dropout(model.to(getattr(torch, dtype)))
 
 
+def add_lora(model: PreTrainedModel, fields: dict[str, Any], seed: int = 0) -> None:
+    """Puts LoRA adapters into the model, drawn from `seed`, and freezes everything else.
+
+    Raises:
+        ValueError: an unknown field, a name that fits no layer, or the output layer, whose weight is read directly.
+    """
+    from peft import LoraConfig  # seconds to import
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model.add_adapter(LoraConfig(**fields))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"policy.lora: {error}") from error
+    if hasattr(model.get_output_embeddings(), "base_layer"):
+        raise ValueError("policy.lora: target_modules holds the output layer, which is not supported; leave it out")
+
+
 def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     """Dropout would make behaviour, old and new log-probabilities differ for no reason."""
     for module in model.modules():

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repirl.models.loading import Dtype, causal_lm_from_config, load_causal_lm, load_tokenizer
+from repirl.models.loading import Dtype, add_lora, causal_lm_from_config, load_causal_lm, load_tokenizer
 from repirl.models.log_probs import token_log_probs
 from repirl.models.packing import join, joined_states, pack, packed_states, use_shared_prefix
 from repirl.models.tokenizers import character_tokenizer
+from repirl.models.weights import merged
 from repirl.structs import Rows
 
 
@@ -26,6 +27,7 @@ class Policy(nn.Module):
         tokens: instead of a tokenizer, the explicit vocabulary of a toy language.
         dtype: of the weights. gradient_checkpointing: trade compute for memory.
         init_seed: of fresh weights.
+        lora: fields of peft.LoraConfig, such as {r: 16, target_modules: all-linear}: then only these adapters are trained.
 
     packs: whether the model reads rows without padding and each prompt once (models/packing.py); known after `load()`.
     """
@@ -41,13 +43,19 @@ class Policy(nn.Module):
         dtype: Dtype = "float32",
         gradient_checkpointing: bool = False,
         init_seed: int = 0,
+        lora: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if (path is None) == (config is None):
             raise ValueError("policy: give either path or config")
         if config is not None and tokenizer is None and tokens is None:
             raise ValueError("policy: a from-scratch config also needs tokenizer or tokens")
-        self.path, self.config, self.dtype = path, config, dtype
+        if refused := {"lora_dropout", "modules_to_save"} & (lora or {}).keys():
+            raise ValueError(
+                f"policy.lora: {min(refused)} is not supported: dropout would make behaviour and new log-probabilities "
+                "differ, and whole modules cannot be merged on export; leave it out"
+            )
+        self.path, self.config, self.dtype, self.lora = path, config, dtype, lora
         self._tokenizer_path, self._tokens = tokenizer or path, tokens
         self.gradient_checkpointing, self.init_seed = gradient_checkpointing, init_seed
 
@@ -70,6 +78,8 @@ class Policy(nn.Module):
             model = causal_lm_from_config(fresh, self.dtype, self.init_seed)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.lora is not None:
+            add_lora(model, self.lora, self.init_seed)
         self.model: PreTrainedModel = model
         self._check_plain_head()
         self.packs = use_shared_prefix(model)
@@ -138,6 +148,6 @@ class Policy(nn.Module):
         return log_probs, entropies
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes model and tokenizer as a plain Hugging Face folder."""
-        self.model.save_pretrained(folder)
+        """Writes model and tokenizer as a plain Hugging Face folder, adapters merged."""
+        merged(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)

@@ -66,7 +66,8 @@ class PRM(nn.Module):
             raise ValueError(
                 "prm.backbone: its tokenizer differs from the policy's; token rewards need the same tokens"
             )
-        self.backbone.requires_grad_(not self.freeze_backbone)
+        if self.freeze_backbone:
+            self.backbone.requires_grad_(False)
         if self.kind in ("logit_difference", "implicit"):
             self.reference = copy.deepcopy(self.backbone).requires_grad_(False)
         hidden, vocabulary = self.backbone.hidden_size, self.backbone.vocabulary_size

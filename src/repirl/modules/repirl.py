@@ -121,7 +121,7 @@ class RePIRL(Answering):
             raise ValueError("schedule.learning_rate 'linear' needs trainer.max_steps: it reaches 0 there")
 
     def configure_optimizers(self) -> list[Optimizer]:
-        optimizers = [self.policy_optimizer(self.policy.parameters())]
+        optimizers = [self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])]
         if self.prm is not None:
             optimizers.append(self.prm_optimizer([p for p in self.prm.parameters() if p.requires_grad]))
         return optimizers

@@ -43,7 +43,7 @@ class SFT(Answering):
         require_explicit_gradients(self.trainer)
 
     def configure_optimizers(self) -> Optimizer:
-        return self.policy_optimizer(self.policy.parameters())
+        return self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])
 
     def training_step(self, batch: list[Prompt], batch_idx: int) -> Tensor:
         pairs = [(prompt, expert) for prompt in batch for expert in prompt.experts]

@@ -1,4 +1,4 @@
-"""A policy's weights for an engine with a copy of its own: under plain names, adapters merged; and whether they changed."""
+"""A policy's weights as others know them, under plain names and with adapters merged; and whether they changed."""
 
 import copy
 from collections.abc import Iterator
@@ -36,6 +36,17 @@ def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             merged.merge()  # into its base layer, by the active adapters
             for own, value in merged.base_layer.named_parameters():
                 yield f"{owner}.{own}".removeprefix(WRAPPER), value.detach()
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without adapters; a copy with adapters merged where it has some."""
+    if not any(hasattr(module, "base_layer") for module in model.modules()):
+        return model
+    fresh = type(model)(copy.deepcopy(model.config)).to(model.dtype)
+    fresh.load_state_dict(dict(plain_weights(model)), strict=False)  # a tied weight comes once
+    fresh.tie_weights()
+    fresh.generation_config = model.generation_config
+    return fresh
 
 
 def stamp(model: PreTrainedModel) -> list[float]:
