@@ -126,16 +126,8 @@ DATA: dict[str, dict[str, Any]] = {  # what an arm changes in the data
 }
 BASE = "per_position_prime"
 CONFIRMED = [  # report.md says why
-    *(
-        BASE,
-        "per_position_rloo",
-        "sequence_rloo",
-        "sequence_z_rloo",
-        "uniform_rloo",
-        "logit_difference",
-        "corrected_copy",
-    ),
-    *("outcome_only", "paper", "discriminator_token", "gail_token", "position_discounted", "wider"),
+    *(BASE, "per_position_rloo", "sequence_rloo", "sequence_z_rloo", "logit_difference", "position_discounted"),
+    *("outcome_only", "corrected_copy", "paper", "discriminator_token"),
 ]
 
 
