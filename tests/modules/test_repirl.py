@@ -286,6 +286,16 @@ def test_the_discount_reaches_the_policy() -> None:
     assert distance(near, far, "policy.") > 1e-4
 
 
+@pytest.mark.parametrize("estimator", ["position", "rloo"])
+def test_one_rollout_a_prompt_is_compared_with_its_experts_by_position(estimator: Any) -> None:
+    """Without whitening, which would compare it with the rollouts of other prompts."""
+    advantage = replace(PRM_ONLY, prm_estimator=estimator, alone="drop", whiten=False)
+    module = adam_module(advantage=advantage, surrogate=NO_BONUS, samples=1)
+    before = start_weights(module)
+    done = run(module, make_data(with_experts()))
+    assert (distance(done.weights, before, "policy.") > 1e-3) == (estimator == "position")
+
+
 @pytest.mark.parametrize("objective", [Prime(), StepCrossEntropy()])
 def test_objectives_that_learn_from_outcomes_need_a_verifier(objective: PRMObjective) -> None:
     with pytest.raises(

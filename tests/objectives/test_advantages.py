@@ -270,11 +270,27 @@ def test_combine_weighs_sources_and_leaves_rows_that_none_could_score_at_zero() 
     known = torch.tensor([True, True, False])
     source = RewardSource(2.0, "rloo", torch.tensor([[1.0], [0.0], [0.0]]), mask, known)
     group = torch.zeros(3, dtype=torch.long)
-    raw = combine([source], response_mask=mask, group=group, whitened=False)
+    shared = {"response_mask": mask, "group": group, "is_expert": torch.zeros(3, dtype=torch.bool)}
+    raw = combine([source], whitened=False, **shared)
     assert raw[:, 0].tolist() == [2.0, -2.0, 0.0]
-    assert combine([source], response_mask=mask, group=group)[:, 0].tolist() == [1.0, -1.0, 0.0]
+    assert combine([source], **shared)[:, 0].tolist() == [1.0, -1.0, 0.0]
     # A second source that scores all rows, 3, 0, 0 times 1: 3 - 0, 0 - 1.5, 0 - 1.5 is added.
     other = RewardSource(1.0, "rloo", torch.tensor([[3.0], [0.0], [0.0]]), mask, torch.ones(3, dtype=torch.bool))
-    both = combine([source, other], response_mask=mask, group=group, whitened=False)
+    both = combine([source, other], whitened=False, **shared)
     assert both[:, 0].tolist() == [5.0, -3.5, -1.5]
-    assert combine([], response_mask=mask, group=group)[:, 0].tolist() == [0.0, 0.0, 0.0]
+    assert combine([], **shared)[:, 0].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_experts_are_compared_with_but_have_no_advantage() -> None:
+    # Two rollouts that agree, an expert above them. Rewards 1, 1 and 4; 2, 2 and 5: means of the others 5/2 and 7/2.
+    mask = torch.ones(3, 2, dtype=torch.bool)
+    rewards, group = torch.tensor([[1.0, 2.0], [1.0, 2.0], [4.0, 5.0]]), torch.zeros(3, dtype=torch.long)
+    source = RewardSource(1.0, "position", rewards, mask, torch.ones(3, dtype=torch.bool))
+    shared = {"response_mask": mask, "group": group, "is_expert": torch.tensor([False, False, True])}
+    raw = combine([source], whitened=False, **shared)
+    assert raw.tolist() == [[-3.0, -1.5], [-3.0, -1.5], [0.0, 0.0]]
+    # Whitened over the rollouts alone: mean -9/4, standard deviation 3/4
+    assert combine([source], **shared).tolist() == [[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]
+    # Compared with each other alone they have none.
+    alone = RewardSource(1.0, "position", rewards, mask, torch.tensor([True, True, False]))
+    assert not combine([alone], whitened=False, **shared).any()

@@ -166,7 +166,7 @@ class RePIRL(Answering):
                 with self._timed("prm_update"):
                     self._update_prm(part)
         with self._timed("score"):
-            experience = self._with_advantages(experience.of_policy())
+            experience = self._with_advantages(experience)
         for _ in range(policy_passes(self.schedule, iteration)):
             for part in experience.parts(self.schedule.policy_mini_batches):
                 with self._timed("policy_update"):
@@ -217,33 +217,43 @@ class RePIRL(Answering):
     # ---- policy ----
 
     def _with_advantages(self, experience: Experience) -> Experience:
-        """A = c_o A_outcome + c_f A_format + c_p A_prm over all ranks' rollouts, whitened; [N, T]."""
+        """The rollouts with A = c_o A_outcome + c_f A_format + c_p A_prm over all ranks, whitened; [N, T]."""
         settings = self.advantage
-        mask, group = gather_rows(experience.rows.response_mask), gather_rows(experience.group)
+        if settings.prm_estimator != "position":  # which compares rollouts with experts too
+            experience = experience.of_policy()
+        mask, group, is_expert = map(
+            gather_rows, (experience.rows.response_mask, experience.group, experience.is_expert)
+        )
         outcome, last = gather_rows(experience.outcome), last_token(mask)
-        always = torch.ones_like(outcome, dtype=torch.bool)
+        rolled = mask & ~is_expert[:, None]
         sources = []
         if self.actor.verifier is not None and settings.outcome_coef:
-            right, known = last * outcome.nan_to_num()[:, None], ~outcome.isnan()
+            right, known = last * outcome.nan_to_num()[:, None], ~outcome.isnan() & ~is_expert
             sources.append(RewardSource(settings.outcome_coef, settings.outcome_estimator, right, last, known))
         if settings.format_coef:
             form = last * gather_rows(experience.format_reward)[:, None]
-            sources.append(RewardSource(settings.format_coef, settings.outcome_estimator, form, last, always))
+            sources.append(RewardSource(settings.format_coef, settings.outcome_estimator, form, last, ~is_expert))
         if self.prm is not None and settings.prm_coef:
             rewards = self.score(experience.rows)
             self._require_finite(rewards, experience, "the PRM's reward")
             everywhere = experience.gathered(rewards, self._prm().ends_line)
             if not self._prm_passes():
                 self.recorder.add("prm", self._diagnostics(everywhere))
-            scaled = scale_rewards(rewards=everywhere.rewards, response_mask=mask, scale=settings.reward_scale)
-            source = RewardSource(
-                settings.prm_coef, settings.prm_estimator, scaled, mask, always, settings.prm_discount
-            )
+            scaled = scale_rewards(rewards=everywhere.rewards, response_mask=rolled, scale=settings.reward_scale)
+            every = torch.ones_like(is_expert)
+            source = RewardSource(settings.prm_coef, settings.prm_estimator, scaled, mask, every, settings.prm_discount)
             sources.append(source)
-        self.recorder.add("policy", {"alone": masked_mean((others_active(mask, group) == 0).float(), mask)})
-        advantages = combine(sources, response_mask=mask, group=group, alone=settings.alone, whitened=settings.whiten)
+        self.recorder.add("policy", {"alone": masked_mean((others_active(rolled, group) == 0).float(), rolled)})
+        advantages = combine(
+            sources,
+            response_mask=mask,
+            group=group,
+            is_expert=is_expert,
+            alone=settings.alone,
+            whitened=settings.whiten,
+        )
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
-        experience, figures = with_ratios(replace(experience, advantages=own), self.sampler_gap)
+        experience, figures = with_ratios(replace(experience, advantages=own).of_policy(), self.sampler_gap)
         self.recorder.add("sampler", figures)
         return experience
 

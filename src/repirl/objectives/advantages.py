@@ -140,7 +140,8 @@ def position_advantage(
     """Each token's reward minus the mean of the prompt's other rows active at its position, summed from t on (ours).
 
     `per_position` weights leave a constant open at every position of every prompt: this alone of all estimators does not
-    depend on it. Where no other row is active a token says nothing, and counts 0.
+    depend on it. With experts among the rows, rollouts that agree on a token the PRM scores below the expert's still lose;
+    compared with each other alone they would stay as they are. Where no other row is active a token counts 0.
     """
     centred = leave_one_out(returns=rewards, response_mask=response_mask, group=group, scorable=scorable, alone="drop")
     return returns_to_go(centred, response_mask & scorable[:, None], discount)
@@ -189,7 +190,10 @@ def estimate(
 
 @dataclass(frozen=True, slots=True)
 class RewardSource:
-    """One reward with its weight: rewards and rewarded tokens [rows, time], scorable [rows]; see `estimate`."""
+    """One reward with its weight: rewards and rewarded tokens [rows, time], scorable [rows]; see `estimate`.
+
+    Experts are rows of `position` alone: elsewhere they must not be scorable.
+    """
 
     coefficient: float
     estimator: Estimator
@@ -204,10 +208,14 @@ def combine(
     *,
     response_mask: Bool[Tensor, "rows time"],
     group: Int[Tensor, " rows"],
+    is_expert: Bool[Tensor, " rows"],
     alone: Literal["zero_baseline", "drop"] = "zero_baseline",
     whitened: bool = True,
 ) -> Float[Tensor, "rows time"]:
-    """A = sum of coefficient x A of each source, whitened over the rows that at least one source could score."""
+    """A = sum of coefficient x A of each source, whitened over the rollouts that at least one source could score.
+
+    0 for experts.
+    """
     advantages = torch.zeros(response_mask.shape, device=response_mask.device)
     judged = torch.zeros(len(group), dtype=torch.bool, device=response_mask.device)
     for source in sources:
@@ -222,4 +230,5 @@ def combine(
             discount=source.discount,
         )
         judged = judged | source.scorable
-    return whiten(advantages=advantages, where=response_mask & judged[:, None]) if whitened else advantages
+    where = response_mask & (judged & ~is_expert)[:, None]
+    return whiten(advantages=advantages, where=where) if whitened else advantages.masked_fill(~where, 0)
