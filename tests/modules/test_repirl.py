@@ -286,6 +286,23 @@ def test_the_discount_reaches_the_policy() -> None:
     assert distance(near, far, "policy.") > 1e-4
 
 
+@pytest.mark.parametrize("base_measure", ["uniform", "reference"])
+def test_where_the_prm_says_nothing_the_maxent_term_leads_to_the_base_measure(base_measure: Any) -> None:
+    module = make_module(
+        advantage=replace(PRM_ONLY, prm_estimator="rloo", maxent_coef=1.0),
+        objective=IRL(base_measure=base_measure),
+        surrogate=NO_BONUS,
+        schedule=Schedule(prm_updates=0),
+        samples=8,
+    )
+    before = start_weights(module)
+    done = run(module, make_data(with_experts()), steps=5)
+    if base_measure == "reference":  # where it is already
+        assert distance(done.weights, before, "policy.") == 0
+    else:
+        assert done.figures[-1]["policy/entropy"] > done.figures[0]["policy/entropy"] + 0.01
+
+
 @pytest.mark.parametrize("estimator", ["position", "rloo"])
 def test_one_rollout_a_prompt_is_compared_with_its_experts_by_position(estimator: Any) -> None:
     """Without whitening, which would compare it with the rollouts of other prompts."""

@@ -35,6 +35,11 @@ def test_discounts_outside_the_unit_interval_are_refused(discount: float) -> Non
         Advantage(prm_discount=discount)
 
 
+def test_a_negative_maxent_coefficient_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"advantage: maxent_coef must not be negative, not -0\.5"):
+        Advantage(maxent_coef=-0.5)
+
+
 def test_experts_outside_z_may_be_moved() -> None:
     assert IRL(corrected="move", experts_in_z=False).corrected == "move"
 

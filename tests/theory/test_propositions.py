@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from repirl.objectives.advantages import returns_to_go
 from repirl.objectives.discriminator import discriminator_coefficients
 from repirl.objectives.irl import irl_coefficients
 from tests.theory.estimators import (
@@ -80,6 +81,32 @@ def test_theorem_1_the_optimal_policy_is_exp_of_the_soft_advantage(beta: float) 
     # the package's weights against this policy are all equal, against another one not
     assert chi_square(ROWS, REWARD / beta, best) < 1e-12
     assert chi_square(ROWS, REWARD / beta, random_table(20).log_softmax(-1)) > 0.1
+
+
+@pytest.mark.parametrize("coefficient", [0.5, 1.0])
+def test_rewards_with_log_b_minus_log_q_give_the_gradient_towards_the_model(coefficient: float) -> None:
+    """E[sum_t G_t grad log q] with G of r + c (log b - log q) is c times the gradient of -KL(q || b exp(R / c) / Z)."""
+    base = random_table(6).log_softmax(-1)
+    model = (ROWS.returns(base) + ROWS.returns(REWARD) / coefficient).log_softmax(0)
+
+    def policy_gradient(at: Tensor) -> Tensor:
+        logits = at.clone().requires_grad_()
+        policy = logits.log_softmax(-1)
+        q = ROWS.returns(policy.detach()).exp()
+        rewards = ROWS.values(REWARD + coefficient * (base - policy.detach()))
+        surrogate = (q[:, None] * returns_to_go(rewards, ROWS.mask) * ROWS.values(policy)).sum()
+        return torch.autograd.grad(surrogate, logits)[0]
+
+    def minus_kl(at: Tensor) -> Tensor:
+        logits = at.clone().requires_grad_()
+        q = ROWS.log_prob(logits)
+        return torch.autograd.grad((q.exp() * (model - q)).sum(), logits)[0]
+
+    for seed in range(3):
+        close(policy_gradient(random_table(30 + seed)), coefficient * minus_kl(random_table(30 + seed)))
+        assert policy_gradient(random_table(30 + seed)).abs().max() > 0.01
+    q, v = soft_values(REWARD + coefficient * base, coefficient)
+    assert policy_gradient((q - v[:, None]) / coefficient).abs().max() < 1e-10  # it rests at the model
 
 
 # ---- Proposition 1: DPO

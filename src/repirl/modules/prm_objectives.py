@@ -110,7 +110,7 @@ class IRL(PRMObjective):
         )
         terms = irl_coefficients(
             rewards=rows.rewards,
-            log_ratio=_log_ratio(rows, of_reference=self.needs_reference),
+            log_ratio=log_ratio(rows, of_reference=self.needs_reference),
             response_mask=rows.response_mask,
             group=rows.group,
             positive_weight=weight,
@@ -174,7 +174,7 @@ class Discriminator(PRMObjective):
         return discriminator_coefficients(
             form=self.form,
             rewards=rows.rewards,
-            log_ratio=_log_ratio(rows, of_reference=self.needs_reference),
+            log_ratio=log_ratio(rows, of_reference=self.needs_reference),
             response_mask=rows.response_mask,
             **sets,
         )
@@ -211,8 +211,8 @@ class StepCrossEntropy(PRMObjective):
         )
 
 
-def _log_ratio(rows: Evidence, *, of_reference: bool) -> Tensor:
-    """Log b - log q of every response token."""
+def log_ratio(rows: Evidence, *, of_reference: bool) -> Tensor:
+    """Log b - log q of every response token, [N, T]; b = the policy at the start, or 1."""
     assert rows.log_probs is not None
     if not of_reference:
         return -rows.log_probs

@@ -32,7 +32,7 @@ from repirl.modules.distributed import (
 from repirl.modules.experience import Experience, build_experience
 from repirl.modules.micro_batches import micro_batches
 from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes, prm_passes
-from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective
+from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective, log_ratio
 from repirl.modules.prompt_filter import PromptFilter, group_accuracy, keep_prompts
 from repirl.modules.recorder import Recorder, over_micro_batches, rollout_figures
 from repirl.modules.sampler_gap import SamplerGap, with_ratios, without_far_rollouts
@@ -239,7 +239,10 @@ class RePIRL(Answering):
             everywhere = experience.gathered(rewards, self._prm().ends_line)
             if not self._prm_passes():
                 self.recorder.add("prm", self._diagnostics(everywhere))
-            scaled = scale_rewards(rewards=everywhere.rewards, response_mask=rolled, scale=settings.reward_scale)
+            soft = everywhere.rewards
+            if settings.maxent_coef:
+                soft = soft + settings.maxent_coef * log_ratio(everywhere, of_reference=self.objective.needs_reference)
+            scaled = scale_rewards(rewards=soft, response_mask=rolled, scale=settings.reward_scale)
             every = torch.ones_like(is_expert)
             source = RewardSource(settings.prm_coef, settings.prm_estimator, scaled, mask, every, settings.prm_discount)
             sources.append(source)
@@ -308,8 +311,9 @@ class RePIRL(Answering):
 
     def _wants_log_probs(self) -> bool:
         by_prm = bool(self._prm_passes()) and self.objective.needs_log_probs
+        maxent = self.prm is not None and self.advantage.maxent_coef > 0
         several = self.reference is not None or self.schedule.policy_steps > 1
-        return by_prm or several or self.actor.rollout.gives_log_probs
+        return by_prm or maxent or several or self.actor.rollout.gives_log_probs
 
     def _prm_passes(self) -> int:
         return 0 if self.prm is None else prm_passes(self.schedule, self.global_step)
@@ -353,7 +357,7 @@ class RePIRL(Answering):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sums gradients over ranks, then clips: here they are unscaled, also under fp16."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        name = "policy" if parameters[0] is next(self.policy.parameters()) else "prm"
+        name = "policy" if any(parameters[0] is p for p in self.policy.parameters()) else "prm"
         what, scaled = f"iteration {self.global_step}, {name}", self.trainer.precision == "16-mixed"
         self.recorder.add(name, {"gradient_norm": sum_and_clip(parameters, self.clip_norms[name], what, scaled=scaled)})
 
