@@ -69,6 +69,14 @@ def product() -> dict[str, dict[str, Any]]:
     return arms
 
 
+def maxent(
+    weighting: str, in_z: bool, estimator: str, coefficient: float = 1.0, base_measure: str = "reference"
+) -> dict[str, Any]:
+    """The policy maximises -KL(q || b exp(R) / Z) instead of E[R]."""
+    advantage = {"prm_estimator": estimator, "maxent_coef": coefficient}
+    return irl(weighting=weighting, experts_in_z=in_z, base_measure=base_measure) | {"advantage": advantage}
+
+
 ARMS: dict[str, dict[str, Any]] = {
     **product(),
     # parameterisation
@@ -89,6 +97,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "reference": irl(base_measure="reference"),
     "sequence_z_reference": irl(weighting="sequence", experts_in_z=True, base_measure="reference"),
     "implicit_reference": irl(weighting="sequence", base_measure="reference") | prm(kind="implicit"),
+    # the policy's objective: rewards with log b - log q
+    **{
+        f"maxent_{weighting}{'_z' if in_z else ''}_{estimator}": maxent(weighting, in_z, estimator)
+        for weighting, in_z in (("per_position", False), ("sequence", False), ("sequence", True))
+        for estimator in ("rloo", "prime", "position")
+    },
+    "maxent_uniform_base": maxent("per_position", False, "position", base_measure="uniform"),
+    "maxent_half": maxent("per_position", False, "position", coefficient=0.5),
     # corrected trajectories: the only arms whose PRM sees outcomes
     "corrected_copy": irl(corrected="copy"),
     "corrected_move": irl(corrected="move"),
