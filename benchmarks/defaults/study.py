@@ -104,6 +104,8 @@ ARMS: dict[str, dict[str, Any]] = {
         for estimator in ("rloo", "prime", "position")
     },
     "maxent_uniform_base": maxent("per_position", False, "position", base_measure="uniform"),
+    "maxent_logit_difference": maxent("sequence", False, "rloo") | prm(kind="logit_difference"),
+    "maxent_implicit": maxent("sequence", False, "rloo") | prm(kind="implicit"),
     "maxent_half": maxent("per_position", False, "position", coefficient=0.5),
     # corrected trajectories: the only arms whose PRM sees outcomes
     "corrected_copy": irl(corrected="copy"),
