@@ -144,8 +144,9 @@ DATA: dict[str, dict[str, Any]] = {  # what an arm changes in the data
 }
 BASE = "per_position_prime"
 CONFIRMED = [  # report.md says why
-    *(BASE, "per_position_rloo", "sequence_rloo", "sequence_z_rloo", "logit_difference", "position_discounted"),
-    *("outcome_only", "corrected_copy", "paper", "discriminator_token"),
+    *("maxent_sequence_rloo", "maxent_per_position_rloo", "maxent_sequence_z_rloo", "maxent_logit_difference"),
+    *("maxent_uniform_base", BASE, "sequence_rloo", "sequence_z_rloo", "logit_difference", "outcome_only"),
+    *("corrected_copy", "discriminator_token", "paper"),
 ]
 
 
