@@ -16,6 +16,9 @@ import torch
 from machine import use_clock
 from workloads import PHASES, Batches, Work, is_right, module_of, synthetic_prompts
 
+from repirl.modules.prm_objectives import IRL
+from repirl.modules.settings import Advantage
+
 LEARNING_RATE = 1e-5
 
 
@@ -62,9 +65,11 @@ def train_repirl(settings: dict[str, Any], turn: Turn) -> None:
 
     work = Work(**settings["work"])
     fused = partial(torch.optim.AdamW, lr=LEARNING_RATE, fused=True)
-    optimizers = {} if settings["side"] == "defaults" else {"policy_optimizer": fused, "prm_optimizer": fused}
+    changed: dict[str, Any] = {"policy_optimizer": fused, "prm_optimizer": fused}
+    if settings["side"] == "defaults":  # as shipped, which has a reference
+        changed = {"objective": IRL(), "advantage": Advantage()}
     policy = Policy(path=settings["folder"], dtype=settings["dtype"])
-    module = module_of(policy, work, with_prm=settings["side"] != "rloo", **optimizers)
+    module = module_of(policy, work, with_prm=settings["side"] != "rloo", **changed)
     trainer = Trainer(
         accelerator=settings["device"],
         devices=1,

@@ -6,8 +6,8 @@
 
 Every side is a process of its own that keeps its model; they take turns, one iteration each, so that a busy machine is
 busy for all. `rloo`: outcome reward only. `repirl`: a PRM of the policy's size with its own backbone, updated once,
-one expert a prompt, rescoring, one policy update. `defaults`: the same with the optimisers as shipped (AdamW not
-fused). Each is compared with TRL's *RLOO* iteration. A size that was measured before with the same settings and commit
+one expert a prompt, rescoring, one policy update. `defaults`: everything as shipped (AdamW not fused, a reference
+policy). Each is compared with TRL's *RLOO* iteration. A size that was measured before with the same settings and commit
 is not measured again (`--again` does).
 
 TRL's settings: beta 0, no gradient checkpointing, float32, fused AdamW, no logging, no end token, and the faster of

@@ -17,8 +17,9 @@ from repirl.data.loaders import PromptBatch
 from repirl.models.loading import Dtype
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
+from repirl.modules.prm_objectives import IRL
 from repirl.modules.repirl import RePIRL
-from repirl.modules.settings import Text
+from repirl.modules.settings import Advantage, Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Expert, Problem, Prompt, Verdict, Verifier
 
@@ -242,7 +243,9 @@ def iterate(
 
 
 def module_of(policy: Policy, work: Work, *, with_prm: bool = True, **settings: Any) -> RePIRL:
-    """A module whose iterations all do the same work; the PRM is a copy of the policy."""
+    """A module whose iterations all do the same work; the PRM is a copy of the policy, and nothing needs a reference."""
+    plain = {"objective": IRL(base_measure="uniform"), "advantage": Advantage(maxent_coef=0.0)}
+    settings = plain | settings
     return RePIRL(
         policy=policy,
         prm=PRM() if with_prm else None,

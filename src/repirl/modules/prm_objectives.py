@@ -42,13 +42,15 @@ class PRMObjective(ABC):
     """One way to train a PRM.
 
     needs_log_probs, needs_reference, needs_verifier: what the module has to provide. drops_wrong_experts: experts that
-    the verifier rejects are left out before anything is computed.
+    the verifier rejects are left out before anything is computed. models_density: the rewards say how likely a response is
+    among the experts', b exp(R) / Z, which the policy should then follow (`advantage.maxent_coef`).
     """
 
     needs_log_probs = True
     needs_reference = False
     needs_verifier = False
     drops_wrong_experts = True
+    models_density = False
 
     @abstractmethod
     def coefficients(self, rows: Evidence) -> Coefficients:
@@ -60,7 +62,7 @@ class IRL(PRMObjective):
 
     Args:
         weighting: of the rollouts; see `irl_coefficients`, as for `scope`, `experts_in_z`, `rhat`, `temperature`, `truncate`.
-        base_measure: b = 1 (`uniform`) or b = the policy at the start (`reference`).
+        base_measure: b = the policy at the start (`reference`) or b = 1 (`uniform`).
         corrected: rollouts with a right answer are pseudo-experts and stay in Z (`copy`), leave Z (`move`, the paper), or
             are ordinary rollouts (`ignore`). Without a verifier all three are the same.
         expert_weight: weight of a real expert against a pseudo-expert.
@@ -69,15 +71,17 @@ class IRL(PRMObjective):
             a constant at each position, then rests at 0 instead of drifting.
     """
 
+    models_density = True
+
     def __init__(
         self,
         weighting: Weighting = "sequence",
         scope: Scope = "prompt",
-        experts_in_z: bool = True,
+        experts_in_z: bool = False,
         rhat: Rhat = "R",
         temperature: float = 1.0,
         truncate: float | None = None,
-        base_measure: BaseMeasure = "uniform",
+        base_measure: BaseMeasure = "reference",
         corrected: Corrected = "copy",
         expert_weight: float = 1.0,
         wrong_experts: WrongExperts = "drop",
@@ -159,7 +163,7 @@ class Discriminator(PRMObjective):
         if expert_weight <= 0:
             raise ValueError(f"Discriminator: expert_weight must be > 0, not {expert_weight}")
         self.logit, self.form, self.corrected, self.expert_weight = logit, form, corrected, expert_weight
-        self.needs_log_probs = logit == "airl"
+        self.needs_log_probs = self.models_density = logit == "airl"
         self.needs_reference = logit == "airl" and base_measure == "reference"
         self.drops_wrong_experts = wrong_experts == "drop"
 

@@ -240,8 +240,8 @@ class RePIRL(Answering):
             if not self._prm_passes():
                 self.recorder.add("prm", self._diagnostics(everywhere))
             soft = everywhere.rewards
-            if settings.maxent_coef:
-                soft = soft + settings.maxent_coef * log_ratio(everywhere, of_reference=self.objective.needs_reference)
+            if maxent := self._maxent_coef():
+                soft = soft + maxent * log_ratio(everywhere, of_reference=self.objective.needs_reference)
             scaled = scale_rewards(rewards=soft, response_mask=rolled, scale=settings.reward_scale)
             every = torch.ones_like(is_expert)
             source = RewardSource(settings.prm_coef, settings.prm_estimator, scaled, mask, every, settings.prm_discount)
@@ -311,9 +311,13 @@ class RePIRL(Answering):
 
     def _wants_log_probs(self) -> bool:
         by_prm = bool(self._prm_passes()) and self.objective.needs_log_probs
-        maxent = self.prm is not None and self.advantage.maxent_coef > 0
+        maxent = self.prm is not None and self._maxent_coef() > 0
         several = self.reference is not None or self.schedule.policy_steps > 1
         return by_prm or maxent or several or self.actor.rollout.gives_log_probs
+
+    def _maxent_coef(self) -> float:
+        given = self.advantage.maxent_coef
+        return float(self.objective.models_density) if given is None else given
 
     def _prm_passes(self) -> int:
         return 0 if self.prm is None else prm_passes(self.schedule, self.global_step)

@@ -35,7 +35,8 @@ class Advantage:
         outcome_estimator, prm_estimator: `rloo`, `grpo`, `dr_grpo`; for the PRM also `prime`, `position`.
         prm_discount: of later PRM rewards in a token's return; 1 sums all, 0 leaves each token its own.
         maxent_coef: times log b - log q (b the objective's base measure) is added to each token's PRM reward. At 1 the
-            policy's optimum is the PRM's own distribution b exp(R) / Z, at 0 the response of the largest reward alone.
+            policy's optimum is the PRM's own distribution b exp(R) / Z, at 0 the response of the largest reward alone. None:
+            1 for objectives that model a density (`IRL`, AIRL), 0 for the others.
         reward_scale: of PRM rewards.
         whiten: the sum over the batch's tokens to mean 0 and standard deviation 1.
         alone: the leave-one-out baseline where no other rollout is active.
@@ -47,7 +48,7 @@ class Advantage:
     outcome_estimator: Literal["rloo", "grpo", "dr_grpo"] = "rloo"
     prm_estimator: Literal["rloo", "grpo", "dr_grpo", "prime", "position"] = "rloo"
     prm_discount: float = 1.0
-    maxent_coef: float = 0.0
+    maxent_coef: float | None = None
     reward_scale: RewardScale = "max_abs_return"
     whiten: bool = True
     alone: Literal["zero_baseline", "drop"] = "zero_baseline"
@@ -55,7 +56,7 @@ class Advantage:
     def __post_init__(self) -> None:
         if not 0 <= self.prm_discount <= 1:
             raise ValueError(f"advantage: prm_discount must be between 0 and 1, not {self.prm_discount}")
-        if self.maxent_coef < 0:
+        if self.maxent_coef is not None and self.maxent_coef < 0:
             raise ValueError(f"advantage: maxent_coef must not be negative, not {self.maxent_coef}")
 
 
