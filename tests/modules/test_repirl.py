@@ -138,7 +138,8 @@ def test_micro_batches_do_not_change_the_gradient(objective: PRMObjective) -> No
         return run(module, make_data(with_experts())).weights
 
     whole = weights(10**6)
-    assert distance(whole, start_weights(make_module()), "policy.") > 1e-3
+    start = start_weights(make_module(objective=objective, verifier=EvenDigits()))
+    assert distance(whole, start, "policy.") > 1e-3
     for budget in (1, 37):  # each row by itself; micro-batches of unequal size
         assert distance(weights(budget), whole) < 1e-6, budget
 
@@ -220,14 +221,15 @@ IRLS: list[dict[str, Any]] = [
     {"weighting": "uniform"},
     {"weighting": "per_position"},
     {"weighting": "sequence", "scope": "batch"},
+    {"experts_in_z": True},
     {"weighting": "length_normalized", "scope": "batch", "experts_in_z": False},
     {"weighting": "uniform", "scope": "batch", "rhat": "Rbar"},
     {"rhat": "Rbar", "temperature": 2.0, "truncate": 0.4},
-    {"corrected": "copy", "expert_weight": 3.0},
+    {"corrected": "copy", "expert_weight": 3.0, "experts_in_z": True},
     {"corrected": "move", "experts_in_z": False},
     {"corrected": "ignore"},
-    {"base_measure": "reference"},
-    {"base_measure": "reference", "weighting": "per_position"},
+    {"base_measure": "uniform"},
+    {"base_measure": "uniform", "weighting": "per_position"},
 ]
 
 
@@ -269,7 +271,7 @@ def test_a_penalty_is_added_to_coefficients_and_loss() -> None:
         outcome=torch.full((2,), float("nan")),
         log_probs=torch.zeros(2, 2),
     )
-    without, found = (IRL(experts_in_z=False, reward_penalty=p).coefficients(rows) for p in (0.0, 0.6))
+    without, found = (IRL(base_measure="uniform", reward_penalty=p).coefficients(rows) for p in (0.0, 0.6))
     # one expert and one rollout: -1 and +1; 2 x 0.6 / 3 tokens = 0.4 times the reward; 0.6 x (1 + 4 + 9) / 3 in the loss
     torch.testing.assert_close(without.token, torch.tensor([[-1.0, -1.0], [1.0, 0.0]]))
     torch.testing.assert_close(found.token - without.token, torch.tensor([[0.4, -0.8], [1.2, 0.0]]))
@@ -284,6 +286,19 @@ def test_the_discount_reaches_the_policy() -> None:
     near, far = weights(0.0), weights(1.0)
     assert distance(near, far, "prm.") == 0  # it is updated before
     assert distance(near, far, "policy.") > 1e-4
+
+
+def test_objectives_that_model_a_density_have_the_policy_follow_it() -> None:
+    def weights(objective: PRMObjective, coefficient: float | None) -> dict[str, torch.Tensor]:
+        advantage = replace(PRM_ONLY, prm_estimator="rloo", maxent_coef=coefficient)
+        module = make_module(objective=objective, advantage=advantage, verifier=EvenDigits(), samples=4)
+        return run(module, make_data(with_experts()), steps=2).weights
+
+    objectives = [IRL(), Discriminator(), Discriminator(logit="gail"), Prime()]
+    for objective, coefficient in zip(objectives, [1.0, 1.0, 0.0, 0.0], strict=True):
+        meant = weights(objective, None)
+        assert distance(meant, weights(objective, coefficient), "policy.") == 0
+        assert distance(meant, weights(objective, 1 - coefficient), "policy.") > 1e-4
 
 
 @pytest.mark.parametrize("base_measure", ["uniform", "reference"])
@@ -328,7 +343,7 @@ def test_prime_reads_outcomes_and_no_expert() -> None:
 
     without = weights([replace(p, solutions=()) for p in problems()])
     assert distance(weights(with_experts()), without, "prm.") < 1e-6
-    assert distance(without, start_weights(make_module(verifier=EvenDigits())), "prm.") > 1e-3
+    assert distance(without, start_weights(make_module(objective=Prime(), verifier=EvenDigits())), "prm.") > 1e-3
 
 
 @pytest.mark.parametrize("arguments", [{"kind": "q_head"}, {"kind": "implicit"}], ids=str)

@@ -17,8 +17,10 @@ from tests.modules.tiny import EvenDigits, make_module, run
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"corrected": "move"}, "IRL: corrected 'move' with experts_in_z leaves a corrected rollout no counter-force"),
-        ({"corrected": "move", "experts_in_z": True}, "use corrected 'copy', or experts_in_z false"),
+        (
+            {"corrected": "move", "experts_in_z": True},
+            "IRL: corrected 'move' with experts_in_z leaves a corrected rollout no",
+        ),
         ({"expert_weight": 0.0}, "IRL: expert_weight must be > 0, not 0.0"),
         ({"expert_weight": -1.0}, "IRL: expert_weight must be > 0, not -1.0"),
         ({"reward_penalty": -0.1}, r"IRL: reward_penalty must not be negative, not -0\.1"),
@@ -41,7 +43,7 @@ def test_a_negative_maxent_coefficient_is_refused() -> None:
 
 
 def test_experts_outside_z_may_be_moved() -> None:
-    assert IRL(corrected="move", experts_in_z=False).corrected == "move"
+    assert IRL(corrected="move").corrected == "move"
 
 
 @pytest.mark.parametrize(

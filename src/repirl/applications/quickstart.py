@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,19 +56,26 @@ def main(argv: Sequence[str]) -> int:
     cores = os.cpu_count() or 1
     processes = Processes()
 
-    def fit_all(runs: Iterable[tuple[list[str], Path]], threads: int) -> None:
-        with ThreadPoolExecutor(cores) as pool:
-            list(pool.map(lambda run: fit(processes, run[0], run[1], threads), runs))
-
     print(f"1. start policies (seeds {arguments.seeds}): facts learned wrong on purpose")
-    starting = [(STARTS[arguments.start], start_overlay(output, s, arguments.start_iterations)) for s in seeds]
-    fit_all(starting, threads=max(1, cores // len(seeds)))
-    print(f"2. {len(arms)} runs a seed from there, {cores} at a time")
-    runs = [(ARMS[arm][1], arm_overlay(output, s, arm, arguments.iterations)) for s in seeds for arm in arms]
-    fit_all(runs, threads=1)
-    print("3. measuring the saved policies on held-out problems")
+    threads = max(1, cores // len(seeds))
     with ThreadPoolExecutor(cores) as pool:
-        results = list(pool.map(lambda seed: measured(processes, output, seed, arms), seeds))
+        overlays = [start_overlay(output, seed, arguments.start_iterations) for seed in seeds]
+        list(pool.map(lambda overlay: fit(processes, STARTS[arguments.start], overlay, threads), overlays))
+    print(f"2. {len(arms)} runs a seed from there, {cores} at a time, each measured on held-out problems when it ends")
+    with ThreadPoolExecutor(cores) as pool:
+        runs = {
+            (seed, arm): pool.submit(run, processes, ARMS[arm][1], arm_overlay(output, seed, arm, arguments.iterations))
+            for seed in seeds
+            for arm in arms
+        }
+        starts = {seed: pool.submit(measured, processes, output / f"seed-{seed}" / "start") for seed in seeds}
+    results = []
+    for seed in seeds:
+        start = starts[seed].result()
+        found = {arm: runs[seed, arm].result() for arm in arms}
+        for of_arm in found.values():
+            of_arm["curve"] = [*start["curve"], *of_arm["curve"]]
+        results.append({"seed": seed, "start": start["final"], "arms": found})
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     from repirl.applications.curves import draw_curves, print_table  # matplotlib: only now
 
@@ -148,12 +155,18 @@ def fit(processes: Processes, configs: list[str], overlay: Path, threads: int) -
         raise SystemExit(_failure("the run above", log))
 
 
-def measured(processes: Processes, output: Path, seed: int, arms: list[str]) -> dict[str, Any]:
+def run(processes: Processes, configs: list[str], overlay: Path) -> dict[str, Any]:
+    """Fits and measures."""
+    fit(processes, configs, overlay, threads=1)
+    return measured(processes, overlay.parent)
+
+
+def measured(processes: Processes, place: Path) -> dict[str, Any]:
     """What `measure` finds, in a process of its own."""
-    folder = output / f"seed-{seed}"
-    if processes.call(folder / "measured.log", 1, measure, output, seed, arms):
-        raise SystemExit(_failure("measuring", folder / "measured.log"))
-    found: dict[str, Any] = json.loads((folder / "measured.json").read_text())
+    log = place / "measured.log"
+    if processes.call(log, 1, measure, place):
+        raise SystemExit(_failure("measuring", log))
+    found: dict[str, Any] = json.loads((place / "measured.json").read_text())
     return found
 
 
@@ -162,8 +175,11 @@ def _failure(what: str, log: Path) -> str:
     return f"{tail}\n{what} failed; its whole output is in {log}"
 
 
-def measure(output: Path, seed: int, arms: list[str]) -> None:
-    """Writes measured.json: accuracies of a seed's start policy and of every saved policy; also for TensorBoard."""
+def measure(place: Path) -> None:
+    """Writes measured.json: accuracies of a run's saved policies, of the start policy alone in its own folder.
+
+    Also for TensorBoard.
+    """
     import torch
     from torch.utils.tensorboard import SummaryWriter
 
@@ -175,21 +191,18 @@ def measure(output: Path, seed: int, arms: list[str]) -> None:
     text = Text(max_prompt_tokens=32, max_response_tokens=20)
     curve_set = RunningSums(CURVE_PROBLEMS, seed=3, split="val", solution=False).load()
     final_set = RunningSums(FINAL_PROBLEMS, seed=4, split="test", solution=False).load()
-    policy = Policy(path=str(output / f"seed-{seed}" / "start")).load()
-    start = accuracy(policy, text, final_set)
-    at_start = accuracy(policy, text, curve_set)
-    by_arm: dict[str, Any] = {}
-    for arm in arms:
-        place = output / f"seed-{seed}" / ARMS[arm][0]
-        saved = {int(p.stem.removeprefix("step=")): p for p in place.glob("checkpoints/step=*.ckpt")}
-        curve = [{"iteration": 0, **at_start}]
-        with SummaryWriter(str(place)) as writer:
-            for iteration, path in sorted(saved.items()):
-                state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-                own = {k.removeprefix("policy."): v for k, v in state.items() if k.startswith("policy.")}
-                policy.load_state_dict(own)
-                curve.append({"iteration": iteration, **accuracy(policy, text, curve_set)})
-                for name in ("greedy", "sampled"):
-                    writer.add_scalar(f"val/{name}_accuracy", curve[-1][name], iteration)
-        by_arm[arm] = {"final": accuracy(policy, text, final_set), "curve": curve}
-    (output / f"seed-{seed}" / "measured.json").write_text(json.dumps({"seed": seed, "start": start, "arms": by_arm}))
+    policy = Policy(path=str(place.parent / "start")).load()
+    curve: list[dict[str, float]] = []
+    if place.name == "start":
+        curve.append({"iteration": 0, **accuracy(policy, text, curve_set)})
+    saved = {int(path.stem.removeprefix("step=")): path for path in place.glob("checkpoints/step=*.ckpt")}
+    with SummaryWriter(str(place)) as writer:
+        for iteration, path in sorted(saved.items()):
+            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+            own = {k.removeprefix("policy."): v for k, v in state.items() if k.startswith("policy.")}
+            policy.load_state_dict(own)
+            curve.append({"iteration": iteration, **accuracy(policy, text, curve_set)})
+            for name in ("greedy", "sampled"):
+                writer.add_scalar(f"val/{name}_accuracy", curve[-1][name], iteration)
+    found = {"final": accuracy(policy, text, final_set), "curve": curve}
+    (place / "measured.json").write_text(json.dumps(found))
