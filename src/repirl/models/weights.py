@@ -42,7 +42,8 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     """The model without adapters; a copy with adapters merged where it has some."""
     if not any(hasattr(module, "base_layer") for module in model.modules()):
         return model
-    fresh = type(model)(copy.deepcopy(model.config)).to(model.dtype)
+    fresh: PreTrainedModel = type(model)(copy.deepcopy(model.config))
+    fresh.to(getattr(torch, dtype_name(model)))
     fresh.load_state_dict(dict(plain_weights(model)), strict=False)  # a tied weight comes once
     fresh.tie_weights()
     fresh.generation_config = model.generation_config
