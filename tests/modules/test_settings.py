@@ -37,9 +37,10 @@ def test_discounts_outside_the_unit_interval_are_refused(discount: float) -> Non
         Advantage(prm_discount=discount)
 
 
-def test_a_negative_maxent_coefficient_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"advantage: maxent_coef must not be negative, not -0\.5"):
-        Advantage(maxent_coef=-0.5)
+@pytest.mark.parametrize("coefficient", [-0.5, float("nan")])
+def test_a_negative_maxent_coefficient_is_refused(coefficient: float) -> None:
+    with pytest.raises(ValueError, match=f"advantage: maxent_coef must not be negative, not {coefficient}"):
+        Advantage(maxent_coef=coefficient)
 
 
 def test_experts_outside_z_may_be_moved() -> None:

@@ -56,7 +56,7 @@ class Advantage:
     def __post_init__(self) -> None:
         if not 0 <= self.prm_discount <= 1:
             raise ValueError(f"advantage: prm_discount must be between 0 and 1, not {self.prm_discount}")
-        if self.maxent_coef is not None and self.maxent_coef < 0:
+        if self.maxent_coef is not None and not self.maxent_coef >= 0:
             raise ValueError(f"advantage: maxent_coef must not be negative, not {self.maxent_coef}")
 
 
