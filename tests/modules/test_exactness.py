@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
+import torch
 
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
@@ -25,6 +28,7 @@ from tests.modules.tiny import (
 )
 
 ROUNDING = 2e-4
+SLOW = partial(torch.optim.SGD, lr=0.05)  # larger steps make rounding grow
 
 
 class PlainPolicy(Policy):
@@ -49,6 +53,8 @@ def figures_of(policy: Policy, micro_batch_tokens: int) -> list[dict[str, float]
             verifier=EvenDigits(),
             surrogate=Surrogate(kl_coef=0.1),
             schedule=Schedule(prm_updates=2, policy_mini_batches=2),
+            policy_optimizer=SLOW,
+            prm_optimizer=SLOW,
             micro_batch_tokens=micro_batch_tokens,
         )
 
