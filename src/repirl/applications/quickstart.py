@@ -59,8 +59,9 @@ def main(argv: Sequence[str]) -> int:
     print(f"1. start policies (seeds {arguments.seeds}): facts learned wrong on purpose")
     threads = max(1, cores // len(seeds))
     with ThreadPoolExecutor(cores) as pool:
-        overlays = [start_overlay(output, seed, arguments.start_iterations) for seed in seeds]
-        list(pool.map(lambda overlay: fit(processes, STARTS[arguments.start], overlay, threads), overlays))
+        configs = STARTS[arguments.start]
+        overlays = [start_overlay(output, seed, configs, arguments.start_iterations) for seed in seeds]
+        list(pool.map(lambda overlay: fit(processes, configs, overlay, threads), overlays))
     print(f"2. {len(arms)} runs a seed from there, {cores} at a time, each measured on held-out problems when it ends")
     with ThreadPoolExecutor(cores) as pool:
         runs = {
@@ -86,10 +87,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def start_overlay(output: Path, seed: int, iterations: int | None) -> Path:
-    """The overlay of a seed's start policy."""
+def start_overlay(output: Path, seed: int, configs: list[str], iterations: int | None) -> Path:
+    """The overlay of a seed's start policy, which `configs` describe."""
     folder = output / f"seed-{seed}" / "start"
-    callbacks = yaml.safe_load(Path(STARTS["hard"][0]).read_text())["trainer"]["callbacks"]
+    trainers = [yaml.safe_load(Path(path).read_text()).get("trainer", {}) for path in configs]
+    callbacks = [trainer for trainer in trainers if "callbacks" in trainer][-1]["callbacks"]
     callbacks[-1]["init_args"]["folder"] = str(folder)  # ExportPolicy; lists in overlays replace, so all are stated
     return write_overlay(
         folder,
