@@ -41,7 +41,9 @@ MUTANTS = {
         """        for index in micro_batches:
             values = self._prm()(select(part.rows, index)) if kept is None else kept
             piece = part.select(index)
-            piece = replace(piece, log_probs=piece.log_probs[:, : values.shape[1]])
+            width = values.shape[1]
+            piece = replace(piece, log_probs=piece.log_probs[:, :width])
+            piece = replace(piece, reference_log_probs=piece.reference_log_probs[:, :width])
             piece = replace(piece, rows=select(part.rows, index))
             wanted = self._prm_coefficients(piece, values.detach())
             if wanted is None:

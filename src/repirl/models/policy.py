@@ -13,8 +13,8 @@ from repirl.models.loading import Dtype, add_lora, causal_lm_from_config, load_c
 from repirl.models.log_probs import token_log_probs
 from repirl.models.packing import join, joined_states, pack, packed_states, use_shared_prefix
 from repirl.models.tokenizers import character_tokenizer
-from repirl.models.weights import merged
 from repirl.structs import Rows
+from repirl.weights import merged
 
 
 class Policy(nn.Module):

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from repirl.models.weights import dtype_name, plain_config, plain_weights, stamp
 from repirl.rollout.transformers import row_seed
 from repirl.rollout.vllm_client import RemoteEngine
 from repirl.rollout.vllm_engine import RESERVED, Engine, Sampled, Sampling
 from repirl.structs import Generator, Response
+from repirl.weights import dtype_name, plain_config, plain_weights, stamp
 
 
 class VLLM(Generator):

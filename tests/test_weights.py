@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from repirl.models.policy import Policy
-from repirl.models.weights import plain_config, plain_weights, stamp
+from repirl.weights import plain_config, plain_weights, stamp
 from tests.models.tiny import LLAMA, TOKENS, tiny_policy
 
 LORA = {"r": 2, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
