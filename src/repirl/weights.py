@@ -32,9 +32,9 @@ def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         owner = next(module for module in adapted if name.startswith(f"{module}."))
         if owner not in seen:
             seen.add(owner)
-            merged = copy.deepcopy(adapted[owner])
-            merged.merge()  # into its base layer, by the active adapters
-            for own, value in merged.base_layer.named_parameters():
+            layer = copy.deepcopy(adapted[owner])
+            layer.merge()  # into its base layer, by the active adapters
+            for own, value in layer.base_layer.named_parameters():
                 yield f"{owner}.{own}".removeprefix(WRAPPER), value.detach()
 
 

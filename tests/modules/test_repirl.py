@@ -213,6 +213,7 @@ def test_lora_moves_adapters_of_policy_and_prm_and_nothing_else(kind: Any) -> No
     moved = {name for name, value in done.weights.items() if not torch.equal(value, before[name])}
     assert {name.split(".")[0] for name in moved} == {"policy", "prm"}
     assert {name for name in moved if "lora_" not in name} == ({"prm.action.weight"} if kind == "q_head" else set())
+    assert {"policy/gradient_norm", "prm/gradient_norm"} <= done.figures[0].keys()
 
 
 IRLS: list[dict[str, Any]] = [
