@@ -8,7 +8,7 @@
 
 Every stage can be stopped and started again: finished runs are kept, and what `results/` holds is not run again. A design
 around a base (`base.yaml`): the full product of weighting, experts in Z and advantage estimator, and every other switch on
-its own.
+its own; then single switches around the arm that became the default. `a+b` is the arm a with the switches of b.
 """
 
 from __future__ import annotations
@@ -143,6 +143,14 @@ DATA: dict[str, dict[str, Any]] = {  # what an arm changes in the data
     "wider": {"batch_prompts": 32},
 }
 BASE = "per_position_prime"
+DEFAULT = "maxent_sequence_rloo"
+AROUND = [  # what is switched around the default
+    *("q_head_rank_8", "head", "steps", "length_normalized_rloo", "uniform_rloo", "sequence_batch", "sequence_rbar"),
+    *("sequence_tempered", "sequence_truncated", "paper", "corrected_copy", "corrected_move", "prm_updates_1"),
+    *("prm_updates_4", "prm_rate_x3", "prm_rate_third", "scale_none", "scale_std", "not_whitened", "discounted"),
+    *("penalty", "entropy", "discriminator_token", "experts_16", "experts_64", "wider"),
+]
+SCREENED = [*ARMS, *(f"{DEFAULT}+{name}" for name in AROUND)]
 CONFIRMED = [  # report.md says why
     *("maxent_sequence_rloo", "maxent_per_position_rloo", "maxent_sequence_z_rloo", "maxent_logit_difference"),
     *("maxent_uniform_base", BASE, "sequence_rloo", "sequence_z_rloo", "logit_difference", "outcome_only"),
@@ -156,15 +164,17 @@ def overlays(output: Path, stage: str, tasks: list[str], only: list[str]) -> dic
     for task in tasks:
         words[task] = []
         start = output / "start" / ("base" if task == "paraphrased" else task) / f"seed-{STARTS[stage]}" / "policy"
-        for name in only:
-            changed = {"policy": {"init_args": {"path": str(start)}}, **ARMS[name]}
-            overlay: dict[str, Any] = {"model": {"init_args": changed}}
-            if name in DATA:
-                overlay["data"] = {"init_args": DATA[name]}
-            path = output / stage / "arms" / task / f"{name}.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump(overlay, sort_keys=False))
-            words[task].append("+".join(map(str, [*TASKS[task], path])))
+        for arm in only:
+            files = list(TASKS[task])
+            for name in arm.split("+"):
+                changed = {"policy": {"init_args": {"path": str(start)}}, **ARMS[name]}
+                overlay: dict[str, Any] = {"model": {"init_args": changed}}
+                if name in DATA:
+                    overlay["data"] = {"init_args": DATA[name]}
+                files.append(output / stage / "arms" / task / f"{name}.yaml")
+                files[-1].parent.mkdir(parents=True, exist_ok=True)
+                files[-1].write_text(yaml.safe_dump(overlay, sort_keys=False))
+            words[task].append("+".join(map(str, files)))
     return words
 
 
@@ -177,7 +187,8 @@ def collect(output: Path, stage: str) -> set[tuple[str, str, str]]:
             rows = {(row["task"], row["arm"], row["seed"]): dict(row) for row in csv.DictReader(file)}
     for marker in sorted((output / stage).glob("*/*/seed-*/done.json")):
         folder = marker.parent
-        task, arm, seed = folder.parts[-3], folder.parts[-2].split("+")[-1], folder.name.removeprefix("seed-")
+        task, seed = folder.parts[-3], folder.name.removeprefix("seed-")
+        arm = "+".join(part for part in folder.parts[-2].split("+") if not part.startswith("task_"))
         found = result(Run(arm, int(seed), (), folder))
         assert found is not None
         kept = {name: f"{value:.5g}" for name, value in found.items() if name.startswith(KEPT) and value == value}
@@ -225,8 +236,8 @@ def main() -> int:
             "--with-base",
         ]
         return sweep([*files, "--seeds", seeds, "--output", str(given.output / "start"), *jobs])
-    names = given.only.split(",") if given.only else list(ARMS) if given.stage == "screen" else CONFIRMED
-    if unknown := [name for name in names if name not in ARMS]:
+    names = given.only.split(",") if given.only else SCREENED if given.stage == "screen" else CONFIRMED
+    if unknown := [name for arm in names for name in arm.split("+") if name not in ARMS]:
         parser.error(f"unknown arm {unknown[0]}; there are {', '.join(ARMS)}")
     known = set() if shorter else collect(given.output, given.stage)
     status = 0

@@ -114,7 +114,7 @@ def arm_overlay(output: Path, seed: int, arm: str, iterations: int | None) -> Pa
         "init_args": {
             "dirpath": str(folder / "checkpoints"),
             "filename": "{step}",
-            "every_n_train_steps": 20 if iterations is None else max(1, iterations // 2),
+            "every_n_train_steps": 20 if iterations is None else max(1, iterations // 7),
             "save_top_k": -1,
             "save_weights_only": True,
             "enable_version_counter": False,
