@@ -23,12 +23,13 @@ def close(got: Tensor, expected: Tensor | float, tolerance: float = 1e-12) -> No
 
 
 def call(rewards: Tensor, mask: Tensor | None = None, **arguments: Any) -> IRLCoefficients:
-    """All rows of one prompt, log b = log q and every token counting, unless said otherwise."""
+    """All rows of one prompt, log b = log q, every token counting, experts in Z, unless said otherwise."""
     count = len(rewards)
     defaults = {
         "log_ratio": torch.zeros_like(rewards),
         "response_mask": torch.ones_like(rewards, dtype=torch.bool) if mask is None else mask,
         "group": torch.zeros(count, dtype=torch.long),
+        "experts_in_z": True,
     }
     for name, kind in (("positive_weight", rewards.dtype), ("background", torch.bool), ("group", torch.long)):
         if name in arguments:

@@ -153,6 +153,7 @@ def test_the_ranking_loss_is_the_value_whose_gradient_is_followed() -> None:
             group=torch.zeros(6, dtype=torch.long),
             positive_weight=is_expert.double(),
             background=~is_expert,
+            experts_in_z=True,
         )
 
     analytic = rows.table(terms(WORLD.reward).token)

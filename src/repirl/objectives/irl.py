@@ -71,7 +71,7 @@ def irl_coefficients(
     background: Bool[Tensor, " rows"],
     weighting: Weighting = "sequence",
     scope: Scope = "prompt",
-    experts_in_z: bool = True,
+    experts_in_z: bool = False,
     rhat: Rhat = "R",
     temperature: float = 1.0,
     truncate: float | None = None,
