@@ -49,7 +49,9 @@ class _TokenLogProbs(torch.autograd.Function):
             p = log_p.exp()
             # d log p(a) / d logit = onehot(a) - p;  d H / d logit = -p (log p + H)
             entropy = -(p * log_p).sum(-1, keepdim=True)
-            grad = -p * (g_log_prob[:, None] + g_entropy[:, None] * (log_p + entropy))
+            # In the storage of log_p: a chunk of logits is the largest thing here, and three at a time are enough.
+            grad = log_p.add_(entropy).mul_(g_entropy[:, None]).add_(g_log_prob[:, None]).mul_(p).neg_()
+            del log_p, p
             grad.scatter_add_(-1, a[:, None], g_log_prob[:, None].float())
             if want_hidden:
                 grad_hidden.append(grad.to(weight.dtype) @ weight)
