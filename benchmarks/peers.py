@@ -1,14 +1,17 @@
 """Seconds of an iteration of repirl beside TRL's RLOOTrainer, on the same weights, prompts, lengths, threads and precision.
 
     pip install --no-deps --target outputs/trl trl==1.16.0      # what else it needs, repirl has installed
-    python benchmarks/peers.py                                  # 1M, 7M and 135M parameters; about half an hour
+    python benchmarks/peers.py                                  # all sizes; about an hour with one thread
     python benchmarks/peers.py --sizes 7M --rows rloo repirl --threads 1 --clock cpu     # on a busy machine
 
 Every side is a process of its own that keeps its model; they take turns, one iteration each, so that a busy machine is
 busy for all. `rloo`: outcome reward only. `repirl`: a PRM of the policy's size with its own backbone, updated once,
 one expert a prompt, rescoring, one policy update. `defaults`: everything as shipped (AdamW not fused, a reference
-policy). Each is compared with TRL's *RLOO* iteration. A size that was measured before with the same settings and commit
-is not measured again (`--again` does).
+policy). Each is compared with TRL's *RLOO* iteration. `1M-long` has prompts of 256 tokens instead of 64. A size that was
+measured before with the same settings and commit is not measured again (`--again` does).
+
+`operations` is the ratio that counted floating-point operations alone would give: a rollout costs one forward pass over its
+rows, a backward pass two; repirl runs a prompt once for all its rollouts, TRL once for each.
 
 TRL's settings: beta 0, no gradient checkpointing, float32, fused AdamW, no logging, no end token, and the faster of
 one batch of all rows and four accumulated ones, which is tried first.
@@ -26,12 +29,13 @@ from typing import Any
 
 import torch
 from machine import commit, described, sentence, table, written
-from workloads import Work, parameters, policy_of
+from workloads import Work, apart, needed, parameters, policy_of, shared
 
 GOALS = {"rloo": 0.33, "repirl": 0.70, "defaults": 0.70}
 WORK = {
     "0.1M": Work(8, 8, 64, 64),
     "1M": Work(8, 8, 64, 64),
+    "1M-long": Work(8, 8, 256, 64),
     "7M": Work(8, 8, 64, 64),
     "135M": Work(4, 4, 64, 32),  # a step of the peer takes half a minute on two cores
 }
@@ -101,7 +105,7 @@ def take_turns(sides: dict[str, Side], warm_up: int, steps: int) -> dict[str, li
 def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
     """All sides of one size."""
     work, folder = WORK[size], args.out / "models" / size
-    policy = policy_of(size).load()
+    policy = policy_of(size.removesuffix("-long")).load()
     if not (folder / "config.json").exists():
         policy.save_pretrained(folder)
     common = {
@@ -136,10 +140,20 @@ def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "size": size,
         "parameters": parameters(policy),
+        "operations": {side: operations(policy.model.config, work, side) for side in ("trl", *args.rows)},
         "work": asdict(work),
         "trl_accumulation_s": tried,
         "iterations": taken,
     }
+
+
+def operations(config: Any, work: Work, side: str) -> float:
+    """Floating-point operations of an iteration."""
+    phases = needed(config, work, apart if side == "trl" else shared)
+    rollout = phases["policy_update"] / 3
+    again = {"defaults": phases["log_probs"]}  # of the reference
+    of_prm = 0 if side in ("trl", "rloo") else phases["log_probs"] + phases["prm_update"] + phases["score"]
+    return rollout + of_prm + again.get(side, 0.0) + phases["policy_update"]
 
 
 def row(found: dict[str, Any], name: str) -> list[str]:
@@ -155,6 +169,7 @@ def row(found: dict[str, Any], name: str) -> list[str]:
         f"{statistics.median(ours):.2f}",
         f"{statistics.median(peer):.2f}",
         f"**{ratio:.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+        f"{found['operations'][name] / found['operations']['trl']:.2f}",
         f"{GOALS[name]:.2f} {'met' if ratio <= GOALS[name] else 'missed'}",
         ", ".join(f"{p} {s:.2f}" for p, s in medians.items() if s >= 0.005),
     ]
@@ -162,7 +177,16 @@ def row(found: dict[str, Any], name: str) -> list[str]:
 
 def report(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
     """All sizes as Markdown."""
-    head = ["parameters", "row", "repirl, s", "TRL RLOO, s", "ratio (of single turns)", "goal", "phases, s"]
+    head = [
+        "parameters",
+        "row",
+        "repirl, s",
+        "TRL RLOO, s",
+        "ratio (of single turns)",
+        "operations",
+        "goal",
+        "phases, s",
+    ]
     rows = [row(found, name) for found in results.values() for name in found["iterations"] if name != "trl"]
     lines = ["# repirl beside TRL\n", "    python benchmarks/peers.py\n"]
     for size, found in results.items():
@@ -178,7 +202,7 @@ def report(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
 def main() -> None:
     """Measures what has not been measured, writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["1M", "7M", "135M"], choices=list(WORK))
+    parser.add_argument("--sizes", nargs="+", default=["1M", "1M-long", "7M", "135M"], choices=list(WORK))
     parser.add_argument("--rows", nargs="+", default=list(GOALS), choices=list(GOALS))
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--warm-up", type=int, default=2)

@@ -190,6 +190,22 @@ def apart(prompt: int, responses: Sequence[int]) -> tuple[int, int]:
     return sum(lengths), sum(n * (n + 1) // 2 for n in lengths)
 
 
+def needed(config: Any, work: Work, count: Callable[[int, Sequence[int]], tuple[int, int]]) -> dict[str, float]:
+    """Floating-point operations of each phase; `count` says how often a prompt is run. Backward is twice forward."""
+    response = work.response_tokens - 1  # the last token of a response predicts nothing that is used
+    rolled = trunk_flops(config, *count(work.prompt_tokens, [response] * work.samples))
+    both = trunk_flops(config, *count(work.prompt_tokens, [response] * (work.samples + 1)))
+    of_head = head_flops(config, work.samples * work.response_tokens)
+    of_head_both = head_flops(config, (work.samples + 1) * work.response_tokens)
+    one = {
+        "log_probs": both + of_head_both,
+        "prm_update": 3 * both,
+        "score": rolled,
+        "policy_update": 3 * (rolled + of_head),
+    }
+    return {phase: float(work.prompts * flops) for phase, flops in one.items()}
+
+
 def parameters(model: torch.nn.Module) -> int:
     """How many weights; shared ones once."""
     return sum(p.numel() for p in model.parameters())
