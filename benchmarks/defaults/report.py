@@ -87,19 +87,26 @@ def table(task: str, arms: dict[str, Rows]) -> list[str]:
 
 
 def draw(stages: dict[str, dict[str, dict[str, Rows]]], path: Path) -> None:
-    """Sampled accuracy against wrong-step AUROC, a point an arm, a panel a stage and task."""
-    panels = [(stage, task, arms) for stage, tasks in stages.items() for task, arms in sorted(tasks.items())]
-    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), squeeze=False)
-    for axis, (stage, task, arms) in zip(axes[0], panels, strict=True):
-        for arm, rows in arms.items():
-            x, y = (values(rows, name, None) for name in ("study/wrong_step_auroc", "study/sampled"))
-            if len(x) and len(y):
-                point = float(interquartile_mean(x)), float(interquartile_mean(y))
-                axis.plot(*point, "o", color="tab:blue", markersize=4)
-                axis.annotate(arm, point, fontsize=6, xytext=(2, 2), textcoords="offset points")
-        axis.set(title=f"{STAGES[stage]}: {task}", xlabel="wrong-step AUROC of the PRM", ylabel="sampled accuracy")
+    """Sampled accuracy against wrong-step AUROC, a point an arm, a row a stage, a column a task.
+
+    With several seeds a line spans them, and only arms with at least three are drawn.
+    """
+    tasks = sorted({task for found in stages.values() for task in found})
+    figure, axes = plt.subplots(len(stages), len(tasks), figsize=(8 * len(tasks), 7 * len(stages)), squeeze=False)
+    for (stage, found), row in zip(stages.items(), axes, strict=True):
+        for task, axis in zip(tasks, row, strict=True):
+            for arm, rows in found.get(task, {}).items():
+                x, y = (values(rows, name, None) for name in ("study/wrong_step_auroc", "study/sampled"))
+                if not len(x) or (stage == "confirm" and len(x) < 3):
+                    continue
+                at = float(interquartile_mean(x)), float(interquartile_mean(y))
+                (point,) = axis.plot(*at, "o", markersize=5)
+                axis.vlines(at[0], float(y.min()), float(y.max()), color=point.get_color(), alpha=0.5)
+                axis.annotate(arm, at, fontsize=7, xytext=(4, 3), textcoords="offset points")
+            axis.margins(x=0.2)
+            axis.set(title=f"{STAGES[stage]}: {task}", xlabel="wrong-step AUROC of the PRM", ylabel="sampled accuracy")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def tables(stages: dict[str, dict[str, dict[str, Rows]]]) -> str:
