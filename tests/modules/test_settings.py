@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from repirl.models.prm import PRM
 from repirl.modules.prm_objectives import IRL
 from repirl.modules.prompt_filter import PromptFilter
 from repirl.modules.settings import Advantage
+from repirl.objectives.irl import irl_coefficients
 from repirl.rollout.transformers import InProcess
 from tests.modules.tiny import EvenDigits, make_module, run
 
@@ -72,3 +74,12 @@ def test_a_prm_or_a_verifier_is_enough() -> None:
 def test_a_softmax_per_position_over_the_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="'per_position' is defined per prompt"):
         run(make_module(objective=IRL(weighting="per_position", scope="batch")))
+
+
+def test_the_irl_objective_and_its_function_have_the_same_defaults() -> None:
+    of_class, of_function = (signature(each).parameters for each in (IRL.__init__, irl_coefficients))
+    shared = {
+        name for name, parameter in of_function.items() if name in of_class and parameter.default is not parameter.empty
+    }
+    assert shared == {"weighting", "scope", "experts_in_z", "rhat", "temperature", "truncate"}
+    assert {name: of_class[name].default for name in shared} == {name: of_function[name].default for name in shared}
