@@ -55,7 +55,12 @@ from repirl.rollout.transformers import InProcess
 from repirl.structs import Expert, Problem, Prompt, Response, Verdict
 
 CPU = torch.device("cpu")
-DECODING = {"0.1M": Work(8, 8, 64, 64), "7M": Work(8, 8, 64, 64), "135M": Work(2, 8, 64, 32)}
+DECODING = {
+    "0.1M": Work(8, 8, 64, 64),
+    "7M": Work(8, 8, 64, 64),
+    "135M": Work(2, 8, 64, 32),
+    "135M-wide": Work(8, 8, 64, 32),  # as many rows as the 7M has
+}
 UPDATES = {"7M": Work(8, 8, 64, 64), "135M": Work(2, 4, 64, 64)}
 GOALS = {"decoding": 2.5, "updates": 0.60, "padding": 0.05, "slopes": 1.05}
 PARTS = tuple(GOALS)
@@ -328,7 +333,7 @@ def main() -> None:
     """Measures the parts that are asked for, keeps the others' last results, writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=["decoding", "updates", "slopes"], choices=PARTS)
-    parser.add_argument("--sizes", nargs="+", default=["7M", "135M"], choices=["0.1M", "7M", "135M"])
+    parser.add_argument("--sizes", nargs="+", default=["7M", "135M", "135M-wide"], choices=list(DECODING))
     parser.add_argument("--data", type=Path, help="folder with GSM8K, for `padding`")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -345,11 +350,15 @@ def main() -> None:
     raw = args.out.with_suffix(".json")
     results = json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else {}
     gemm = partial(gemm_rate, CPU, torch.float32, repeats=3)
+
+    def rates() -> tuple[float, float]:
+        return gemm(), copy_rate(CPU, 128, 3)
+
     fused = partial(torch.optim.AdamW, lr=1e-5, fused=True)
     optimizers = {"policy_optimizer": fused, "prm_optimizer": fused}
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "decoding": lambda: {
-            size: decoding(policy_of(size), DECODING[size], args.repeats, lambda: (gemm(), copy_rate(CPU, 128, 3)))
+            size: decoding(policy_of(size.removesuffix("-wide")), DECODING[size], args.repeats, rates)
             for size in args.sizes
         },
         "updates": lambda: {
@@ -363,7 +372,8 @@ def main() -> None:
     for part in args.parts:
         machine = described(CPU)
         results[part] = {"machine": machine, "repeats": args.repeats, "found": measures[part]()}
-        text = "# Floors, waste and slopes\n\n    python benchmarks/floors.py\n\n" + "\n".join(
+        command = f"python benchmarks/floors.py --threads {args.threads} --clock {args.clock}"
+        text = f"# Floors, waste and slopes\n\n    {command}\n\n" + "\n".join(
             f"## {name.capitalize()}\n\n{sentence(one['machine'])}\n{LINES[name](one['found'])}"
             for name, one in results.items()
         )

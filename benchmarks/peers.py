@@ -188,7 +188,10 @@ def report(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
         "phases, s",
     ]
     rows = [row(found, name) for found in results.values() for name in found["iterations"] if name != "trl"]
-    lines = ["# repirl beside TRL\n", "    python benchmarks/peers.py\n"]
+    lines = [
+        "# repirl beside TRL\n",
+        f"    python benchmarks/peers.py --threads {args.threads} --clock {args.clock}\n",
+    ]
     for size, found in results.items():
         tried = ", ".join(f"{parts} parts {seconds:.2f} s" for parts, seconds in found["trl_accumulation_s"].items())
         counts = len(found["iterations"]["trl"])
