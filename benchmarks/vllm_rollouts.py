@@ -108,9 +108,8 @@ def main() -> None:
                     old[name], gaps = drawn[name], gap(policy, prompts, drawn[name], codec.pad_id)
                 shown = [f"{gaps[k]:.1e}" if gaps else "" for k in ("gap_mean", "gap_max", "kl")]
                 before = "" if stale is None else f"{stale:.3f}"
-                lines.append(
-                    [update, name, before, *shown, f"{first - again:.1f}", f"{again:.1f}", f"{tokens / again:.0f}"]
-                )
+                more = f"{first - again:.1f}" if gaps else ""  # the decoding loop reads the weights where they are
+                lines.append([update, name, before, *shown, more, f"{again:.1f}", f"{tokens / again:.0f}"])
             here, there = ([r.token_ids for group in drawn[n] for r in group] for n in list(samplers)[1:])
             same = [first == second for first, second in zip(here, there, strict=True)]
             print(
