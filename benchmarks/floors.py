@@ -55,11 +55,11 @@ from repirl.rollout.transformers import InProcess
 from repirl.structs import Expert, Problem, Prompt, Response, Verdict
 
 CPU = torch.device("cpu")
-DECODING = {
-    "0.1M": Work(8, 8, 64, 64),
-    "7M": Work(8, 8, 64, 64),
-    "135M": Work(2, 8, 64, 32),
-    "135M-wide": Work(8, 8, 64, 32),  # as many rows as the 7M has
+DECODING = {  # the model and what it decodes
+    "0.1M": ("0.1M", Work(8, 8, 64, 64)),
+    "7M": ("7M", Work(8, 8, 64, 64)),
+    "135M": ("135M", Work(2, 8, 64, 32)),
+    "135M-wide": ("135M", Work(8, 8, 64, 32)),  # as many rows as the 7M has
 }
 UPDATES = {"7M": Work(8, 8, 64, 64), "135M": Work(2, 4, 64, 64)}
 GOALS = {"decoding": 2.5, "updates": 0.60, "padding": 0.05, "slopes": 1.05}
@@ -358,8 +358,9 @@ def main() -> None:
     optimizers = {"policy_optimizer": fused, "prm_optimizer": fused}
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "decoding": lambda: {
-            size: decoding(policy_of(size.removesuffix("-wide")), DECODING[size], args.repeats, rates)
-            for size in args.sizes
+            size: decoding(policy_of(model), work, args.repeats, rates)
+            for size, (model, work) in DECODING.items()
+            if size in args.sizes
         },
         "updates": lambda: {
             size: updates(module_of(policy_of(size), UPDATES[size], **optimizers), UPDATES[size], args.repeats, gemm)

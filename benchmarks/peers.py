@@ -32,12 +32,12 @@ from machine import commit, described, sentence, table, written
 from workloads import Work, apart, needed, parameters, policy_of, shared
 
 GOALS = {"rloo": 0.33, "repirl": 0.70, "defaults": 0.70}
-WORK = {
-    "0.1M": Work(8, 8, 64, 64),
-    "1M": Work(8, 8, 64, 64),
-    "1M-long": Work(8, 8, 256, 64),
-    "7M": Work(8, 8, 64, 64),
-    "135M": Work(4, 4, 64, 32),  # a step of the peer takes half a minute on two cores
+SIZES = {  # the model and what an iteration does
+    "0.1M": ("0.1M", Work(8, 8, 64, 64)),
+    "1M": ("1M", Work(8, 8, 64, 64)),
+    "1M-long": ("1M", Work(8, 8, 256, 64)),
+    "7M": ("7M", Work(8, 8, 64, 64)),
+    "135M": ("135M", Work(4, 4, 64, 32)),  # a step of the peer takes half a minute on two cores
 }
 
 
@@ -104,8 +104,8 @@ def take_turns(sides: dict[str, Side], warm_up: int, steps: int) -> dict[str, li
 
 def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
     """All sides of one size."""
-    work, folder = WORK[size], args.out / "models" / size
-    policy = policy_of(size.removesuffix("-long")).load()
+    (model, work), folder = SIZES[size], args.out / "models" / size
+    policy = policy_of(model).load()
     if not (folder / "config.json").exists():
         policy.save_pretrained(folder)
     common = {
@@ -205,7 +205,7 @@ def report(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
 def main() -> None:
     """Measures what has not been measured, writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["1M", "1M-long", "7M", "135M"], choices=list(WORK))
+    parser.add_argument("--sizes", nargs="+", default=["1M", "1M-long", "7M", "135M"], choices=list(SIZES))
     parser.add_argument("--rows", nargs="+", default=list(GOALS), choices=list(GOALS))
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--warm-up", type=int, default=2)

@@ -7,7 +7,6 @@ go, waits, and measures the saved policies on held-out problems, with the verifi
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,8 @@ from typing import Any
 import yaml
 
 from repirl.applications.processes import Processes
+from repirl.applications.sweep import parse_seeds
+from repirl.config import ConfigError
 
 REPIRL = "configs/quickstart.yaml"
 STARTS = {
@@ -37,24 +38,25 @@ def main(argv: Sequence[str]) -> int:
     """Runs it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="repirl quickstart", description=__doc__)
     parser.add_argument(
-        "--seeds", default="1", help="comma-separated seeds, each a start policy and its runs (default: 1)"
+        "--seeds", default="1", help="such as 0-4 or 1,2,5, each a start policy and its runs (default: 1)"
     )
     parser.add_argument("--start", choices=list(STARTS), default="hard", help="how weak the start policy is")
     parser.add_argument("--output", default="outputs/quickstart", help="folder for everything that is written")
     parser.add_argument(
-        "--iterations", type=int, help="of every run (default: the configurations' own number; from the easy start 200)"
+        "--iterations",
+        type=count_of,
+        help="of every run (default: the configurations' own number; from the easy start 200)",
     )
-    parser.add_argument("--start-iterations", type=int, help="the same for the start policy")
+    parser.add_argument("--start-iterations", type=count_of, help="the same for the start policy")
     arguments = parser.parse_args(argv)
-    iterations = arguments.iterations or (EASY_ITERATIONS if arguments.start == "easy" else None)
+    seeds = parse_seeds(arguments.seeds)
+    iterations = iterations_of(arguments.start, arguments.iterations)
     arms = [arm for arm in ARMS if arguments.start == "easy" or arm != "rePIRL, outcome + PRM"]
     needed = [*STARTS[arguments.start], *(path for arm in arms for path in ARMS[arm][1])]
     missing = [path for path in needed if not Path(path).is_file()]
     if missing:
-        print(f"{missing[0]} is not here\nrun `repirl quickstart` in the root of the repository", file=sys.stderr)
-        return 2
+        raise ConfigError(f"{missing[0]} is not here", "run `repirl quickstart` in the root of the repository")
 
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
     output = Path(arguments.output)
     began = time.perf_counter()
     cores = os.cpu_count() or 1
@@ -89,6 +91,18 @@ def main(argv: Sequence[str]) -> int:
     print(f"curves: {output / 'accuracy.png'}; `tensorboard --logdir {output}`; figures: {output / 'results.json'}")
     print(f"took {time.perf_counter() - began:.0f} s")
     return 0
+
+
+def count_of(text: str) -> int:
+    """A number of iterations."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
+    return int(text)
+
+
+def iterations_of(start: str, given: int | None) -> int | None:
+    """Iterations of every run; None = as its configurations say."""
+    return EASY_ITERATIONS if given is None and start == "easy" else given
 
 
 def start_overlay(output: Path, seed: int, configs: list[str], iterations: int | None) -> Path:
