@@ -19,6 +19,12 @@ def count_iteration(trainer: Trainer) -> None:
     progress.increment_completed()
 
 
+def forget_figures(trainer: Trainer) -> None:
+    """Forgets what the iteration before logged: Lightning would log it again for a figure that this one does not measure."""
+    figures = trainer.fit_loop.epoch_loop._results
+    figures.reset(metrics=False, fx="training_step")
+
+
 def scale_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
     """Sets each learning rate to `factor` times its first value."""
     for optimizer in optimizers:

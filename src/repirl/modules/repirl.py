@@ -17,14 +17,18 @@ from repirl.models.prm import PRM
 from repirl.modules.actor import Actor, UsableExperts, outcome_of
 from repirl.modules.answering import Answering
 from repirl.modules.checks import check_settings
-from repirl.modules.counting import count_iteration, scale_learning_rates, uncount_optimizer_steps
+from repirl.modules.counting import (
+    count_iteration,
+    forget_figures,
+    scale_learning_rates,
+    uncount_optimizer_steps,
+)
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.distributed import (
     any_rank,
     gather_rows,
     own_rows,
     rank,
-    require_explicit_gradients,
     sum_and_clip,
     sum_over_ranks,
     world_size,
@@ -116,7 +120,7 @@ class RePIRL(Answering):
         return self.surrogate.kl_coef > 0 or (self.prm is not None and self.objective.needs_reference)
 
     def setup(self, stage: str) -> None:
-        require_explicit_gradients(self.trainer)
+        super().setup(stage)
         if stage == "fit" and self.schedule.learning_rate == "linear" and self.trainer.max_steps < 1:
             raise ValueError("schedule.learning_rate 'linear' needs trainer.max_steps: it reaches 0 there")
 
@@ -132,6 +136,7 @@ class RePIRL(Answering):
         """One iteration: roll out, verify, update the PRM, score, update the policy (docs/algorithms.md)."""
         iteration = self.global_step
         uncount_optimizer_steps(self.trainer)
+        forget_figures(self.trainer)
         factor = learning_rate_factor(self.schedule, iteration, self.trainer.max_steps)
         scale_learning_rates(self.trainer.optimizers, factor)
 
@@ -197,9 +202,12 @@ class RePIRL(Answering):
         """This rank's share of the global coefficients dL/dr, [N, T]; None where there is nothing to learn from."""
         everywhere = part.gathered(rewards, self._prm().ends_line)
         found = self.objective.coefficients(everywhere)
-        self.recorder.add("prm", {"loss": found.loss, **found.figures, **self._diagnostics(everywhere)})
-        if not found.cells:
+        self.recorder.add("prm", self._diagnostics(everywhere))
+        if not found.cells:  # a loss of 0 would read as measured
+            counts = {name: value for name, value in found.figures.items() if name.startswith("prompts_")}
+            self.recorder.add("prm", counts)
             return None
+        self.recorder.add("prm", {"loss": found.loss, **found.figures})
         return own_rows(found.token, len(part.group))[:, : part.rows.response_mask.shape[1]]
 
     def _diagnostics(self, rows: Evidence) -> dict[str, Tensor]:
@@ -210,9 +218,9 @@ class RePIRL(Answering):
             outcome=rows.outcome,
         )
         bound = self._prm().bound
-        return (
-            found if bound is None else found | {"saturated": saturated_share(rows.rewards, rows.response_mask, bound)}
-        )
+        if bound is None or not len(rows.rewards):
+            return found
+        return found | {"saturated": saturated_share(rows.rewards, rows.response_mask, bound)}
 
     # ---- policy ----
 
@@ -246,7 +254,8 @@ class RePIRL(Answering):
             every = torch.ones_like(is_expert)
             source = RewardSource(settings.prm_coef, settings.prm_estimator, scaled, mask, every, settings.prm_discount)
             sources.append(source)
-        self.recorder.add("policy", {"alone": masked_mean((others_active(rolled, group) == 0).float(), rolled)})
+        if rolled.any():
+            self.recorder.add("policy", {"alone": masked_mean((others_active(rolled, group) == 0).float(), rolled)})
         advantages = combine(
             sources,
             response_mask=mask,
@@ -372,8 +381,8 @@ class RePIRL(Answering):
             return
         named = ", ".join(map(repr, experience.prompt_ids_of(bad))) or "on another rank"
         raise FloatingPointError(
-            f"iteration {self.global_step}: {what} is NaN or infinite for prompt {named}; nothing was updated by it "
-            "and the last checkpoint is good. Lower the learning rate, or remove the prompt"
+            f"iteration {self.global_step}: {what} is NaN or infinite for prompt {named}; nothing was updated by it. "
+            "Lower the learning rate, or remove the prompt"
         )
 
     def _timed(self, phase: str) -> AbstractContextManager[None]:

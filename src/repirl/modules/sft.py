@@ -9,7 +9,7 @@ from repirl.data.collate import collate_rows
 from repirl.models.policy import Policy
 from repirl.modules.actor import Actor
 from repirl.modules.answering import Answering
-from repirl.modules.distributed import any_rank, require_explicit_gradients, sum_and_clip, sum_over_ranks
+from repirl.modules.distributed import any_rank, sum_and_clip, sum_over_ranks
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Generator, Prompt, Verifier
@@ -38,9 +38,6 @@ class SFT(Answering):
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
         self.actor.load()
-
-    def setup(self, stage: str) -> None:
-        require_explicit_gradients(self.trainer)
 
     def configure_optimizers(self) -> Optimizer:
         return self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])
