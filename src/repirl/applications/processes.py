@@ -28,13 +28,17 @@ class Processes:
 
     def call(self, log: Path, threads: int, function: Callable[..., None], *arguments: Any) -> int:
         """Runs `function` with its output in `log` and so many threads for torch, and waits; returns the exit status."""
-        process = self._context.Process(target=_logged, args=(str(log), threads, function, arguments))
-        process.start()
+        process = self._start(log, threads, function, *arguments)
         self._running.add(process)
         process.join()
         self._running.discard(process)
         assert process.exitcode is not None
         return process.exitcode
+
+    def _start(self, log: Path, threads: int, function: Callable[..., None], *arguments: Any) -> BaseProcess:
+        process = self._context.Process(target=_logged, args=(str(log), threads, function, arguments))
+        process.start()
+        return process
 
     @contextmanager
     def threads(self, count: int) -> Iterator[ThreadPoolExecutor]:
@@ -59,8 +63,12 @@ class Processes:
         for process in list(self._running):
             send(process)
 
+    def start(self, words: Sequence[str], log: Path, threads: int) -> BaseProcess:
+        """`python -m repirl` with these words, not waited for."""
+        return self._start(log, threads, _repirl, list(words))
+
     def repirl(self, words: Sequence[str], log: Path, threads: int) -> int:
-        """`python -m repirl` with these words."""
+        """`python -m repirl` with these words; its exit status."""
         return self.call(log, threads, _repirl, list(words))
 
 

@@ -47,14 +47,14 @@ def lost_process(error: RuntimeError) -> str | None:
     """What an error of a collective says of another process, in plain words; None for any other error."""
     text = str(error)
     collective = isinstance(error, dist.DistError) or re.search(r"gloo|nccl|c10d|ProcessGroup|TCPStore", text)
-    if not dist.is_initialized() or not collective or (found := _LOST.search(text)) is None:
+    if not collective or (found := _LOST.search(text)) is None:
         return None
     if found["late"]:
         return (
-            f"rank {rank()} waited in vain for another process: it is stopped, hangs or is far slower; see "
-            "trainer.strategy.timeout_s, and the other processes' output"
+            "another process kept this one waiting in vain: it is stopped, hangs or is far slower; look at its output, "
+            "trainer.strategy.timeout_s is how long a process waits"
         )
-    return f"rank {rank()} has lost another process: it ended or was killed; its own output says why"
+    return "another process was lost: it ended or was killed; its own output says why"
 
 
 def end_launched(trainer: Trainer) -> None:

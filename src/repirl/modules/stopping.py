@@ -150,7 +150,7 @@ class StopOnSignal(Callback):
         if not trainer.checkpoint_callbacks:
             return "nothing was saved, since trainer.enable_checkpointing is false"
         path = checkpoint_folder(trainer) / "last.ckpt"
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         return f"saved {path}\ngo on with the same command and --ckpt_path {path}"
 
 
