@@ -113,7 +113,8 @@ class RepirlCLI(LightningCLI):
         found = newest_checkpoint(self.trainer)
         if found is None or isinstance(error, ValueError):
             return "REPIRL_TRACEBACK=1 shows where it was found"
-        return f"the newest checkpoint is {found}: go on from it with --ckpt_path, after a change"
+        change = ", after a change" if isinstance(error, FloatingPointError) else ""
+        return f"the newest checkpoint is {found}: go on from it with --ckpt_path{change}"
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Saves by our own callback where the user has named none: every so often and at the end."""
