@@ -291,7 +291,7 @@ def test_the_discount_reaches_the_policy() -> None:
 
 def test_objectives_that_model_a_density_have_the_policy_follow_it() -> None:
     def weights(objective: PRMObjective, coefficient: float | None) -> dict[str, torch.Tensor]:
-        advantage = replace(PRM_ONLY, prm_estimator="rloo", maxent_coef=coefficient)
+        advantage = replace(PRM_ONLY, prm_estimator="rloo_per_step", maxent_coef=coefficient)
         module = make_module(objective=objective, advantage=advantage, verifier=EvenDigits(), samples=4)
         return run(module, make_data(with_experts()), steps=2).weights
 
@@ -305,7 +305,7 @@ def test_objectives_that_model_a_density_have_the_policy_follow_it() -> None:
 @pytest.mark.parametrize("base_measure", ["uniform", "reference"])
 def test_where_the_prm_says_nothing_the_maxent_term_leads_to_the_base_measure(base_measure: Any) -> None:
     module = make_module(
-        advantage=replace(PRM_ONLY, prm_estimator="rloo", maxent_coef=1.0),
+        advantage=replace(PRM_ONLY, prm_estimator="rloo_per_step", maxent_coef=1.0),
         objective=IRL(base_measure=base_measure),
         surrogate=NO_BONUS,
         schedule=Schedule(prm_updates=0),
@@ -319,7 +319,7 @@ def test_where_the_prm_says_nothing_the_maxent_term_leads_to_the_base_measure(ba
         assert done.figures[-1]["policy/entropy"] > done.figures[0]["policy/entropy"] + 0.01
 
 
-@pytest.mark.parametrize("estimator", ["position", "rloo"])
+@pytest.mark.parametrize("estimator", ["position", "rloo", "rloo_per_step"])
 def test_one_rollout_a_prompt_is_compared_with_its_experts_by_position(estimator: Any) -> None:
     """Without whitening, which would compare it with the rollouts of other prompts."""
     advantage = replace(PRM_ONLY, prm_estimator=estimator, alone="drop", whiten=False)
@@ -391,7 +391,7 @@ def test_kl_keeps_the_policy_near_its_start() -> None:
     assert held < free
 
 
-@pytest.mark.parametrize("estimator", ["rloo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("estimator", ["rloo", "rloo_per_step", "grpo", "grpo_per_step", "dr_grpo"])
 def test_every_estimator_trains(estimator: Any) -> None:
     advantage = Advantage(outcome_estimator=estimator, prm_estimator=estimator, format_coef=0.5, alone="drop")
     check_one_iteration(make_module(advantage=advantage, verifier=EvenDigits()))
@@ -413,10 +413,11 @@ def test_corrected_rollouts_become_pseudo_experts() -> None:
 
 
 @pytest.mark.parametrize("verifier", [RIGHT, WRONG], ids=["right", "wrong"])
-@pytest.mark.parametrize("estimator", ["rloo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("estimator", ["rloo", "rloo_per_step", "grpo", "grpo_per_step", "dr_grpo"])
 def test_equal_outcomes_do_not_move_the_policy(verifier: Always, estimator: Any) -> None:
-    # `drop`: else a rollout longer than all others has no baseline on its tail, see the next test.
-    advantage = replace(OUTCOME_ONLY, outcome_estimator=estimator, alone="drop")
+    # `drop`: else, per step, a rollout longer than all others has no baseline on its tail, see the next test.
+    alone = "drop" if estimator.endswith("per_step") else "zero_baseline"
+    advantage = replace(OUTCOME_ONLY, outcome_estimator=estimator, alone=alone)  # type: ignore[arg-type]
     done = run(make_module(prm=None, verifier=verifier, advantage=advantage, surrogate=NO_BONUS), steps=2)
     figures = done.figures[0]
     assert figures["rollout/accuracy"] == float(verifier is RIGHT)
@@ -426,13 +427,15 @@ def test_equal_outcomes_do_not_move_the_policy(verifier: Always, estimator: Any)
 
 
 def test_right_rollouts_move_the_policy_only_where_no_other_is_active() -> None:
-    def gradient(samples: int, verifier: Always) -> float:
-        advantage = replace(OUTCOME_ONLY, whiten=False)
+    def gradient(samples: int, verifier: Always, estimator: Any = "rloo_per_step") -> float:
+        advantage = replace(OUTCOME_ONLY, outcome_estimator=estimator, whiten=False)
         module = make_module(prm=None, verifier=verifier, advantage=advantage, surrogate=NO_BONUS, samples=samples)
         return run(module).figures[0]["policy/gradient_norm"]
 
     assert gradient(3, RIGHT) > 0  # `zero_baseline` counts 1 on the tail of each prompt's longest rollout
     assert gradient(1, RIGHT) > 0  # a single rollout has no other
+    assert gradient(3, RIGHT, "rloo") == 0  # the others count, however short they are
+    assert gradient(1, RIGHT, "rloo") > 0
     assert gradient(3, WRONG) == gradient(1, WRONG) == 0
 
 

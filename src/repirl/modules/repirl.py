@@ -254,6 +254,7 @@ class RePIRL(Answering):
             is_expert=is_expert,
             alone=settings.alone,
             whitened=settings.whiten,
+            std_eps=settings.std_eps,
         )
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
         experience, figures = with_ratios(replace(experience, advantages=own).of_policy(), self.sampler_gap)
