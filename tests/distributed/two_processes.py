@@ -34,6 +34,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "discriminator": {"objective": Discriminator()},
     "prime": {"objective": Prime()},
     "steps": {"objective": StepCrossEntropy()},
+    "sequence mean": {"surrogate": Surrogate(loss_aggregation="sequence_mean"), "micro_batch_tokens": 40},
+    "constant": {"surrogate": Surrogate(loss_aggregation="constant", loss_length=7), "micro_batch_tokens": 40},
     "filtered": {"prompt_filter": FILTER, "seed": 6},  # keeps one prompt of four: a rank has no rows at all
     "mini-batches": {
         "prompt_filter": FILTER,

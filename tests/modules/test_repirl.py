@@ -26,11 +26,13 @@ from tests.modules.tiny import (
     ADAM,
     BROKEN,
     RIGHT,
+    TEXT,
     WRONG,
     Always,
     Containing,
     EvenDigits,
     Problems,
+    Run,
     distance,
     make_data,
     make_module,
@@ -142,6 +144,51 @@ def test_micro_batches_do_not_change_the_gradient(objective: PRMObjective) -> No
     assert distance(whole, start, "policy.") > 1e-3
     for budget in (1, 37):  # each row by itself; micro-batches of unequal size
         assert distance(weights(budget), whole) < 1e-6, budget
+
+
+AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum", "constant"]
+
+
+def of_aggregation(aggregation: Any, **options: Any) -> Run:
+    """One iteration on outcomes alone; A = r - mean of the other rows'."""
+    advantage = replace(OUTCOME_ONLY, whiten=False)
+    surrogate = replace(NO_BONUS, loss_aggregation=aggregation, **options.pop("surrogate", {}))
+    settings: dict[str, Any] = {"prm": None, "verifier": EvenDigits(), "policy_clip_norm": 1e9, **options}
+    return run(make_module(advantage=advantage, surrogate=surrogate, **settings))
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_micro_batches_do_not_change_the_aggregated_gradient(aggregation: Any) -> None:
+    # mini-batches: each has its own denominator, and the second step is off policy
+    schedule, surrogate = Schedule(policy_mini_batches=2), {"kl_coef": 0.1, "entropy_coef": 0.01}
+    whole, *others = (
+        of_aggregation(aggregation, schedule=schedule, surrogate=dict(surrogate), micro_batch_tokens=budget)
+        for budget in (10**6, 1, 37)
+    )
+    start = start_weights(make_module(prm=None, verifier=EvenDigits(), surrogate=Surrogate(kl_coef=0.1)))
+    assert distance(whole.weights, start, "policy.") > 1e-4
+    for other in others:
+        assert distance(other.weights, whole.weights) < 1e-6
+        assert other.figures[0] == pytest.approx(whole.figures[0], rel=1e-4, abs=1e-6)
+
+
+def test_aggregations_differ_by_what_they_divide_by() -> None:
+    runs = {name: of_aggregation(name) for name in AGGREGATIONS}
+    figures = {name: done.figures[0] for name, done in runs.items()}
+    # 12 rollouts: token_mean divides by 12 x their mean length, sequence_sum by 12, constant by 12 x 10 (TEXT's limit)
+    mean_length = figures["token_mean"]["rollout/response_tokens"]
+    assert 1 < mean_length < 10
+    for name in ("policy/loss", "policy/gradient_norm"):
+        whole = figures["sequence_sum"][name]
+        assert abs(whole) > 1e-3
+        assert figures["token_mean"][name] * mean_length == pytest.approx(whole, rel=1e-4)
+        assert figures["constant"][name] * TEXT.max_response_tokens == pytest.approx(whole, rel=1e-4)
+        given = of_aggregation("constant", surrogate={"loss_length": 2.5}).figures[0][name]
+        assert given * 2.5 == pytest.approx(whole, rel=1e-4)
+    # Each response's token mean is its advantage, and those of a prompt add up to 0; the gradient does not.
+    assert figures["sequence_mean"]["policy/loss"] == pytest.approx(0, abs=1e-6)
+    assert figures["sequence_mean"]["policy/gradient_norm"] > 1e-3
+    assert {f["policy/entropy"] for f in figures.values()} == {figures["token_mean"]["policy/entropy"]}  # a token mean
 
 
 # ---- no outcome label in PRM-only training ----
@@ -417,7 +464,7 @@ def test_corrected_rollouts_become_pseudo_experts() -> None:
 def test_equal_outcomes_do_not_move_the_policy(verifier: Always, estimator: Any) -> None:
     # `drop`: else, per step, a rollout longer than all others has no baseline on its tail, see the next test.
     alone = "drop" if estimator.endswith("per_step") else "zero_baseline"
-    advantage = replace(OUTCOME_ONLY, outcome_estimator=estimator, alone=alone)  # type: ignore[arg-type]
+    advantage = replace(OUTCOME_ONLY, outcome_estimator=estimator, alone=alone)
     done = run(make_module(prm=None, verifier=verifier, advantage=advantage, surrogate=NO_BONUS), steps=2)
     figures = done.figures[0]
     assert figures["rollout/accuracy"] == float(verifier is RIGHT)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from repirl.objectives.advantages import RewardSource, combine, estimate, scale_rewards
+from repirl.objectives.policy import LossAggregation, loss_denominator, policy_objective, row_weights
 from repirl.objectives.reduce import last_token
 
 NAN = float("nan")
@@ -185,3 +186,54 @@ def test_both_rewards_together_as_in_the_paper_s_code(estimator: Any, expected: 
     got = combine(sources, response_mask=STEPS, group=STEP_GROUP, is_expert=~every)
     tokens = int(STEPS.sum())
     close(got * math.sqrt((tokens - 1) / tokens), expected)
+
+
+# ---- loss aggregation
+
+
+def aggregated(values: Tensor, mask: Tensor, aggregation: LossAggregation, length: float = 5.0) -> Tensor:
+    rows, tokens = (n.sum().to(values.dtype) for n in (mask.any(-1), mask))
+    total = (values * row_weights(mask, aggregation) * mask).sum()
+    return total / loss_denominator(aggregation, tokens=tokens, rows=rows, length=length)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        # sum of all .3, over 8 tokens. verl token-mean; TRL dapo (and bnpo in one micro-batch); OpenRLHF token_level_loss
+        ("token_mean", 0.0375),
+        # (-.4 / 3 + .7 - .3 / 2 + .3 / 2) / 4. verl seq-mean-token-mean; TRL grpo; OpenRLHF without token_level_loss; the
+        # paper's code, whose micro-batches have one row
+        ("sequence_mean", 0.141666667),
+        # .3 / 4 responses. verl seq-mean-token-sum
+        ("sequence_sum", 0.075),
+        # .3 / (4 responses x 5). TRL dr_grpo with max_completion_length 5; 4 times that: verl seq-mean-token-sum-norm, .06
+        ("constant", 0.015),
+    ],
+)
+def test_losses_are_aggregated_as_in_public_code(aggregation: LossAggregation, expected: float) -> None:
+    mask = masked(3, 1, 2, 2)
+    losses = torch.tensor([[0.5, -1.2, 0.3], [0.7, 9, 9], [-0.4, 0.1, 9], [0.6, -0.3, 9]], dtype=torch.float64)
+    assert float(aggregated(losses, mask, aggregation)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [("token_mean", -0.679266268), ("sequence_sum", -1.358532536), ("sequence_mean", -0.447553283)],
+)
+def test_the_clipped_loss_is_verl_s(aggregation: LossAggregation, expected: float) -> None:
+    # compute_policy_loss_vanilla with clip .2 / .28 and dual clip 3, by token-mean, seq-mean-token-sum, seq-mean-token-mean
+    mask = masked(3, 1, 2, 2)
+    log_probs = [[-1.0, -2.0, -0.5], [-0.3, 0, 0], [-1.5, -0.7, 0], [-0.2, -2.5, 0]]
+    old = [[-1.2, -1.5, -0.5], [-0.9, 0, 0], [-1.4, -0.2, 0], [-0.1, -2.9, 0]]
+    advantages = [[1.0, 1, 1], [-0.5, 0, 0], [-0.5, -0.5, 0], [2, 2, 0]]
+    new, behaviour, advantage = (torch.tensor(x, dtype=torch.float64) for x in (log_probs, old, advantages))
+    terms = policy_objective(
+        log_probs=new,
+        entropy=torch.zeros_like(new),
+        behaviour_log_probs=behaviour,
+        advantages=advantage,
+        clip_high=0.28,
+        dual_clip=3.0,
+    )
+    assert float(aggregated(-terms.value, mask, aggregation)) == pytest.approx(expected, abs=1e-6)

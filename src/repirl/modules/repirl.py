@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -38,7 +38,7 @@ from repirl.modules.recorder import Recorder, over_micro_batches, rollout_figure
 from repirl.modules.sampler_gap import SamplerGap, with_ratios, without_far_rollouts
 from repirl.modules.settings import Advantage, Surrogate, Text
 from repirl.objectives.advantages import RewardSource, combine, others_active, scale_rewards
-from repirl.objectives.policy import policy_objective
+from repirl.objectives.policy import loss_denominator, policy_objective, row_weights
 from repirl.objectives.reduce import last_token, masked_mean, response_means
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Generator, Prompt, Response, Rows, Verifier
@@ -262,11 +262,14 @@ class RePIRL(Answering):
         return experience
 
     def _update_policy(self, part: Experience) -> None:
-        """One optimiser step on -(clipped surrogate + entropy bonus - KL), the token mean over all ranks."""
+        """One optimiser step on -(clipped surrogate + entropy bonus - KL), aggregated over all ranks."""
         assert part.advantages is not None
-        tokens = sum_over_ranks(part.rows.response_mask.sum().float())
+        aggregation, mask = self.surrogate.loss_aggregation, part.rows.response_mask
+        tokens, count = sum_over_ranks(torch.stack([mask.sum(), mask.any(-1).sum()]).float())
         if not tokens:
             return
+        length = float(self.surrogate.loss_length or self.max_response_tokens)
+        denominator = loss_denominator(aggregation, tokens=tokens, rows=count, length=length)
         totals = torch.zeros(5, device=self.device)
         finite = torch.ones(len(part.group), 1, device=self.device)
         for index in self._micro_batches(part.rows):
@@ -280,15 +283,17 @@ class RePIRL(Answering):
                 behaviour_log_probs=log_probs.detach() if part.log_probs is None else part.log_probs[index, :width],
                 advantages=part.advantages[index, :width],
                 reference_log_probs=None if of_reference is None else of_reference[index, :width],
-                **asdict(self.surrogate),
+                **self.surrogate.per_token,
             )
-            self.manual_backward(-(terms.value * rows.response_mask).sum() / tokens)
-            seen = [-terms.value, entropy, terms.clipped.float(), terms.behaviour_gap, terms.kl]
+            loss = -terms.value * row_weights(rows.response_mask, aggregation)
+            self.manual_backward((loss * rows.response_mask).sum() / denominator)
+            seen = [loss, entropy, terms.clipped.float(), terms.behaviour_gap, terms.kl]
             totals += (torch.stack(seen).detach() * rows.response_mask).sum((1, 2))
             finite[index, 0] = torch.where(terms.value.detach().isfinite().all(-1), 1.0, float("nan"))
         self._require_finite(finite, part, "the policy's loss")
         names = ["loss", "entropy", "clipped", "behaviour_gap", *(["kl"] if self.surrogate.kl_coef else [])]
-        self.recorder.add("policy", dict(zip(names, sum_over_ranks(totals) / tokens, strict=False)))
+        counts = torch.stack([denominator, tokens, tokens, tokens, tokens])
+        self.recorder.add("policy", dict(zip(names, sum_over_ranks(totals) / counts, strict=False)))
         self._step("policy")
 
     # ---- sets ----

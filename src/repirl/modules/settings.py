@@ -1,10 +1,11 @@
 """Groups of switches, as the YAML has them. The defaults are those of docs/algorithms.md."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from repirl.objectives.advantages import STD_EPS, Estimator, OutcomeEstimator, RewardScale
+from repirl.objectives.policy import LossAggregation
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class Surrogate:
     Args:
         kl_coef: of KL(pi || policy at the start), estimated by k3 in the loss.
         entropy_coef: of the entropy bonus.
+        loss_aggregation: how the tokens of all ranks and micro-batches become one number. `token_mean`: their mean (DAPO).
+            `sequence_mean`: the mean over responses of each one's token mean (GRPO). `sequence_sum`: of its sum.
+            `constant`: of its sum divided by loss_length (Dr. GRPO).
+        loss_length: tokens, for `constant`; None = text.max_response_tokens.
     """
 
     clip_low: float = 0.2
@@ -80,3 +85,19 @@ class Surrogate:
     dual_clip: float | None = None
     entropy_coef: float = 0.001
     kl_coef: float = 0.0
+    loss_aggregation: LossAggregation = "token_mean"
+    loss_length: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.loss_length is not None and not 0 < self.loss_length < math.inf:
+            raise ValueError(f"surrogate: loss_length must be a number of tokens above 0, not {self.loss_length}")
+        if self.loss_length is not None and self.loss_aggregation != "constant":
+            raise ValueError(
+                f"surrogate: loss_length belongs to loss_aggregation 'constant', not to {self.loss_aggregation!r}; "
+                "set that, or remove loss_length"
+            )
+
+    @property
+    def per_token(self) -> dict[str, Any]:
+        """What `policy_objective` takes."""
+        return {k: v for k, v in asdict(self).items() if not k.startswith("loss_")}
