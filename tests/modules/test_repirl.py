@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,14 @@ def of_aggregation(aggregation: Any, **options: Any) -> Run:
     """One iteration on outcomes alone; A = r - mean of the other rows'."""
     advantage = replace(OUTCOME_ONLY, whiten=False)
     surrogate = replace(NO_BONUS, loss_aggregation=aggregation, **options.pop("surrogate", {}))
-    settings: dict[str, Any] = {"prm": None, "verifier": EvenDigits(), "policy_clip_norm": 1e9, **options}
-    return run(make_module(advantage=advantage, surrogate=surrogate, **settings))
+    slow = partial(torch.optim.SGD, lr=0.1)  # sums have large gradients, and a large step makes rounding grow
+    settings: dict[str, Any] = {
+        "prm": None,
+        "verifier": EvenDigits(),
+        "policy_clip_norm": 1e9,
+        "policy_optimizer": slow,
+    }
+    return run(make_module(advantage=advantage, surrogate=surrogate, **settings, **options))
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -336,14 +343,14 @@ def test_the_discount_reaches_the_policy() -> None:
     assert distance(near, far, "policy.") > 1e-4
 
 
-def test_objectives_that_model_a_density_have_the_policy_follow_it() -> None:
+def test_the_policy_follows_the_distribution_of_irl_and_the_reward_of_the_others() -> None:
     def weights(objective: PRMObjective, coefficient: float | None) -> dict[str, torch.Tensor]:
         advantage = replace(PRM_ONLY, prm_estimator="rloo_per_step", maxent_coef=coefficient)
         module = make_module(objective=objective, advantage=advantage, verifier=EvenDigits(), samples=4)
         return run(module, make_data(with_experts()), steps=2).weights
 
     objectives = [IRL(), Discriminator(), Discriminator(logit="gail"), Prime()]
-    for objective, coefficient in zip(objectives, [1.0, 1.0, 0.0, 0.0], strict=True):
+    for objective, coefficient in zip(objectives, [1.0, 0.0, 0.0, 0.0], strict=True):
         meant = weights(objective, None)
         assert distance(meant, weights(objective, coefficient), "policy.") == 0
         assert distance(meant, weights(objective, 1 - coefficient), "policy.") > 1e-4

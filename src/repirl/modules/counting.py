@@ -1,9 +1,6 @@
 """Iterations as Lightning's steps. The names used here are private: pyproject.toml admits one minor version of Lightning."""
 
-from collections.abc import Iterable
-
 from lightning.pytorch import Trainer
-from torch.optim import Optimizer
 
 
 def uncount_optimizer_steps(trainer: Trainer) -> None:
@@ -17,13 +14,6 @@ def count_iteration(trainer: Trainer) -> None:
     progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
     progress.increment_ready()
     progress.increment_completed()
-
-
-def scale_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
-    """Sets each learning rate to `factor` times its first value."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def _do_nothing() -> None:

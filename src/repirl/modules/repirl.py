@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,7 +18,7 @@ from repirl.models.prm import PRM
 from repirl.modules.actor import Actor, UsableExperts, outcome_of
 from repirl.modules.answering import Answering
 from repirl.modules.checks import check_settings
-from repirl.modules.counting import count_iteration, scale_learning_rates, uncount_optimizer_steps
+from repirl.modules.counting import count_iteration, uncount_optimizer_steps
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.distributed import (
     any_rank,
@@ -30,8 +31,9 @@ from repirl.modules.distributed import (
     world_size,
 )
 from repirl.modules.experience import Experience, build_experience
+from repirl.modules.learning_rate import FineTuningAdamW, Schedules, rate_of
 from repirl.modules.micro_batches import micro_batches
-from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes, prm_passes
+from repirl.modules.phases import Schedule, policy_passes, prm_passes
 from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective, log_ratio
 from repirl.modules.prompt_filter import PromptFilter, group_accuracy, keep_prompts
 from repirl.modules.recorder import Recorder, over_micro_batches, rollout_figures
@@ -55,6 +57,8 @@ class RePIRL(Answering):
         prm: the process reward model; None = outcome reward only (RLOO, GRPO by `advantage`).
         verifier: judges final answers; None = no outcome label is read, in training or evaluation.
         policy_optimizer, prm_optimizer: constructors over parameters.
+        policy_scheduler, prm_scheduler: constructors over optimisers, stepped once an iteration (modules/learning_rate.py);
+            None = constant rates.
         samples: rollouts a prompt (K).
         objective: what the PRM is trained on (modules/prm_objectives.py); None = `IRL` with its defaults.
         text, advantage, surrogate: see modules/settings.py. schedule: modules/phases.py.
@@ -72,8 +76,10 @@ class RePIRL(Answering):
         policy: Policy,
         prm: PRM | None = None,
         verifier: Verifier | None = None,
-        policy_optimizer: OptimizerCallable = torch.optim.AdamW,
-        prm_optimizer: OptimizerCallable = torch.optim.AdamW,
+        policy_optimizer: OptimizerCallable = FineTuningAdamW,
+        prm_optimizer: OptimizerCallable = FineTuningAdamW,
+        policy_scheduler: LRSchedulerCallable | None = None,
+        prm_scheduler: LRSchedulerCallable | None = None,
         objective: PRMObjective | None = None,
         samples: int = 4,
         text: Text = Text(),  # noqa: B008
@@ -93,6 +99,8 @@ class RePIRL(Answering):
         self.automatic_optimization = False
         self.prm = prm
         self.policy_optimizer, self.prm_optimizer = policy_optimizer, prm_optimizer
+        self.policy_scheduler, self.prm_scheduler = policy_scheduler, prm_scheduler
+        self.schedules = Schedules()
         self.objective = IRL() if objective is None else objective
         self.samples, self.advantage = samples, advantage
         self.surrogate, self.schedule, self.prompt_filter = surrogate, schedule, prompt_filter
@@ -117,14 +125,22 @@ class RePIRL(Answering):
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
-        if stage == "fit" and self.schedule.learning_rate == "linear" and self.trainer.max_steps < 1:
-            raise ValueError("schedule.learning_rate 'linear' needs trainer.max_steps: it reaches 0 there")
 
-    def configure_optimizers(self) -> list[Optimizer]:
-        optimizers = [self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])]
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The policy's and the PRM's, each with its scheduler where one is configured."""
+        made = {"policy": self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])}
         if self.prm is not None:
-            optimizers.append(self.prm_optimizer([p for p in self.prm.parameters() if p.requires_grad]))
-        return optimizers
+            made["prm"] = self.prm_optimizer([p for p in self.prm.parameters() if p.requires_grad])
+        constructors = {"policy": self.policy_scheduler, "prm": self.prm_scheduler}
+        schedulers = [
+            self.schedules.add(name, constructor, optimizer, self.trainer.max_steps)
+            for name, optimizer in made.items()
+            if (constructor := constructors[name]) is not None
+        ]
+        return list(made.values()), schedulers
+
+    def on_train_start(self) -> None:
+        self.schedules.go_on()
 
     # ---- one iteration ----
 
@@ -132,8 +148,8 @@ class RePIRL(Answering):
         """One iteration: roll out, verify, update the PRM, score, update the policy (docs/algorithms.md)."""
         iteration = self.global_step
         uncount_optimizer_steps(self.trainer)
-        factor = learning_rate_factor(self.schedule, iteration, self.trainer.max_steps)
-        scale_learning_rates(self.trainer.optimizers, factor)
+        for name, optimizer in zip(("policy", "prm"), self.trainer.optimizers, strict=False):
+            self.recorder.add(name, {"lr": rate_of(optimizer)})
 
         with self._timed("rollout"):
             positions = [i * world_size() + rank() for i in range(len(batch))]
@@ -172,6 +188,7 @@ class RePIRL(Answering):
                 with self._timed("policy_update"):
                     self._update_policy(part)
 
+        self.schedules.step()
         self._log()
         count_iteration(self.trainer)
 
@@ -323,7 +340,7 @@ class RePIRL(Answering):
 
     def _maxent_coef(self) -> float:
         given = self.advantage.maxent_coef
-        return float(self.objective.models_density) if given is None else given
+        return self.objective.maxent_coef if given is None else given
 
     def _prm_passes(self) -> int:
         return 0 if self.prm is None else prm_passes(self.schedule, self.global_step)

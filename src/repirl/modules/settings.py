@@ -39,7 +39,7 @@ class Advantage:
         prm_discount: of later PRM rewards in a token's return; 1 sums all, 0 leaves each token its own.
         maxent_coef: times log b - log q (b the objective's base measure) is added to each token's PRM reward. At 1 the
             policy's optimum is the PRM's own distribution b exp(R) / Z, at 0 the response of the largest reward alone. None:
-            1 for objectives that model a density (`IRL`, AIRL), 0 for the others.
+            1 for `IRL`, 0 for the others; AIRL's reward has no reference, and with the term the policy forgot its form.
         reward_scale: of PRM rewards.
         whiten: the sum over the batch's tokens to mean 0 and standard deviation 1.
         alone: the leave-one-out baseline where there is no other rollout (`..._per_step`: none that is still active).
