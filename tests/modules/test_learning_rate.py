@@ -169,6 +169,24 @@ def test_another_max_steps_on_resume_is_said_and_holds(tmp_path: Path) -> None:
     assert rates(second.figures, "sft/lr") == pytest.approx([0.5e-2, 0.375e-2, 0.25e-2, 0.125e-2])
 
 
+def test_a_schedule_that_the_checkpoint_lacks(tmp_path: Path) -> None:
+    run(sft(), steps=2).trainer.save_checkpoint(tmp_path / "some.ckpt")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*_scheduler: ")
+        ours = run(sft(WarmupDecay), steps=4, ckpt_path=tmp_path / "some.ckpt")
+    assert rates(ours.figures, "sft/lr") == pytest.approx([0.5e-2, 0.25e-2])  # as if it had been there
+    with pytest.warns(UserWarning, match="checkpoint of iteration 2 has none such; StepLR starts at its iteration 0"):
+        other = run(sft(partial(StepLR, step_size=1, gamma=0.1)), steps=4, ckpt_path=tmp_path / "some.ckpt")
+    assert rates(other.figures, "sft/lr") == pytest.approx([1e-2, 1e-3])
+
+
+@pytest.mark.parametrize("before", ["StepLR", "ours", "CosineAnnealingLR"])
+def test_another_class_of_schedule_goes_on_from_the_iteration(before: str, tmp_path: Path) -> None:
+    run(sft(SCHEDULERS[before]), steps=2).trainer.save_checkpoint(tmp_path / "some.ckpt")
+    after = run(sft(WarmupDecay), steps=4, ckpt_path=tmp_path / "some.ckpt")
+    assert rates(after.figures, "sft/lr") == pytest.approx([0.5e-2, 0.25e-2])
+
+
 def test_other_settings_on_resume_are_said_and_hold(tmp_path: Path) -> None:
     first = run(sft(partial(StepLR, step_size=1, gamma=0.5)), steps=2)
     first.trainer.save_checkpoint(tmp_path / "some.ckpt")

@@ -117,21 +117,31 @@ class Schedules:
         self._configured[name] = scheduler, _settings(scheduler)
         return scheduler
 
-    def go_on(self) -> None:
-        """After a checkpoint was loaded, or not: gives the schedulers their configured settings again; says what changed."""
+    def go_on(self, iteration: int) -> None:
+        """Before the first iteration of a run, resumed or not: says what is not as in the checkpoint, and follows it.
+
+        iteration: the number of those behind it.
+        """
         for name, (scheduler, configured) in self._configured.items():
             found = _settings(scheduler)
+            if scheduler.last_epoch != iteration and isinstance(scheduler, WarmupDecay):
+                scheduler.last_epoch = iteration
+            elif scheduler.last_epoch != iteration:
+                rank_zero_warn(
+                    f"{name}_scheduler: the checkpoint of iteration {iteration} has none such; {type(scheduler).__name__} "
+                    f"starts at its iteration {scheduler.last_epoch}. WarmupDecay would start at {iteration}"
+                )
             changed = {key for key in configured if key != "base_lrs" and found[key] != configured[key]}
             for key in sorted(changed):
                 rank_zero_warn(
                     f"{name}_scheduler: {key} is {configured[key]} now and was {found[key]} in the checkpoint. The schedule "
-                    f"goes on from iteration {scheduler.last_epoch} with {configured[key]}, so that its rate may jump"
+                    f"goes on from iteration {iteration} with {configured[key]}, so that its rate may jump"
                 )
             vars(scheduler).update(configured)
-            scheduler._last_lr = _rates(scheduler, found, configured)
-            for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+            groups = scheduler.optimizer.param_groups
+            for group, rate in zip(groups, _rates(scheduler, found, configured), strict=True):
                 group["lr"] = rate
-            for group, base in zip(scheduler.optimizer.param_groups, configured.get("base_lrs", ()), strict=False):
+            for group, base in zip(groups, configured.get("base_lrs", ()), strict=False):
                 group["initial_lr"] = base
 
     def step(self) -> None:

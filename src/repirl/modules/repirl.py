@@ -140,7 +140,7 @@ class RePIRL(Answering):
         return list(made.values()), schedulers
 
     def on_train_start(self) -> None:
-        self.schedules.go_on()
+        self.schedules.go_on(self.global_step)
 
     # ---- one iteration ----
 

@@ -59,7 +59,7 @@ class SFT(Answering):
         return [optimizer], [self.schedules.add("policy", self.policy_scheduler, optimizer, self.trainer.max_steps)]
 
     def on_train_start(self) -> None:
-        self.schedules.go_on()
+        self.schedules.go_on(self.global_step)
 
     def training_step(self, batch: list[Prompt], batch_idx: int) -> None:
         """One optimiser step, in micro-batches: each adds its share of the global batch's token mean."""
