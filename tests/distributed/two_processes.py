@@ -47,6 +47,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+IMITATION = ("sft", "sft, micro-batches")  # ranks have different numbers of micro-batches
+
+
 class Remembering(InProcess):
     """Keeps all responses, by the seed that decided them."""
 
@@ -64,8 +67,9 @@ def train(name: str, devices: int) -> dict[str, Any]:
     """Weights, figures, responses of all ranks, and how many rows each rank had."""
     remembering = Remembering()
     strategy = ReplicatedStrategy(process_group_backend="gloo") if devices > 1 else "auto"
-    if name == "sft":
-        module: Any = SFT(policy=make_policy(), policy_optimizer=SMALL_SGD, text=TEXT)
+    if name.startswith("sft"):
+        budget = 20 if "micro-batches" in name else 10**6
+        module: Any = SFT(policy=make_policy(), policy_optimizer=SMALL_SGD, text=TEXT, micro_batch_tokens=budget)
     else:
         module = make_module(
             prm=PRM(kind="linear"),
@@ -105,7 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    found: dict[str, Any] = {name: train(name, arguments.devices) for name in [*SETTINGS, "sft"]}
+    found: dict[str, Any] = {name: train(name, arguments.devices) for name in [*SETTINGS, *IMITATION]}
     found["refusal"] = refusal(arguments.devices)
     if rank() == 0:
         torch.save(found, arguments.out)
