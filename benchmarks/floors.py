@@ -50,6 +50,7 @@ from repirl.data.codec import ChatCodec
 from repirl.models.loading import load_tokenizer
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
+from repirl.modules.phases import Schedule
 from repirl.modules.repirl import RePIRL
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Expert, Problem, Prompt, Response, Verdict
@@ -200,7 +201,13 @@ def padding(folder: Path, prompts_an_iteration: int, iterations: int, budgets: S
         tiny = LLAMA | {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
         policy = Policy(config=tiny, tokens=vocabulary(102))
         module = RePIRL(
-            policy=policy, prm=PRM(), verifier=Right(), samples=4, rollout=Recorded(rollouts), micro_batch_tokens=budget
+            policy=policy,
+            prm=PRM(),
+            verifier=Right(),
+            samples=4,
+            schedule=Schedule(prm_updates=1),
+            rollout=Recorded(rollouts),
+            micro_batch_tokens=budget,
         )
         module.configure_model()
         assert module.prm is not None

@@ -17,6 +17,7 @@ from repirl.data.loaders import PromptBatch
 from repirl.models.loading import Dtype
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
+from repirl.modules.phases import Schedule
 from repirl.modules.prm_objectives import IRL
 from repirl.modules.repirl import RePIRL
 from repirl.modules.settings import Advantage, Text
@@ -259,8 +260,12 @@ def iterate(
 
 
 def module_of(policy: Policy, work: Work, *, with_prm: bool = True, **settings: Any) -> RePIRL:
-    """A module whose iterations all do the same work; the PRM is a copy of the policy, and nothing needs a reference."""
-    plain = {"objective": IRL(base_measure="uniform"), "advantage": Advantage(maxent_coef=0.0)}
+    """A module whose iterations all do the same work; the PRM is a copy of the policy, and nothing needs a reference.
+
+    It is updated once an iteration.
+    """
+    plain: dict[str, Any] = {"objective": IRL(base_measure="uniform"), "advantage": Advantage(maxent_coef=0.0)}
+    plain |= {"schedule": Schedule(prm_updates=1)}
     settings = plain | settings
     return RePIRL(
         policy=policy,

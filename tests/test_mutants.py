@@ -85,6 +85,40 @@ MUTANTS = {
         "    return group_sum(active.float(), group, groups)[group]",
         ("tests/objectives/test_advantages.py::test_leave_one_out",),
     ),
+    "RLOO over the rows still active": Mutant(
+        "objectives/advantages.py",
+        "        return rloo_advantage(rewards=rewards, alone=alone, discount=discount, **shared)",
+        "        return leave_one_out(returns=returns_to_go(rewards, response_mask, discount), alone=alone, **shared)",
+        ("tests/objectives/test_public_code.py::test_outcomes_as_in_verl[rloo-expected0]",),
+    ),
+    "standard deviation over n": Mutant(
+        "objectives/advantages.py",
+        "(group_sum(centred.square().sum(-1), group, groups) / (count - 1).clamp(min=1)).sqrt()",
+        "(group_sum(centred.square().sum(-1), group, groups) / count).sqrt()",
+        ("tests/objectives/test_public_code.py::test_outcomes_as_in_verl[grpo-expected1]",),
+    ),
+    "loss divided by a micro-batch's tokens": Mutant(
+        "modules/repirl.py",
+        "            self.manual_backward((loss * rows.response_mask).sum() / denominator)",
+        "            self.manual_backward((loss * rows.response_mask).sum() / rows.response_mask.sum())",
+        (
+            "tests/modules/test_repirl.py",
+            "-k",
+            "test_micro_batches_do_not_change_the_aggregated_gradient and token_mean",
+        ),
+    ),
+    "log-ratio not cut": Mutant(
+        "objectives/policy.py",
+        "    return (log_probs - of).clamp(max=MAX_LOG_RATIO).exp()",
+        "    return (log_probs - of).exp()",
+        ("tests/objectives/test_policy.py::test_ratios_of_any_size_have_finite_gradients[dtype0-3.0]",),
+    ),
+    "rates stepped by the optimiser": Mutant(
+        "modules/repirl.py",
+        "        optimizer.zero_grad(set_to_none=True)",
+        "        optimizer.zero_grad(set_to_none=True)\n        self.schedules.step()",
+        ("tests/modules/test_learning_rate.py::test_schedules_step_once_an_iteration_whatever_the_optimiser_steps",),
+    ),
     "entropy sign": Mutant(
         "objectives/policy.py",
         "    value = surrogate + entropy_coef * entropy",

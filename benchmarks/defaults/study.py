@@ -41,6 +41,7 @@ TASKS = {"paraphrased": [], "any_order": [HERE / "task_any_order.yaml"]}
 SEEDS = {"screen": "0", "confirm": "10-14"}
 STARTS = {"screen": 0, "confirm": 10}  # the start policy that all seeds of a stage share, one a task
 PRIME_PRM = {"kind": "implicit", "beta": 0.05}
+ESTIMATORS = {"rloo": "rloo_per_step", "prime": "prime", "position": "position"}  # by what arms and results call them
 
 
 def irl(**switches: Any) -> dict[str, Any]:
@@ -65,7 +66,9 @@ def product() -> dict[str, dict[str, Any]]:
         for in_z in (False, True):
             for estimator in ("rloo", "prime"):
                 name = f"{weighting}{'_z' if in_z else ''}_{estimator}"
-                arms[name] = irl(weighting=weighting, experts_in_z=in_z) | {"advantage": {"prm_estimator": estimator}}
+                arms[name] = irl(weighting=weighting, experts_in_z=in_z) | {
+                    "advantage": {"prm_estimator": ESTIMATORS[estimator]}
+                }
     return arms
 
 
@@ -73,7 +76,7 @@ def maxent(
     weighting: str, in_z: bool, estimator: str, coefficient: float = 1.0, base_measure: str = "reference"
 ) -> dict[str, Any]:
     """The policy maximises -KL(q || b exp(R) / Z) instead of E[R]."""
-    advantage = {"prm_estimator": estimator, "maxent_coef": coefficient}
+    advantage = {"prm_estimator": ESTIMATORS[estimator], "maxent_coef": coefficient}
     return irl(weighting=weighting, experts_in_z=in_z, base_measure=base_measure) | {"advantage": advantage}
 
 
@@ -131,7 +134,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "discriminator_token": other("Discriminator", form="token", corrected="ignore"),
     "gail_token": other("Discriminator", logit="gail", form="token", corrected="ignore"),
     "prime": other("Prime") | {"prm": {"init_args": PRIME_PRM}},
-    "outcome_only": {"prm": None, "advantage": {"outcome_coef": 1.0, "prm_coef": 0.0}},
+    "outcome_only": {
+        "prm": None,
+        "advantage": {"outcome_coef": 1.0, "prm_coef": 0.0, "outcome_estimator": "rloo_per_step"},
+    },
     # data
     "experts_16": {},
     "experts_64": {},

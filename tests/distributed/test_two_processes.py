@@ -11,11 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.two_processes import SETTINGS, train
+from tests.distributed.two_processes import IMITATION, SETTINGS, train
 from tests.modules.tiny import distance
 
 ROOT = Path(__file__).parents[2]
-GLOBAL_FIGURES = ("rollout/accuracy", "prompts/kept", "prm/ranking_loss", "prm/ess", "prm/gradient_norm", "policy/loss")
+GLOBAL_FIGURES = (
+    "rollout/accuracy",
+    "prompts/kept",
+    "prm/ranking_loss",
+    "prm/ess",
+    "prm/gradient_norm",
+    "policy/loss",
+    "sft/loss",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +39,13 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", [*SETTINGS, "sft"])
+@pytest.mark.parametrize("name", [*SETTINGS, *IMITATION])
 def test_two_processes_agree_with_one(name: str, of_two: dict[str, Any]) -> None:
     one, two = train(name, 1), of_two[name]
     first, second = two["weights"]
     assert distance(first, second) == 0  # the ranks are replicas
     assert one["responses"] == two["responses"]
-    if name != "sft":
+    if name not in IMITATION:
         assert two["shares"] == [4, 4]  # two of four prompts a rank, in two iterations
         assert one["shares"] == [8]
     (alone,) = one["weights"]

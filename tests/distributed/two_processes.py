@@ -34,6 +34,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "discriminator": {"objective": Discriminator()},
     "prime": {"objective": Prime()},
     "steps": {"objective": StepCrossEntropy()},
+    "sequence mean": {"surrogate": Surrogate(loss_aggregation="sequence_mean"), "micro_batch_tokens": 40},
+    "constant": {"surrogate": Surrogate(loss_aggregation="constant", loss_length=7), "micro_batch_tokens": 40},
     "filtered": {"prompt_filter": FILTER, "seed": 6},  # keeps one prompt of four: a rank has no rows at all
     "mini-batches": {
         "prompt_filter": FILTER,
@@ -43,6 +45,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "micro_batch_tokens": 40,
     },
 }
+
+
+IMITATION = ("sft", "sft, micro-batches")  # ranks have different numbers of micro-batches
 
 
 class Remembering(InProcess):
@@ -62,8 +67,9 @@ def train(name: str, devices: int) -> dict[str, Any]:
     """Weights, figures, responses of all ranks, and how many rows each rank had."""
     remembering = Remembering()
     strategy = ReplicatedStrategy(process_group_backend="gloo") if devices > 1 else "auto"
-    if name == "sft":
-        module: Any = SFT(policy=make_policy(), policy_optimizer=SMALL_SGD, text=TEXT)
+    if name.startswith("sft"):
+        budget = 20 if "micro-batches" in name else 10**6
+        module: Any = SFT(policy=make_policy(), policy_optimizer=SMALL_SGD, text=TEXT, micro_batch_tokens=budget)
     else:
         module = make_module(
             prm=PRM(kind="linear"),
@@ -103,7 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    found: dict[str, Any] = {name: train(name, arguments.devices) for name in [*SETTINGS, "sft"]}
+    found: dict[str, Any] = {name: train(name, arguments.devices) for name in [*SETTINGS, *IMITATION]}
     found["refusal"] = refusal(arguments.devices)
     if rank() == 0:
         torch.save(found, arguments.out)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from repirl.modules.phases import Schedule, learning_rate_factor, parts, policy_passes, prm_passes
+import pytest
+import yaml
+
+from repirl.modules.phases import Schedule, parts, policy_passes, prm_passes
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_passes_by_iteration() -> None:
     schedule = Schedule(prm_updates=3, policy_updates=2, policy_starts=2, prm_stops=4)
     assert [prm_passes(schedule, i) for i in range(6)] == [3, 3, 3, 3, 0, 0]
     assert [policy_passes(schedule, i) for i in range(6)] == [0, 0, 2, 2, 2, 2]
-    assert [(prm_passes(Schedule(), i), policy_passes(Schedule(), i)) for i in (0, 1, 10**6)] == [(1, 1)] * 3
+    assert [(prm_passes(Schedule(), i), policy_passes(Schedule(), i)) for i in (0, 1, 10**6)] == [(2, 1)] * 3
     frozen = Schedule(prm_stops=0, policy_updates=0)
     assert (prm_passes(frozen, 0), policy_passes(frozen, 0)) == (0, 0)
 
@@ -49,7 +54,6 @@ def test_parts() -> None:
             assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
-def test_learning_rates_are_constant_or_fall_linearly_to_zero() -> None:
-    assert [learning_rate_factor(Schedule(), i, 4) for i in (0, 3)] == [1.0, 1.0]
-    falling = Schedule(learning_rate="linear")
-    assert [learning_rate_factor(falling, i, 4) for i in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+def test_the_default_is_the_study_s_rhythm() -> None:
+    base = yaml.safe_load((ROOT / "benchmarks" / "defaults" / "base.yaml").read_text())["model"]["init_args"]
+    assert Schedule().prm_updates == base["schedule"]["prm_updates"] == 2

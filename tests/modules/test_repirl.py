@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from tests.modules.tiny import (
     ADAM,
     BROKEN,
     RIGHT,
+    TEXT,
     WRONG,
     Always,
     Containing,
     EvenDigits,
     Problems,
+    Run,
     distance,
     make_data,
     make_module,
@@ -142,6 +145,57 @@ def test_micro_batches_do_not_change_the_gradient(objective: PRMObjective) -> No
     assert distance(whole, start, "policy.") > 1e-3
     for budget in (1, 37):  # each row by itself; micro-batches of unequal size
         assert distance(weights(budget), whole) < 1e-6, budget
+
+
+AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum", "constant"]
+
+
+def of_aggregation(aggregation: Any, **options: Any) -> Run:
+    """One iteration on outcomes alone; A = r - mean of the other rows'."""
+    advantage = replace(OUTCOME_ONLY, whiten=False)
+    surrogate = replace(NO_BONUS, loss_aggregation=aggregation, **options.pop("surrogate", {}))
+    slow = partial(torch.optim.SGD, lr=0.1)  # sums have large gradients, and a large step makes rounding grow
+    settings: dict[str, Any] = {
+        "prm": None,
+        "verifier": EvenDigits(),
+        "policy_clip_norm": 1e9,
+        "policy_optimizer": slow,
+    }
+    return run(make_module(advantage=advantage, surrogate=surrogate, **settings, **options))
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_micro_batches_do_not_change_the_aggregated_gradient(aggregation: Any) -> None:
+    # mini-batches: each has its own denominator, and the second step is off policy
+    schedule, surrogate = Schedule(policy_mini_batches=2), {"kl_coef": 0.1, "entropy_coef": 0.01}
+    whole, *others = (
+        of_aggregation(aggregation, schedule=schedule, surrogate=dict(surrogate), micro_batch_tokens=budget)
+        for budget in (10**6, 1, 37)
+    )
+    start = start_weights(make_module(prm=None, verifier=EvenDigits(), surrogate=Surrogate(kl_coef=0.1)))
+    assert distance(whole.weights, start, "policy.") > 1e-4
+    for other in others:
+        assert distance(other.weights, whole.weights) < 1e-6
+        assert other.figures[0] == pytest.approx(whole.figures[0], rel=1e-4, abs=1e-6)
+
+
+def test_aggregations_differ_by_what_they_divide_by() -> None:
+    runs = {name: of_aggregation(name) for name in AGGREGATIONS}
+    figures = {name: done.figures[0] for name, done in runs.items()}
+    # 12 rollouts: token_mean divides by 12 x their mean length, sequence_sum by 12, constant by 12 x 10 (TEXT's limit)
+    mean_length = figures["token_mean"]["rollout/response_tokens"]
+    assert 1 < mean_length < 10
+    for name in ("policy/loss", "policy/gradient_norm"):
+        whole = figures["sequence_sum"][name]
+        assert abs(whole) > 1e-3
+        assert figures["token_mean"][name] * mean_length == pytest.approx(whole, rel=1e-4)
+        assert figures["constant"][name] * TEXT.max_response_tokens == pytest.approx(whole, rel=1e-4)
+        given = of_aggregation("constant", surrogate={"loss_length": 2.5}).figures[0][name]
+        assert given * 2.5 == pytest.approx(whole, rel=1e-4)
+    # Each response's token mean is its advantage, and those of a prompt add up to 0; the gradient does not.
+    assert figures["sequence_mean"]["policy/loss"] == pytest.approx(0, abs=1e-6)
+    assert figures["sequence_mean"]["policy/gradient_norm"] > 1e-3
+    assert {f["policy/entropy"] for f in figures.values()} == {figures["token_mean"]["policy/entropy"]}  # a token mean
 
 
 # ---- no outcome label in PRM-only training ----
@@ -289,14 +343,14 @@ def test_the_discount_reaches_the_policy() -> None:
     assert distance(near, far, "policy.") > 1e-4
 
 
-def test_objectives_that_model_a_density_have_the_policy_follow_it() -> None:
+def test_the_policy_follows_the_distribution_of_irl_and_the_reward_of_the_others() -> None:
     def weights(objective: PRMObjective, coefficient: float | None) -> dict[str, torch.Tensor]:
-        advantage = replace(PRM_ONLY, prm_estimator="rloo", maxent_coef=coefficient)
+        advantage = replace(PRM_ONLY, prm_estimator="rloo_per_step", maxent_coef=coefficient)
         module = make_module(objective=objective, advantage=advantage, verifier=EvenDigits(), samples=4)
         return run(module, make_data(with_experts()), steps=2).weights
 
     objectives = [IRL(), Discriminator(), Discriminator(logit="gail"), Prime()]
-    for objective, coefficient in zip(objectives, [1.0, 1.0, 0.0, 0.0], strict=True):
+    for objective, coefficient in zip(objectives, [1.0, 0.0, 0.0, 0.0], strict=True):
         meant = weights(objective, None)
         assert distance(meant, weights(objective, coefficient), "policy.") == 0
         assert distance(meant, weights(objective, 1 - coefficient), "policy.") > 1e-4
@@ -305,7 +359,7 @@ def test_objectives_that_model_a_density_have_the_policy_follow_it() -> None:
 @pytest.mark.parametrize("base_measure", ["uniform", "reference"])
 def test_where_the_prm_says_nothing_the_maxent_term_leads_to_the_base_measure(base_measure: Any) -> None:
     module = make_module(
-        advantage=replace(PRM_ONLY, prm_estimator="rloo", maxent_coef=1.0),
+        advantage=replace(PRM_ONLY, prm_estimator="rloo_per_step", maxent_coef=1.0),
         objective=IRL(base_measure=base_measure),
         surrogate=NO_BONUS,
         schedule=Schedule(prm_updates=0),
@@ -319,7 +373,7 @@ def test_where_the_prm_says_nothing_the_maxent_term_leads_to_the_base_measure(ba
         assert done.figures[-1]["policy/entropy"] > done.figures[0]["policy/entropy"] + 0.01
 
 
-@pytest.mark.parametrize("estimator", ["position", "rloo"])
+@pytest.mark.parametrize("estimator", ["position", "rloo", "rloo_per_step"])
 def test_one_rollout_a_prompt_is_compared_with_its_experts_by_position(estimator: Any) -> None:
     """Without whitening, which would compare it with the rollouts of other prompts."""
     advantage = replace(PRM_ONLY, prm_estimator=estimator, alone="drop", whiten=False)
@@ -391,7 +445,7 @@ def test_kl_keeps_the_policy_near_its_start() -> None:
     assert held < free
 
 
-@pytest.mark.parametrize("estimator", ["rloo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("estimator", ["rloo", "rloo_per_step", "grpo", "grpo_per_step", "dr_grpo"])
 def test_every_estimator_trains(estimator: Any) -> None:
     advantage = Advantage(outcome_estimator=estimator, prm_estimator=estimator, format_coef=0.5, alone="drop")
     check_one_iteration(make_module(advantage=advantage, verifier=EvenDigits()))
@@ -413,10 +467,11 @@ def test_corrected_rollouts_become_pseudo_experts() -> None:
 
 
 @pytest.mark.parametrize("verifier", [RIGHT, WRONG], ids=["right", "wrong"])
-@pytest.mark.parametrize("estimator", ["rloo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("estimator", ["rloo", "rloo_per_step", "grpo", "grpo_per_step", "dr_grpo"])
 def test_equal_outcomes_do_not_move_the_policy(verifier: Always, estimator: Any) -> None:
-    # `drop`: else a rollout longer than all others has no baseline on its tail, see the next test.
-    advantage = replace(OUTCOME_ONLY, outcome_estimator=estimator, alone="drop")
+    # `drop`: else, per step, a rollout longer than all others has no baseline on its tail, see the next test.
+    alone = "drop" if estimator.endswith("per_step") else "zero_baseline"
+    advantage = replace(OUTCOME_ONLY, outcome_estimator=estimator, alone=alone)
     done = run(make_module(prm=None, verifier=verifier, advantage=advantage, surrogate=NO_BONUS), steps=2)
     figures = done.figures[0]
     assert figures["rollout/accuracy"] == float(verifier is RIGHT)
@@ -426,13 +481,15 @@ def test_equal_outcomes_do_not_move_the_policy(verifier: Always, estimator: Any)
 
 
 def test_right_rollouts_move_the_policy_only_where_no_other_is_active() -> None:
-    def gradient(samples: int, verifier: Always) -> float:
-        advantage = replace(OUTCOME_ONLY, whiten=False)
+    def gradient(samples: int, verifier: Always, estimator: Any = "rloo_per_step") -> float:
+        advantage = replace(OUTCOME_ONLY, outcome_estimator=estimator, whiten=False)
         module = make_module(prm=None, verifier=verifier, advantage=advantage, surrogate=NO_BONUS, samples=samples)
         return run(module).figures[0]["policy/gradient_norm"]
 
     assert gradient(3, RIGHT) > 0  # `zero_baseline` counts 1 on the tail of each prompt's longest rollout
     assert gradient(1, RIGHT) > 0  # a single rollout has no other
+    assert gradient(3, RIGHT, "rloo") == 0  # the others count, however short they are
+    assert gradient(1, RIGHT, "rloo") > 0
     assert gradient(3, WRONG) == gradient(1, WRONG) == 0
 
 

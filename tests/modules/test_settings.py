@@ -10,7 +10,7 @@ import pytest
 from repirl.models.prm import PRM
 from repirl.modules.prm_objectives import IRL
 from repirl.modules.prompt_filter import PromptFilter
-from repirl.modules.settings import Advantage
+from repirl.modules.settings import Advantage, Surrogate
 from repirl.objectives.irl import irl_coefficients
 from repirl.rollout.transformers import InProcess
 from tests.modules.tiny import EvenDigits, make_module, run
@@ -43,6 +43,24 @@ def test_discounts_outside_the_unit_interval_are_refused(discount: float) -> Non
 def test_a_negative_maxent_coefficient_is_refused(coefficient: float) -> None:
     with pytest.raises(ValueError, match=f"advantage: maxent_coef must not be negative, not {coefficient}"):
         Advantage(maxent_coef=coefficient)
+
+
+@pytest.mark.parametrize("epsilon", [-1e-6, float("nan"), float("inf")])
+def test_an_epsilon_that_is_no_small_number_is_refused(epsilon: float) -> None:
+    with pytest.raises(ValueError, match=f"advantage: std_eps must be a number from 0, not {epsilon}"):
+        Advantage(std_eps=epsilon)
+
+
+@pytest.mark.parametrize("length", [0, -1.0, float("nan"), float("inf")])
+def test_a_loss_length_must_be_positive(length: float) -> None:
+    with pytest.raises(ValueError, match="surrogate: loss_length must be a number of tokens above 0"):
+        Surrogate(loss_aggregation="constant", loss_length=length)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sequence_sum"])
+def test_a_loss_length_that_nothing_reads_is_refused(aggregation: Any) -> None:
+    with pytest.raises(ValueError, match=f"belongs to loss_aggregation 'constant', not to '{aggregation}'"):
+        Surrogate(loss_aggregation=aggregation, loss_length=100)
 
 
 def test_experts_outside_z_may_be_moved() -> None:

@@ -15,6 +15,7 @@ from tests.modules.tiny import (
     TEXT,
     EvenDigits,
     Problems,
+    Run,
     distance,
     make_data,
     make_policy,
@@ -53,6 +54,43 @@ def test_the_loss_falls_on_a_fixed_set() -> None:
     assert len(losses) == done.trainer.global_step == 20
     assert losses[-1] < 0.7 * losses[0]
     assert all(later < earlier for earlier, later in zip(losses[:-5:5], losses[5::5], strict=True))
+
+
+@pytest.mark.parametrize("budget", [1, 30, 77])
+def test_micro_batches_do_not_change_the_step(budget: int) -> None:
+    def trained(budget: int) -> Run:
+        # one, two or three experts a prompt, of different lengths; two steps, the second from other weights
+        module = make_sft(
+            policy_optimizer=partial(torch.optim.SGD, lr=0.5), policy_clip_norm=1e9, micro_batch_tokens=budget
+        )
+        return run(module, make_data(with_experts()), steps=2)
+
+    whole, parts = trained(10**6), trained(budget)
+    assert distance(parts.weights, whole.weights) < 1e-6
+    for got, expected in zip(parts.figures, whole.figures, strict=True):
+        assert got == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert whole.figures[1]["sft/loss"] < whole.figures[0]["sft/loss"] - 0.01
+
+
+@pytest.mark.parametrize("budget", [1, 10**6])
+def test_a_loss_that_is_not_finite_names_its_prompt_in_any_micro_batch(budget: int) -> None:
+    train = problems(4)
+    module = make_sft(micro_batch_tokens=budget)
+    module.configure_model()
+    first = module.codec.encode_prompt(train[2].text)
+    seen = module.policy.forward
+
+    def spoiled(rows: Any) -> Any:
+        log_probs, entropy = seen(rows)
+        pairs = zip(rows.prompt_ids, rows.prompt_mask, strict=True)
+        bad = torch.tensor([row[mask].tolist() == list(first) for row, mask in pairs])
+        return torch.where(bad[:, None] & rows.response_mask, log_probs * float("nan"), log_probs), entropy
+
+    module.policy.forward = spoiled  # type: ignore[method-assign]
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(FloatingPointError, match=f"iteration 0: the loss is not finite for prompt '{train[2].id}'$"):
+        run(module, make_data(train))
+    assert distance(module.state_dict(), before) == 0
 
 
 def test_one_seed_gives_one_run_and_resuming_goes_on(tmp_path: Any) -> None:

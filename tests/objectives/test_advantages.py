@@ -13,17 +13,19 @@ from repirl.objectives.advantages import (
     combine,
     estimate,
     group_normalised,
+    grpo_per_step,
     leave_one_out,
     position_advantage,
     prime_advantage,
     returns_to_go,
+    rloo_advantage,
     scale_rewards,
     whiten,
 )
 from repirl.objectives.reduce import last_token
 
 NAN = float("nan")
-ESTIMATORS = ["rloo", "grpo", "dr_grpo", "prime", "position"]
+ESTIMATORS = ["rloo", "rloo_per_step", "grpo", "grpo_per_step", "dr_grpo", "prime", "position"]
 
 
 def padded(*rows: list[float]) -> tuple[Tensor, Tensor]:
@@ -86,12 +88,54 @@ def test_prompts_do_not_mix() -> None:
 def test_length_bias_of_leave_one_out() -> None:
     # .5 per token, lengths 5, 2, 4: A = .5 (T_k - mean T of the others active at t), and .5 (T_k - t + 1) alone
     rewards, mask = padded([0.5] * 5, [0.5] * 2, [0.5] * 4)
-    got = estimate("rloo", rewards=rewards.nan_to_num(0), rewarded=mask, **parts(mask))
+    got = estimate("rloo_per_step", rewards=rewards.nan_to_num(0), rewarded=mask, **parts(mask))
     # t <= 2: 5 - (2 + 4) / 2, 2 - (5 + 4) / 2, 4 - (5 + 2) / 2; t = 3, 4: 5 - 4, 4 - 5; t = 5: 5 - 5 + 1
     close(got, [1, 1, 0.5, 0.5, 0.5], [-1.25, -1.25], [0.25, 0.25, -0.5, -0.5])
     # alone from the first token on: .5 (3 - t + 1)
     rewards, mask = padded([0.5] * 3)
-    close(estimate("rloo", rewards=rewards, rewarded=mask, **parts(mask)), [1.5, 1, 0.5])
+    close(estimate("rloo_per_step", rewards=rewards, rewarded=mask, **parts(mask)), [1.5, 1, 0.5])
+
+
+def test_rloo_has_one_baseline_a_response_over_all_other_rows() -> None:
+    rewards, mask = padded([1, 2, 3], [4, -1], [2], [7])
+    shared = parts(mask, group=[0, 0, 0, 1])
+    # returns 6 3 2: 6 - 5/2, 3 - 4, 2 - 9/2, on every token, however short the others are; alone 7
+    close(rloo_advantage(rewards=rewards, **shared), [3.5] * 3, [-1] * 2, [-2.5], [7])
+    close(rloo_advantage(rewards=rewards, alone="drop", **shared), [3.5] * 3, [-1] * 2, [-2.5], [])
+    # discounted by half from the first token on: 1 + 1 + 3/4, 4 - 1/2, 2
+    got = rloo_advantage(rewards=rewards, discount=0.5, **shared)
+    close(got, [2.75 - 2.75] * 3, [3.5 - 2.375] * 2, [2 - 3.125], [7])
+    # without the third row: 6 - 3, 3 - 6
+    got = rloo_advantage(rewards=rewards, **parts(mask, group=[0, 0, 0, 1], scorable=[True, True, False, True]))
+    close(got, [3] * 3, [-3] * 2, [], [7])
+
+
+def test_rloo_of_outcomes_differs_from_the_per_step_form_on_ragged_rows_only() -> None:
+    def pair(*rows: list[float]) -> tuple[Tensor, Tensor]:
+        rewards, mask = padded(*rows)
+        names = ("rloo", "rloo_per_step")
+        return tuple(estimate(n, rewards=rewards, rewarded=last_token(mask), **parts(mask)) for n in names)  # type: ignore[return-value]
+
+    response, step = pair([0, 1], [0, 0], [0, 1])
+    assert torch.equal(response, step)
+    response, step = pair([0, 0, 1], [0], [0, 1])
+    close(response, [0.5] * 3, [-1], [0.5] * 2)
+    close(step, [0.5, 0, 1], [-1], [0.5, 0])  # t = 2: against the third alone; t = 3: against nobody
+
+
+def test_grpo_per_step() -> None:
+    returns, mask = padded([6, 5, 3], [3, -1], [3])
+    # t = 1: mean 4, std sqrt((4 + 1 + 1) / 2); leave-one-out 6 - 3, 3 - 4.5 twice. t = 2: mean 2, std sqrt(18)
+    close(
+        grpo_per_step(returns=returns, **parts(mask)),
+        [3 / math.sqrt(3), 6 / math.sqrt(18), 3],  # alone at t = 3: not divided
+        [-1.5 / math.sqrt(3), -6 / math.sqrt(18)],
+        [-1.5 / math.sqrt(3)],
+    )
+    assert grpo_per_step(returns=returns, alone="drop", **parts(mask))[0, 2] == 0
+    # without the first: 3 and 3 have no spread, -1 is alone
+    got = grpo_per_step(returns=returns, **parts(mask, scorable=[False, True, True]))
+    close(got, [], [0, -1], [0])
 
 
 def test_no_length_bias_of_prime() -> None:
@@ -128,7 +172,7 @@ def test_a_constant_at_each_position_of_a_prompt_changes_nothing_in_position_onl
     shared = parts(mask, group=[0, 0, 0, 1, 1])
     constants = torch.tensor([[5, -3, 2], [1, 0, -8]], dtype=torch.float64)
     shifted = rewards + constants[shared["group"]]
-    for estimator in ("position", "prime", "rloo"):
+    for estimator in ("position", "prime", "rloo_per_step"):
         before = estimate(estimator, rewards=rewards, rewarded=mask, discount=discount, **shared)
         after = estimate(estimator, rewards=shifted, rewarded=mask, discount=discount, **shared)
         assert torch.allclose(after, before) == (estimator == "position")
@@ -141,7 +185,7 @@ def test_discounts_reach_every_estimator() -> None:
         assert not torch.allclose(far, near)
     # by the definition: what each token's own term is
     close(
-        estimate("rloo", rewards=rewards, rewarded=mask, discount=0.0, **parts(mask)),
+        estimate("rloo_per_step", rewards=rewards, rewarded=mask, discount=0.0, **parts(mask)),
         [-1.5, 3],
         [4.5, -1.5],
         [-3, -1.5, 3],
@@ -151,19 +195,21 @@ def test_discounts_reach_every_estimator() -> None:
 def test_grpo_of_outcomes_is_the_normalised_outcome_on_every_token() -> None:
     rewards, mask = padded([0, 0, 1], [0], [0, 0], [0, 1])
     shared = {"rewards": rewards, "rewarded": last_token(mask)}
-    # 1 0 0 1: mean 1/2, std 1/2
-    close(estimate("grpo", **shared, **parts(mask)), [1, 1, 1], [-1], [-1, -1], [1, 1])
+    # 1 0 0 1: mean 1/2, std sqrt(4/4 / 3)
+    a = 0.5 / (math.sqrt(1 / 3) + 1e-6)
+    close(estimate("grpo", **shared, **parts(mask)), [a] * 3, [-a], [-a] * 2, [a] * 2)
     close(estimate("dr_grpo", **shared, **parts(mask)), [0.5, 0.5, 0.5], [-0.5], [-0.5, -0.5], [0.5, 0.5])
-    # 1 0 0, the last unscorable: mean 1/3, std sqrt(2)/3
-    got = estimate("grpo", **shared, **parts(mask, scorable=[True, True, True, False]))
-    close(got, [math.sqrt(2)] * 3, [-math.sqrt(1 / 2)], [-math.sqrt(1 / 2)] * 2, [])
+    # 1 0 0, the last unscorable: mean 1/3, std sqrt(2/3 / 2)
+    got = estimate("grpo", std_eps=0.0, **shared, **parts(mask, scorable=[True, True, True, False]))
+    a = math.sqrt(1 / 3)
+    close(got, [2 * a] * 3, [-a], [-a] * 2, [])
 
 
 def test_grpo_of_process_rewards() -> None:
     rewards, mask = padded([1, 3], [2], [7])
-    # first prompt: mean 2, std sqrt(2/3), centred -1 1; 0; summed from t on 0 1; 0. Second prompt: no spread
-    got = group_normalised(rewards=rewards, rewarded=mask, **parts(mask, group=[0, 0, 1]))
-    close(got, [0, math.sqrt(3 / 2)], [0], [0])
+    # first prompt: mean 2, std 1, centred -1 1; 0; summed from t on 0 1; 0. Second prompt: no spread
+    got = group_normalised(rewards=rewards, rewarded=mask, std_eps=0.25, **parts(mask, group=[0, 0, 1]))
+    close(got, [0, 1 / 1.25], [0], [0])
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -183,9 +229,13 @@ def test_unscorable_rows_change_nothing_and_get_nothing(estimator: str) -> None:
 @pytest.mark.parametrize(
     ("estimator", "alone", "expected"),
     [
-        ("rloo", "zero_baseline", [4, 3]),
+        ("rloo", "zero_baseline", [4, 4]),
         ("rloo", "drop", [0, 0]),
-        ("grpo", "zero_baseline", [0, 1]),  # mean 2, std 1 over its own tokens
+        ("rloo_per_step", "zero_baseline", [4, 3]),
+        ("rloo_per_step", "drop", [0, 0]),
+        ("grpo", "zero_baseline", [0, 1 / (math.sqrt(2) + 1e-6)]),  # mean 2, std sqrt(2) over its own tokens
+        ("grpo_per_step", "zero_baseline", [4, 3]),
+        ("grpo_per_step", "drop", [0, 0]),
         ("dr_grpo", "zero_baseline", [0, 1]),
         ("prime", "zero_baseline", [0, 1]),
         ("position", "zero_baseline", [0, 0]),
@@ -197,7 +247,8 @@ def test_a_group_of_one(estimator: str, alone: str, expected: list[float]) -> No
     # an outcome has no spread over one row
     outcome, _ = padded([0, 1])
     got = estimate(estimator, rewards=outcome, rewarded=last_token(mask), alone=alone, **parts(mask))
-    close(got, {"rloo": [1, 1] if alone == "zero_baseline" else [0, 0], "prime": [0, 0.5]}.get(estimator, [0, 0]))
+    counted = estimator in ("rloo", "rloo_per_step", "grpo_per_step") and alone == "zero_baseline"
+    close(got, [1, 1] if counted else [0, 0.5] if estimator == "prime" else [0, 0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -291,7 +291,8 @@ def test_label_objectives_do_not_overflow(dtype: torch.dtype) -> None:
 # ---- advantages
 
 
-ESTIMATORS = ["rloo", "grpo", "dr_grpo", "prime", "position"]
+ESTIMATORS = ["rloo", "rloo_per_step", "grpo", "grpo_per_step", "dr_grpo", "prime", "position"]
+OF_RETURNS = ["rloo", "rloo_per_step", "grpo_per_step"]
 
 
 def advantages(estimator: Any, rewards: Tensor, mask: Tensor, group: Tensor, at_end: bool) -> Tensor:
@@ -332,11 +333,11 @@ def test_equal_outcomes_of_one_token_responses_have_no_advantage(estimator: Any,
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_a_constant_per_token_is_an_advantage_of_length_for_rloo_only(estimator: Any) -> None:
+def test_a_constant_per_token_is_an_advantage_of_length_for_returns_only(estimator: Any) -> None:
     """Equal for all rows of a position it is no preference; what remains is length. Group normalisation removes it."""
     before = advantages(estimator, BATCH["rewards"], MASK, ADVANTAGE_GROUP, False)
     after = advantages(estimator, BATCH["rewards"] + 0.9 * MASK, MASK, ADVANTAGE_GROUP, False)
-    if estimator == "rloo":
+    if estimator in OF_RETURNS:
         assert (after - before).abs().max() > 0.5
     else:
         close(after, before)

@@ -70,6 +70,57 @@ def test_was_clipped_is_where_the_gradient_is_gone(bounds: dict[str, float]) -> 
     assert not was_clipped(advantages=torch.zeros_like(ADVANTAGES), **arguments, **bounds).any()
 
 
+FAR = [-1000.0, -100.0, -50.0, -1.0, 0.0, 1.0, 50.0, 100.0, 1000.0]
+
+
+@pytest.mark.parametrize("dual_clip", [None, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ratios_of_any_size_have_finite_gradients(dtype: torch.dtype, dual_clip: float | None) -> None:
+    def gradients(advantage: float) -> dict[float, float]:
+        log_probs = torch.tensor([FAR], dtype=dtype).requires_grad_()
+        zeros = torch.zeros_like(log_probs)
+        values = clipped_surrogate(
+            log_probs=log_probs, behaviour_log_probs=zeros, advantages=zeros + advantage, dual_clip=dual_clip
+        )
+        (gradient,) = torch.autograd.grad(values.sum(), log_probs)
+        assert values.isfinite().all()
+        assert gradient.isfinite().all()
+        clipped = was_clipped(log_probs=log_probs, behaviour_log_probs=zeros, advantages=zeros + advantage)
+        if dual_clip is None:
+            assert not gradient[clipped].any()
+        return dict(zip(FAR, gradient[0].tolist(), strict=True))
+
+    # d/d log pi = rho A where nothing is clipped: A > 0 up to rho = 1.2, A < 0 from rho = .8 on
+    good, bad = gradients(2.0), gradients(-2.0)
+    assert good[0.0] == 2
+    assert good[-1.0] == pytest.approx(2 / math.e)
+    assert good[-50.0] == pytest.approx(2 * math.exp(-50))
+    assert [good[d] for d in (1.0, 50.0, 100.0, 1000.0)] == [0] * 4
+    assert good[-1000.0] == 0  # rounded
+    assert [bad[d] for d in (-1000.0, -100.0, -50.0, -1.0)] == [0] * 4
+    if dual_clip is None:
+        assert bad[1.0] == pytest.approx(-2 * math.e)
+        assert bad[50.0] == pytest.approx(-2 * math.exp(50))
+    else:  # rho > 3
+        assert bad[1.0] == pytest.approx(-2 * math.e)
+        assert bad[50.0] == 0
+    assert bad[100.0] == bad[1000.0] == 0
+    assert set(gradients(0.0).values()) == {0.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_kl_of_any_distance_has_a_finite_gradient(dtype: torch.dtype) -> None:
+    log_probs = torch.tensor([FAR], dtype=dtype).requires_grad_()
+    values = kl_estimate(log_probs=log_probs, reference_log_probs=torch.zeros_like(log_probs))
+    (gradient,) = torch.autograd.grad(values.sum(), log_probs)
+    assert values.isfinite().all()
+    assert (values >= 0).all()
+    # 1 - exp(-d), and 0 where d was cut
+    expected = [0, 0, 1 - math.exp(50), 1 - math.e, 0, 1 - 1 / math.e, 1, 1, 1]
+    torch.testing.assert_close(gradient, torch.tensor([expected], dtype=dtype))
+    assert values[0, -1] == 999
+
+
 def test_kl_estimates() -> None:
     # pi / ref = 2, 1/2, 1: d = ln 2, -ln 2, 0
     log_probs = torch.tensor([[0.4, 0.2, 0.3]], dtype=torch.float64).log()

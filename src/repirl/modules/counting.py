@@ -1,9 +1,6 @@
 """Iterations as Lightning's steps. The names used here are private: pyproject.toml admits one minor version of Lightning."""
 
-from collections.abc import Iterable
-
 from lightning.pytorch import Trainer
-from torch.optim import Optimizer
 
 
 def uncount_optimizer_steps(trainer: Trainer) -> None:
@@ -23,13 +20,6 @@ def forget_figures(trainer: Trainer) -> None:
     """Forgets what the iteration before logged: Lightning would log it again for a figure that this one does not measure."""
     figures = trainer.fit_loop.epoch_loop._results
     figures.reset(metrics=False, fx="training_step")
-
-
-def scale_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
-    """Sets each learning rate to `factor` times its first value."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def _do_nothing() -> None:

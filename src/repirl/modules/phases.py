@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -10,22 +9,19 @@ class Schedule:
     """How often PRM and policy are updated in one iteration.
 
     Args:
-        prm_updates: passes over the batch for the PRM, one to four per policy update.
+        prm_updates: passes over the batch for the PRM, one to four per policy update; two in the study of the defaults.
         prm_mini_batches: optimiser steps a pass; each sees whole prompts.
         policy_updates, policy_mini_batches: the same for the policy.
         policy_starts: iterations of PRM training before the policy's first update.
         prm_stops: the iteration from which on the PRM is frozen; None = never.
-        learning_rate: `constant` (the paper), or `linear` from its full value to 0 at the trainer's max_steps: late in
-            training the PRM's differences are noise, which whitening blows up to full size.
     """
 
-    prm_updates: int = 1
+    prm_updates: int = 2
     prm_mini_batches: int = 1
     policy_updates: int = 1
     policy_mini_batches: int = 1
     policy_starts: int = 0
     prm_stops: int | None = None
-    learning_rate: Literal["constant", "linear"] = "constant"
 
     def __post_init__(self) -> None:
         for name in ("prm_mini_batches", "policy_mini_batches"):
@@ -50,11 +46,6 @@ def prm_passes(schedule: Schedule, iteration: int) -> int:
 def policy_passes(schedule: Schedule, iteration: int) -> int:
     """Passes over the batch for the policy in this iteration (0-based)."""
     return schedule.policy_updates if iteration >= schedule.policy_starts else 0
-
-
-def learning_rate_factor(schedule: Schedule, iteration: int, iterations: int) -> float:
-    """What the optimisers' learning rates are multiplied with in this iteration of `iterations`."""
-    return 1.0 if schedule.learning_rate == "constant" else max(0.0, 1 - iteration / iterations)
 
 
 def parts(count: int, mini_batches: int) -> list[range]:

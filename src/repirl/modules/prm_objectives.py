@@ -42,15 +42,15 @@ class PRMObjective(ABC):
     """One way to train a PRM.
 
     needs_log_probs, needs_reference, needs_verifier: what the module has to provide. drops_wrong_experts: experts that
-    the verifier rejects are left out before anything is computed. models_density: the rewards say how likely a response is
-    among the experts', b exp(R) / Z, which the policy should then follow (`advantage.maxent_coef`).
+    the verifier rejects are left out before anything is computed. maxent_coef: that of `advantage` where it is not
+    given; 1 where the rewards are a density b exp(R) / Z that the policy should follow.
     """
 
     needs_log_probs = True
     needs_reference = False
     needs_verifier = False
     drops_wrong_experts = True
-    models_density = False
+    maxent_coef = 0.0
 
     @abstractmethod
     def coefficients(self, rows: Evidence) -> Coefficients:
@@ -71,7 +71,7 @@ class IRL(PRMObjective):
             a constant at each position, then rests at 0 instead of drifting.
     """
 
-    models_density = True
+    maxent_coef = 1.0
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class Discriminator(PRMObjective):
         if expert_weight <= 0:
             raise ValueError(f"Discriminator: expert_weight must be > 0, not {expert_weight}")
         self.logit, self.form, self.corrected, self.expert_weight = logit, form, corrected, expert_weight
-        self.needs_log_probs = self.models_density = logit == "airl"
+        self.needs_log_probs = logit == "airl"
         self.needs_reference = logit == "airl" and base_measure == "reference"
         self.drops_wrong_experts = wrong_experts == "drop"
 

@@ -3,10 +3,11 @@
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,12 +18,7 @@ from repirl.models.prm import PRM
 from repirl.modules.actor import Actor, UsableExperts, outcome_of
 from repirl.modules.answering import Answering
 from repirl.modules.checks import check_settings
-from repirl.modules.counting import (
-    count_iteration,
-    forget_figures,
-    scale_learning_rates,
-    uncount_optimizer_steps,
-)
+from repirl.modules.counting import count_iteration, forget_figures, uncount_optimizer_steps
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.distributed import (
     any_rank,
@@ -34,15 +30,16 @@ from repirl.modules.distributed import (
     world_size,
 )
 from repirl.modules.experience import Experience, build_experience
+from repirl.modules.learning_rate import FineTuningAdamW, Schedules, rate_of
 from repirl.modules.micro_batches import micro_batches
-from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes, prm_passes
+from repirl.modules.phases import Schedule, policy_passes, prm_passes
 from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective, log_ratio
 from repirl.modules.prompt_filter import PromptFilter, group_accuracy, keep_prompts
 from repirl.modules.recorder import Recorder, over_micro_batches, rollout_figures
 from repirl.modules.sampler_gap import SamplerGap, with_ratios, without_far_rollouts
 from repirl.modules.settings import Advantage, Surrogate, Text
 from repirl.objectives.advantages import RewardSource, combine, others_active, scale_rewards
-from repirl.objectives.policy import policy_objective
+from repirl.objectives.policy import loss_denominator, policy_objective, row_weights
 from repirl.objectives.reduce import last_token, masked_mean, response_means
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Generator, Prompt, Response, Rows, Verifier
@@ -59,6 +56,8 @@ class RePIRL(Answering):
         prm: the process reward model; None = outcome reward only (RLOO, GRPO by `advantage`).
         verifier: judges final answers; None = no outcome label is read, in training or evaluation.
         policy_optimizer, prm_optimizer: constructors over parameters.
+        policy_scheduler, prm_scheduler: constructors over optimisers, stepped once an iteration (modules/learning_rate.py);
+            None = constant rates.
         samples: rollouts a prompt (K).
         objective: what the PRM is trained on (modules/prm_objectives.py); None = `IRL` with its defaults.
         text, advantage, surrogate: see modules/settings.py. schedule: modules/phases.py.
@@ -76,8 +75,10 @@ class RePIRL(Answering):
         policy: Policy,
         prm: PRM | None = None,
         verifier: Verifier | None = None,
-        policy_optimizer: OptimizerCallable = torch.optim.AdamW,
-        prm_optimizer: OptimizerCallable = torch.optim.AdamW,
+        policy_optimizer: OptimizerCallable = FineTuningAdamW,
+        prm_optimizer: OptimizerCallable = FineTuningAdamW,
+        policy_scheduler: LRSchedulerCallable | None = None,
+        prm_scheduler: LRSchedulerCallable | None = None,
         objective: PRMObjective | None = None,
         samples: int = 4,
         text: Text = Text(),  # noqa: B008
@@ -97,6 +98,8 @@ class RePIRL(Answering):
         self.automatic_optimization = False
         self.prm = prm
         self.policy_optimizer, self.prm_optimizer = policy_optimizer, prm_optimizer
+        self.policy_scheduler, self.prm_scheduler = policy_scheduler, prm_scheduler
+        self.schedules = Schedules()
         self.objective = IRL() if objective is None else objective
         self.samples, self.advantage = samples, advantage
         self.surrogate, self.schedule, self.prompt_filter = surrogate, schedule, prompt_filter
@@ -119,16 +122,21 @@ class RePIRL(Answering):
     def _wants_reference(self) -> bool:
         return self.surrogate.kl_coef > 0 or (self.prm is not None and self.objective.needs_reference)
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit" and self.schedule.learning_rate == "linear" and self.trainer.max_steps < 1:
-            raise ValueError("schedule.learning_rate 'linear' needs trainer.max_steps: it reaches 0 there")
-
-    def configure_optimizers(self) -> list[Optimizer]:
-        optimizers = [self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])]
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The policy's and the PRM's, each with its scheduler where one is configured."""
+        made = {"policy": self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])}
         if self.prm is not None:
-            optimizers.append(self.prm_optimizer([p for p in self.prm.parameters() if p.requires_grad]))
-        return optimizers
+            made["prm"] = self.prm_optimizer([p for p in self.prm.parameters() if p.requires_grad])
+        constructors = {"policy": self.policy_scheduler, "prm": self.prm_scheduler}
+        schedulers = [
+            self.schedules.add(name, constructor, optimizer, self.trainer.max_steps)
+            for name, optimizer in made.items()
+            if (constructor := constructors[name]) is not None
+        ]
+        return list(made.values()), schedulers
+
+    def on_train_start(self) -> None:
+        self.schedules.go_on(self.global_step)
 
     # ---- one iteration ----
 
@@ -137,8 +145,8 @@ class RePIRL(Answering):
         iteration = self.global_step
         uncount_optimizer_steps(self.trainer)
         forget_figures(self.trainer)
-        factor = learning_rate_factor(self.schedule, iteration, self.trainer.max_steps)
-        scale_learning_rates(self.trainer.optimizers, factor)
+        for name, optimizer in zip(("policy", "prm"), self.trainer.optimizers, strict=False):
+            self.recorder.add(name, {"lr": rate_of(optimizer)})
 
         with self._timed("rollout"):
             positions = [i * world_size() + rank() for i in range(len(batch))]
@@ -177,6 +185,7 @@ class RePIRL(Answering):
                 with self._timed("policy_update"):
                     self._update_policy(part)
 
+        self.schedules.step()
         self._log()
         count_iteration(self.trainer)
 
@@ -263,6 +272,7 @@ class RePIRL(Answering):
             is_expert=is_expert,
             alone=settings.alone,
             whitened=settings.whiten,
+            std_eps=settings.std_eps,
         )
         own = own_rows(advantages, len(experience.group))[:, : experience.rows.response_mask.shape[1]]
         experience, figures = with_ratios(replace(experience, advantages=own).of_policy(), self.sampler_gap)
@@ -270,11 +280,14 @@ class RePIRL(Answering):
         return experience
 
     def _update_policy(self, part: Experience) -> None:
-        """One optimiser step on -(clipped surrogate + entropy bonus - KL), the token mean over all ranks."""
+        """One optimiser step on -(clipped surrogate + entropy bonus - KL), aggregated over all ranks."""
         assert part.advantages is not None
-        tokens = sum_over_ranks(part.rows.response_mask.sum().float())
+        aggregation, mask = self.surrogate.loss_aggregation, part.rows.response_mask
+        tokens, count = sum_over_ranks(torch.stack([mask.sum(), mask.any(-1).sum()]).float())
         if not tokens:
             return
+        length = float(self.surrogate.loss_length or self.max_response_tokens)
+        denominator = loss_denominator(aggregation, tokens=tokens, rows=count, length=length)
         totals = torch.zeros(5, device=self.device)
         finite = torch.ones(len(part.group), 1, device=self.device)
         for index in self._micro_batches(part.rows):
@@ -288,15 +301,17 @@ class RePIRL(Answering):
                 behaviour_log_probs=log_probs.detach() if part.log_probs is None else part.log_probs[index, :width],
                 advantages=part.advantages[index, :width],
                 reference_log_probs=None if of_reference is None else of_reference[index, :width],
-                **asdict(self.surrogate),
+                **self.surrogate.per_token,
             )
-            self.manual_backward(-(terms.value * rows.response_mask).sum() / tokens)
-            seen = [-terms.value, entropy, terms.clipped.float(), terms.behaviour_gap, terms.kl]
+            loss = -terms.value * row_weights(rows.response_mask, aggregation)
+            self.manual_backward((loss * rows.response_mask).sum() / denominator)
+            seen = [loss, entropy, terms.clipped.float(), terms.behaviour_gap, terms.kl]
             totals += (torch.stack(seen).detach() * rows.response_mask).sum((1, 2))
             finite[index, 0] = torch.where(terms.value.detach().isfinite().all(-1), 1.0, float("nan"))
         self._require_finite(finite, part, "the policy's loss")
         names = ["loss", "entropy", "clipped", "behaviour_gap", *(["kl"] if self.surrogate.kl_coef else [])]
-        self.recorder.add("policy", dict(zip(names, sum_over_ranks(totals) / tokens, strict=False)))
+        counts = torch.stack([denominator, tokens, tokens, tokens, tokens])
+        self.recorder.add("policy", dict(zip(names, sum_over_ranks(totals) / counts, strict=False)))
         self._step("policy")
 
     # ---- sets ----
@@ -326,7 +341,7 @@ class RePIRL(Answering):
 
     def _maxent_coef(self) -> float:
         given = self.advantage.maxent_coef
-        return float(self.objective.models_density) if given is None else given
+        return self.objective.maxent_coef if given is None else given
 
     def _prm_passes(self) -> int:
         return 0 if self.prm is None else prm_passes(self.schedule, self.global_step)

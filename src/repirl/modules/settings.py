@@ -1,9 +1,11 @@
 """Groups of switches, as the YAML has them. The defaults are those of docs/algorithms.md."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from repirl.objectives.advantages import RewardScale
+from repirl.objectives.advantages import STD_EPS, Estimator, OutcomeEstimator, RewardScale
+from repirl.objectives.policy import LossAggregation
 
 
 @dataclass(frozen=True)
@@ -32,32 +34,37 @@ class Advantage:
     """From rewards to advantages (objectives/advantages.py): A = outcome_coef A_o + prm_coef A_p + format_coef A_f.
 
     Args:
-        outcome_estimator, prm_estimator: `rloo`, `grpo`, `dr_grpo`; for the PRM also `prime`, `position`.
+        outcome_estimator, prm_estimator: `rloo`, `rloo_per_step`, `grpo`, `grpo_per_step`, `dr_grpo`; for the PRM also
+            `prime`, `position`. docs/algorithms.md says which code means what by these names.
         prm_discount: of later PRM rewards in a token's return; 1 sums all, 0 leaves each token its own.
         maxent_coef: times log b - log q (b the objective's base measure) is added to each token's PRM reward. At 1 the
             policy's optimum is the PRM's own distribution b exp(R) / Z, at 0 the response of the largest reward alone. None:
-            1 for objectives that model a density (`IRL`, AIRL), 0 for the others.
+            1 for `IRL`, 0 for the others; AIRL's reward has no reference, and with the term the policy forgot its form.
         reward_scale: of PRM rewards.
         whiten: the sum over the batch's tokens to mean 0 and standard deviation 1.
-        alone: the leave-one-out baseline where no other rollout is active.
+        alone: the leave-one-out baseline where there is no other rollout (`..._per_step`: none that is still active).
+        std_eps: added to the standard deviation that `grpo` divides by; 1e-6 in verl, 1e-4 in TRL, 1e-9 in OpenRLHF.
     """
 
     outcome_coef: float = 1.0
     prm_coef: float = 0.1
     format_coef: float = 0.0
-    outcome_estimator: Literal["rloo", "grpo", "dr_grpo"] = "rloo"
-    prm_estimator: Literal["rloo", "grpo", "dr_grpo", "prime", "position"] = "rloo"
+    outcome_estimator: OutcomeEstimator = "rloo"
+    prm_estimator: Estimator = "rloo_per_step"
     prm_discount: float = 1.0
     maxent_coef: float | None = None
     reward_scale: RewardScale = "max_abs_return"
     whiten: bool = True
     alone: Literal["zero_baseline", "drop"] = "zero_baseline"
+    std_eps: float = STD_EPS
 
     def __post_init__(self) -> None:
         if not 0 <= self.prm_discount <= 1:
             raise ValueError(f"advantage: prm_discount must be between 0 and 1, not {self.prm_discount}")
         if self.maxent_coef is not None and not self.maxent_coef >= 0:
             raise ValueError(f"advantage: maxent_coef must not be negative, not {self.maxent_coef}")
+        if not 0 <= self.std_eps < math.inf:
+            raise ValueError(f"advantage: std_eps must be a number from 0, not {self.std_eps}")
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,10 @@ class Surrogate:
     Args:
         kl_coef: of KL(pi || policy at the start), estimated by k3 in the loss.
         entropy_coef: of the entropy bonus.
+        loss_aggregation: how the tokens of all ranks and micro-batches become one number. `token_mean`: their mean (DAPO).
+            `sequence_mean`: the mean over responses of each one's token mean (GRPO). `sequence_sum`: of its sum.
+            `constant`: of its sum divided by loss_length (Dr. GRPO).
+        loss_length: tokens, for `constant`; None = text.max_response_tokens.
     """
 
     clip_low: float = 0.2
@@ -74,3 +85,19 @@ class Surrogate:
     dual_clip: float | None = None
     entropy_coef: float = 0.001
     kl_coef: float = 0.0
+    loss_aggregation: LossAggregation = "token_mean"
+    loss_length: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.loss_length is not None and not 0 < self.loss_length < math.inf:
+            raise ValueError(f"surrogate: loss_length must be a number of tokens above 0, not {self.loss_length}")
+        if self.loss_length is not None and self.loss_aggregation != "constant":
+            raise ValueError(
+                f"surrogate: loss_length belongs to loss_aggregation 'constant', not to {self.loss_aggregation!r}; "
+                "set that, or remove loss_length"
+            )
+
+    @property
+    def per_token(self) -> dict[str, Any]:
+        """What `policy_objective` takes."""
+        return {k: v for k, v in asdict(self).items() if not k.startswith("loss_")}

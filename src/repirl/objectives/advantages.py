@@ -16,6 +16,7 @@ from repirl.objectives.reduce import group_sum
 
 RewardScale = Literal["max_abs_return", "std", "none"]
 EPS = 1e-8  # all-zero rewards (the Q-head's start) must give zero, not NaN
+STD_EPS = 1e-6  # added to GRPO's standard deviation, as in verl
 NOISE = 1e-5  # a spread below this share of the values' size is rounding, which a division by it would make signal
 
 
@@ -66,7 +67,7 @@ def leave_one_out(
     scorable: Bool[Tensor, " rows"],
     alone: Literal["zero_baseline", "drop"] = "zero_baseline",
 ) -> Float[Tensor, "rows time"]:
-    """A^k_t = G^k_t - b^k_t, b^k_t the mean of G_t over the *other* rows of the prompt still active at t (RLOO).
+    """A^k_t = G^k_t - b^k_t, b^k_t the mean of G_t over the *other* rows of the prompt still active at t (`rloo_per_step`).
 
     Where no other row is active b = 0 (`zero_baseline`) or the advantage is 0 (`drop`, biased). With a constant reward
     c per token and no whitening this is c (T_k - mean of the others' T): longer responses gain.
@@ -80,6 +81,55 @@ def leave_one_out(
     return (returns - baseline).masked_fill(~keep, 0)
 
 
+def rloo_advantage(
+    *,
+    rewards: Float[Tensor, "rows time"],
+    response_mask: Bool[Tensor, "rows time"],
+    group: Int[Tensor, " rows"],
+    scorable: Bool[Tensor, " rows"],
+    alone: Literal["zero_baseline", "drop"] = "zero_baseline",
+    discount: float = 1.0,
+) -> Float[Tensor, "rows time"]:
+    """A^k = R^k - mean of R over *all* other scorable rows of the prompt, on every token (RLOO, arXiv 2402.14740, eq. 7).
+
+    R = sum_t discount^(t - 1) r_t is the return of the whole response: as in TRL, verl and OpenRLHF a response is one
+    action, however long it or another one is. With no other row the baseline is 0 (`zero_baseline`: verl) or the
+    advantage is 0 (`drop`: TRL).
+    """
+    active = response_mask & scorable[:, None]
+    powers = discount ** torch.arange(rewards.shape[1], device=rewards.device).to(rewards.dtype)
+    whole = (rewards.masked_fill(~active, 0) * powers).sum(-1, keepdim=True)
+    present = response_mask.any(-1, keepdim=True)
+    advantage = leave_one_out(returns=whole, response_mask=present, group=group, scorable=scorable, alone=alone)
+    return advantage.expand_as(rewards).masked_fill(~active, 0)
+
+
+def grpo_per_step(
+    *,
+    returns: Float[Tensor, "rows time"],
+    response_mask: Bool[Tensor, "rows time"],
+    group: Int[Tensor, " rows"],
+    scorable: Bool[Tensor, " rows"],
+    alone: Literal["zero_baseline", "drop"] = "zero_baseline",
+) -> Float[Tensor, "rows time"]:
+    """`leave_one_out` divided by the standard deviation of G_t over the prompt's rows active at t (rePIRL's public code).
+
+    That of a sample, over n - 1. A row that is alone at t has none and is not divided (the public code divides it by
+    1e-6); where all active returns are equal the advantage is 0.
+    """
+    active = response_mask & scorable[:, None]
+    counted = returns.masked_fill(~active, 0)
+    groups = int(group.max()) + 1 if len(group) else 0
+    count = group_sum(active.to(returns.dtype), group, groups)
+    mean = group_sum(counted, group, groups) / count.clamp(min=1)
+    deviation = (returns - mean[group]).masked_fill(~active, 0)
+    std = (group_sum(deviation.square(), group, groups) / (count - 1).clamp(min=1)).sqrt()
+    centred = leave_one_out(returns=returns, response_mask=response_mask, group=group, scorable=scorable, alone=alone)
+    differs = std > _least_spread(mean.abs()).clamp(min=STD_EPS)
+    divided = torch.where(differs[group], centred / std.clamp(min=STD_EPS)[group], 0.0)
+    return torch.where((count == 1)[group], centred, divided)
+
+
 def group_normalised(
     *,
     rewards: Float[Tensor, "rows time"],
@@ -89,11 +139,13 @@ def group_normalised(
     scorable: Bool[Tensor, " rows"],
     divide_by_std: bool = True,
     discount: float = 1.0,
+    std_eps: float = STD_EPS,
 ) -> Float[Tensor, "rows time"]:
     """Rewards centred (and scaled) over the prompt's rewarded tokens, then summed from t on (GRPO, DeepSeekMath 4.1).
 
-    `rewarded` marks the tokens that carry a reward: the last one for an outcome reward (A = (r - mean) / std on every
-    token), all of them for a process reward. Without the division: Dr. GRPO's advantage.
+    `rewarded` marks the tokens that carry a reward: the last one for an outcome reward (A = (r - mean) / (std + std_eps)
+    on every token, as in TRL, verl and OpenRLHF), all of them for a process reward. std is that of a sample, over n - 1.
+    Without the division: Dr. GRPO's advantage.
     """
     where = rewarded & response_mask & scorable[:, None]
     groups = int(group.max()) + 1 if len(group) else 0
@@ -101,10 +153,10 @@ def group_normalised(
     mean = group_sum(rewards.masked_fill(~where, 0).sum(-1), group, groups) / count
     centred = (rewards - mean[group][:, None]).masked_fill(~where, 0)
     if divide_by_std:
-        std = (group_sum(centred.square().sum(-1), group, groups) / count).sqrt()
+        std = (group_sum(centred.square().sum(-1), group, groups) / (count - 1).clamp(min=1)).sqrt()
         # Equal rewards leave rounding noise in `centred`: a group without spread has no preference.
-        least = _least_spread(mean.abs()).clamp(min=1e-6)
-        centred = torch.where((std > least)[group][:, None], centred / std.clamp(min=1e-6)[group][:, None], 0.0)
+        least = _least_spread(mean.abs()).clamp(min=STD_EPS)
+        centred = torch.where((std > least)[group][:, None], centred / (std + std_eps)[group][:, None], 0.0)
     return returns_to_go(centred, response_mask & scorable[:, None], discount)
 
 
@@ -162,7 +214,8 @@ def _least_spread(size: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return (NOISE * size).clamp(min=EPS)
 
 
-Estimator = Literal["rloo", "grpo", "dr_grpo", "prime", "position"]
+OutcomeEstimator = Literal["rloo", "rloo_per_step", "grpo", "grpo_per_step", "dr_grpo"]
+Estimator = Literal[OutcomeEstimator, "prime", "position"]
 
 
 def estimate(
@@ -175,17 +228,23 @@ def estimate(
     scorable: Bool[Tensor, " rows"],
     alone: Literal["zero_baseline", "drop"] = "zero_baseline",
     discount: float = 1.0,
+    std_eps: float = STD_EPS,
 ) -> Float[Tensor, "rows time"]:
     """The advantages of one reward source by name; `rewarded` marks the tokens that carry its reward."""
     shared = {"response_mask": response_mask, "group": group, "scorable": scorable}
     if estimator == "rloo":
+        return rloo_advantage(rewards=rewards, alone=alone, discount=discount, **shared)
+    if estimator == "rloo_per_step":
         return leave_one_out(returns=returns_to_go(rewards, response_mask, discount), alone=alone, **shared)
+    if estimator == "grpo_per_step":
+        return grpo_per_step(returns=returns_to_go(rewards, response_mask, discount), alone=alone, **shared)
     if estimator == "prime":
         return prime_advantage(rewards=rewards, discount=discount, **shared)
     if estimator == "position":
         return position_advantage(rewards=rewards, discount=discount, **shared)
-    divides = estimator == "grpo"
-    return group_normalised(rewards=rewards, rewarded=rewarded, divide_by_std=divides, discount=discount, **shared)
+    assert estimator in ("grpo", "dr_grpo")
+    shared |= {"rewards": rewards, "rewarded": rewarded}
+    return group_normalised(divide_by_std=estimator == "grpo", discount=discount, std_eps=std_eps, **shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +270,7 @@ def combine(
     is_expert: Bool[Tensor, " rows"],
     alone: Literal["zero_baseline", "drop"] = "zero_baseline",
     whitened: bool = True,
+    std_eps: float = STD_EPS,
 ) -> Float[Tensor, "rows time"]:
     """A = sum of coefficient x A of each source, whitened over the rollouts that at least one source could score.
 
@@ -228,6 +288,7 @@ def combine(
             scorable=source.scorable,
             alone=alone,
             discount=source.discount,
+            std_eps=std_eps,
         )
         judged = judged | source.scorable
     where = response_mask & (judged & ~is_expert)[:, None]

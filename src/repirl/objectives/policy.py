@@ -7,6 +7,30 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+MAX_LOG_RATIO = 80.0  # exp of it times an advantage is finite in float32, which ends at exp(88.7)
+LossAggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "constant"]
+
+
+def row_weights(response_mask: Bool[Tensor, "rows time"], aggregation: LossAggregation) -> Float[Tensor, "rows 1"]:
+    """What each token of a row counts in the loss, before the division by `loss_denominator`.
+
+    1 / (tokens of the row) for `sequence_mean`, else 1.
+    """
+    lengths = response_mask.sum(-1, keepdim=True).clamp(min=1).float()
+    return 1 / lengths if aggregation == "sequence_mean" else torch.ones_like(lengths)
+
+
+def loss_denominator(
+    aggregation: LossAggregation, *, tokens: Float[Tensor, ""], rows: Float[Tensor, ""], length: float
+) -> Float[Tensor, ""]:
+    """What the sum over all rows is divided by.
+
+    tokens, rows: of the batch of one optimiser step, on all ranks. length: the constant of `constant`, in tokens.
+    """
+    if aggregation == "token_mean":
+        return tokens
+    return rows * length if aggregation == "constant" else rows
+
 
 def clipped_surrogate(
     *,
@@ -19,9 +43,10 @@ def clipped_surrogate(
 ) -> Float[Tensor, "rows time"]:
     """min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), rho = exp(log pi - log pi_behaviour); to maximise (PPO).
 
-    dual_clip c > 1: for A < 0 the value is at least c A (Ye et al. 2020).
+    dual_clip c > 1: for A < 0 the value is at least c A (Ye et al. 2020). A log-ratio above MAX_LOG_RATIO counts as that,
+    without a gradient.
     """
-    rho = (log_probs - behaviour_log_probs).exp()
+    rho = _ratio(log_probs, behaviour_log_probs)
     value = torch.minimum(rho * advantages, rho.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip is not None:
         value = torch.where(advantages < 0, torch.maximum(value, dual_clip * advantages), value)
@@ -36,9 +61,15 @@ def was_clipped(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> Bool[Tensor, "rows time"]:
-    """True where clipping took the gradient: rho beyond the bound in the direction of the advantage."""
-    rho = (log_probs - behaviour_log_probs).exp()
-    return ((advantages > 0) & (rho > 1 + clip_high)) | ((advantages < 0) & (rho < 1 - clip_low))
+    """True where clipping took the gradient: rho beyond the bound in the direction of the advantage, or past all bounds."""
+    rho = _ratio(log_probs, behaviour_log_probs)
+    beyond = (advantages < 0) & (log_probs - behaviour_log_probs > MAX_LOG_RATIO)
+    return ((advantages > 0) & (rho > 1 + clip_high)) | ((advantages < 0) & (rho < 1 - clip_low)) | beyond
+
+
+def _ratio(log_probs: Float[Tensor, "rows time"], of: Float[Tensor, "rows time"]) -> Float[Tensor, "rows time"]:
+    """exp(log pi - log of), finite: infinity times the gradient 0 of what was clipped would be NaN."""
+    return (log_probs - of).clamp(max=MAX_LOG_RATIO).exp()
 
 
 def kl_estimate(
@@ -50,12 +81,15 @@ def kl_estimate(
     """Per-token estimate of KL(pi || pi_ref) from samples of pi (Schulman's k1, k2, k3), d = log pi - log pi_ref.
 
     k1 = d (unbiased value), k2 = d^2 / 2 (its gradient is unbiased), k3 = exp(-d) - 1 + d (unbiased value, never
-    negative).
+    negative; d below -MAX_LOG_RATIO counts as that, without a gradient).
     """
     d = log_probs - reference_log_probs
     if estimator == "k1":
         return d
-    return d.square() / 2 if estimator == "k2" else (-d).exp() - 1 + d
+    if estimator == "k2":
+        return d.square() / 2
+    d = d.clamp(min=-MAX_LOG_RATIO)
+    return (-d).exp() - 1 + d
 
 
 @dataclass(frozen=True, slots=True)
