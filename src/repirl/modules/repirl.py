@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from repirl.data.collate import collate_rows, select
@@ -16,7 +16,7 @@ from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.actor import Actor, UsableExperts, outcome_of
 from repirl.modules.answering import Answering
-from repirl.modules.checks import check_settings
+from repirl.modules.checks import check_precision, check_settings
 from repirl.modules.counting import count_iteration, scale_learning_rates, uncount_optimizer_steps
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.distributed import (
@@ -31,6 +31,7 @@ from repirl.modules.distributed import (
 )
 from repirl.modules.experience import Experience, build_experience
 from repirl.modules.micro_batches import micro_batches
+from repirl.modules.optimizers import make_optimizer
 from repirl.modules.phases import Schedule, learning_rate_factor, policy_passes, prm_passes
 from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective, log_ratio
 from repirl.modules.prompt_filter import PromptFilter, group_accuracy, keep_prompts
@@ -117,14 +118,18 @@ class RePIRL(Answering):
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
+        check_precision(self.trainer, stage, [self.policy, None if self.prm is None else self.prm.backbone])
         if stage == "fit" and self.schedule.learning_rate == "linear" and self.trainer.max_steps < 1:
             raise ValueError("schedule.learning_rate 'linear' needs trainer.max_steps: it reaches 0 there")
 
     def configure_optimizers(self) -> list[Optimizer]:
-        optimizers = [self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])]
+        trained: dict[str, tuple[OptimizerCallable, nn.Module]] = {"policy": (self.policy_optimizer, self.policy)}
         if self.prm is not None:
-            optimizers.append(self.prm_optimizer([p for p in self.prm.parameters() if p.requires_grad]))
-        return optimizers
+            trained["prm"] = (self.prm_optimizer, self.prm)
+        return [
+            make_optimizer(constructor, module.parameters(), f"{name}_optimizer", lambda: self.trainer.ckpt_path)
+            for name, (constructor, module) in trained.items()
+        ]
 
     # ---- one iteration ----
 
@@ -361,7 +366,7 @@ class RePIRL(Answering):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sums gradients over ranks, then clips: here they are unscaled, also under fp16."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        name = "policy" if any(parameters[0] is p for p in self.policy.parameters()) else "prm"
+        name = "policy" if optimizer is self.trainer.optimizers[0] else "prm"
         what, scaled = f"iteration {self.global_step}, {name}", self.trainer.precision == "16-mixed"
         self.recorder.add(name, {"gradient_norm": sum_and_clip(parameters, self.clip_norms[name], what, scaled=scaled)})
 

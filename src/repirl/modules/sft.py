@@ -9,7 +9,9 @@ from repirl.data.collate import collate_rows
 from repirl.models.policy import Policy
 from repirl.modules.actor import Actor
 from repirl.modules.answering import Answering
+from repirl.modules.checks import check_precision
 from repirl.modules.distributed import any_rank, require_explicit_gradients, sum_and_clip, sum_over_ranks
+from repirl.modules.optimizers import make_optimizer
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Generator, Prompt, Verifier
@@ -41,9 +43,12 @@ class SFT(Answering):
 
     def setup(self, stage: str) -> None:
         require_explicit_gradients(self.trainer)
+        check_precision(self.trainer, stage, [self.policy])
 
     def configure_optimizers(self) -> Optimizer:
-        return self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])
+        return make_optimizer(
+            self.policy_optimizer, self.policy.parameters(), "policy_optimizer", lambda: self.trainer.ckpt_path
+        )
 
     def training_step(self, batch: list[Prompt], batch_idx: int) -> Tensor:
         pairs = [(prompt, expert) for prompt in batch for expert in prompt.experts]
@@ -69,6 +74,6 @@ class SFT(Answering):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sums gradients over ranks, then clips: here they are unscaled, also under fp16."""
         scaled = self.trainer.precision == "16-mixed"
-        parameters = list(self.policy.parameters())
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = sum_and_clip(parameters, self.policy_clip_norm, f"iteration {self.global_step}", scaled=scaled)
         self.log("sft/gradient_norm", norm)
