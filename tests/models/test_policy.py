@@ -166,38 +166,3 @@ def test_dropout_is_removed() -> None:
     policy = Policy(config={**gpt2, "resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5}, tokens=TOKENS).load()
     policy.train()
     assert torch.equal(policy(rows)[0], policy(rows)[0])
-
-
-LORA = {"r": 2, "target_modules": "all-linear"}
-
-
-def test_lora_trains_adapters_alone_and_exports_them_merged(tmp_path: Path) -> None:
-    policy, plain = Policy(config=LLAMA, tokens=TOKENS, lora=LORA).load(), tiny_policy()
-    rows = rows_of(PROMPTS, RESPONSES)
-    torch.testing.assert_close(policy(rows)[0], plain(rows)[0], rtol=0, atol=1e-5)  # adapters start as zero
-    trained = {name for name, p in policy.named_parameters() if p.requires_grad}
-    assert trained
-    assert all("lora_" in name for name in trained)
-    policy(rows)[0].sum().backward()
-    torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=0.1).step()
-    moved = policy(rows)[0].detach()
-    assert (moved - plain(rows)[0]).abs().max() > 1e-2
-    policy.save_pretrained(tmp_path)
-    torch.testing.assert_close(Policy(path=str(tmp_path)).load()(rows)[0], moved, rtol=0, atol=1e-5)
-    again = [Policy(config=LLAMA, tokens=TOKENS, lora=LORA).load() for _ in range(2)]
-    assert all(torch.equal(a, b) for a, b in zip(*(one.parameters() for one in again), strict=True))  # init_seed
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"lora_dropout": 0.1}, "policy.lora: lora_dropout is not supported"),
-        ({"modules_to_save": ["lm_head"]}, "policy.lora: modules_to_save is not supported"),
-        ({"rank": 4}, "policy.lora: .*unexpected keyword argument 'rank'"),
-        ({"target_modules": ["query"]}, "policy.lora: Target modules .*query.* not found"),
-        ({"target_modules": ["lm_head"]}, "policy.lora: target_modules holds the output layer"),
-    ],
-)
-def test_lora_that_cannot_work_is_refused(changed: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Policy(config=LLAMA, tokens=TOKENS, lora={**LORA, **changed}).load()

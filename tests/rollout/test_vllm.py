@@ -22,7 +22,7 @@ from repirl.rollout.vllm import VLLM
 from repirl.rollout.vllm_engine import Sampled, Sampling
 from repirl.rollout.vllm_server import EngineServer
 from repirl.structs import Generator, Response
-from tests.models.tiny import EOS, PAD, alone, tiny_policy
+from tests.models.tiny import EOS, LLAMA, PAD, TOKENS, alone, tiny_policy
 from tests.modules.tiny import make_module
 
 PROMPTS, SEEDS = [[2, 3], [4, 5, 6, 7, 8], [5]], [11, 12, 13]
@@ -256,3 +256,90 @@ def test_responses_end_with_the_token_that_completes_a_stop_string(server: Engin
 def test_prompts_and_seeds_must_pair() -> None:
     with pytest.raises(ValueError, match="3 prompts but 2 seeds"):
         attached(tiny_policy()).generate(PROMPTS, samples=1, seeds=SEEDS[:2])
+
+
+# --- the probe after each transfer
+
+
+class Forgetful(Loop):
+    """Leaves one kind of weights as it was."""
+
+    kind = "embed_tokens"
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        own = self.model.state_dict()
+        super().load((name, own[name] if self.kind in name else value) for name, value in weights)
+
+
+class Stuck(Loop):
+    """Takes weights once."""
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        given = list(weights)
+        if self.loads == 0:
+            super().load(given)
+        self.loads += 1
+
+
+class Colder(Loop):
+    """Samples at another temperature than it is asked for."""
+
+    def log_probs(self, prompt: Sequence[int], response: Response) -> list[float]:
+        return [value * 1.2 for value in super().log_probs(prompt, response)]
+
+
+class Silent(Loop):
+    """Gives no numbers."""
+
+    def log_probs(self, prompt: Sequence[int], response: Response) -> list[float]:
+        return [float("nan") for _ in response.token_ids]
+
+
+def serving(make_engine: Any) -> EngineServer:
+    made = EngineServer(("127.0.0.1", 0), make_engine=make_engine)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    return made
+
+
+@pytest.mark.parametrize("kind", ["embed_tokens", "q_proj", "down_proj", "lm_head", "model.layers.1"])
+def test_weights_that_did_not_arrive_are_noticed(kind: str) -> None:
+    of = serving(type("Forgetting", (Forgetful,), {"kind": kind}))
+    with pytest.raises(
+        ValueError, match=r"vLLM does not sample from the policy .* by [\d.e+]+ nats a token, where float32"
+    ):
+        attached(tiny_policy(seed=3), server=address(of)).generate(PROMPTS, samples=1, seeds=SEEDS)
+    of.shutdown()
+
+
+@pytest.mark.parametrize("engine", [Colder, Silent])
+def test_other_probabilities_are_noticed(engine: Any) -> None:
+    of = serving(engine)
+    with pytest.raises(ValueError, match="vLLM does not sample from the policy"):
+        attached(tiny_policy(seed=3), server=address(of)).generate(PROMPTS, samples=1, seeds=SEEDS)
+    of.shutdown()
+
+
+def test_a_later_transfer_is_probed_too() -> None:
+    of, policy = serving(Stuck), tiny_policy(seed=3)
+    made = attached(policy, server=address(of))
+    made.generate(PROMPTS, samples=1, seeds=SEEDS)
+    with torch.no_grad():
+        policy.head_weight.neg_()
+    for _ in range(2):  # and again, until it holds
+        with pytest.raises(ValueError, match="vLLM does not sample from the policy"):
+            made.generate(PROMPTS, samples=1, seeds=SEEDS)
+    of.shutdown()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}])
+def test_right_transfers_pass_in_every_precision(server: EngineServer, dtype: Any, lora: Any) -> None:
+    policy = Policy(config=LLAMA, tokens=TOKENS, dtype=dtype, lora=lora).load()
+    assert len(attached(policy, server=address(server)).generate(PROMPTS, samples=2, seeds=SEEDS)) == 3
+
+
+def test_the_probe_ignores_autocast(server: EngineServer) -> None:
+    policy = tiny_policy(seed=3)
+    made, same = attached(policy, server=address(server)), expected(policy)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # as in a training step of bf16-mixed
+        assert ids(made.generate(PROMPTS, samples=4, seeds=SEEDS)) == same

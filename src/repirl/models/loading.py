@@ -8,6 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from repirl.weights import rebuilt
+
 logging.disable_progress_bar()  # loading is said by whoever loads; bars of a second are noise in logs
 Dtype = Literal["float32", "bfloat16", "float16"]
 PACKAGE_PREFIX = "package://"
@@ -61,14 +63,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 def load_causal_lm(path: str, dtype: Dtype = "float32") -> PreTrainedModel:
     """The causal LM at `path` in `dtype`, without dropout; a GGUF file is dequantised into an ordinary, savable model."""
     name, extra = _split_gguf(path, "config.json")
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **extra)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **extra)
     if extra:  # the loaded object still counts as quantised and refuses save_pretrained
         config = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
-        fresh = type(model)(config).to(getattr(torch, dtype))
-        fresh.load_state_dict(model.state_dict())
-        fresh.tie_weights()
-        fresh.generation_config = model.generation_config
-        model = fresh
+        model = rebuilt(model, model.state_dict(), getattr(torch, dtype), config)
     return _without_dropout(model)
 
 
@@ -79,25 +77,9 @@ def causal_lm_from_config(config: dict[str, Any], dtype: Dtype = "float32", seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    return _without_dropout(model.to(getattr(torch, dtype)))
-
-
-def add_lora(model: PreTrainedModel, fields: dict[str, Any], seed: int = 0) -> None:
-    """Puts LoRA adapters into the model, drawn from `seed`, and freezes everything else.
-
-    Raises:
-        ValueError: an unknown field, a name that fits no layer, or the output layer, whose weight is read directly.
-    """
-    from peft import LoraConfig  # seconds to import
-
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model.add_adapter(LoraConfig(**fields))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"policy.lora: {error}") from error
-    if hasattr(model.get_output_embeddings(), "base_layer"):
-        raise ValueError("policy.lora: target_modules holds the output layer, which is not supported; leave it out")
+    if dtype != "float32":  # `model.to` would round rotary frequencies too
+        model = rebuilt(model, model.state_dict(), getattr(torch, dtype))
+    return _without_dropout(model)
 
 
 def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:

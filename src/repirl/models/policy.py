@@ -1,5 +1,6 @@
 """A causal LM that gives token log-probabilities of responses, chunked over the vocabulary."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repirl.models.loading import Dtype, add_lora, causal_lm_from_config, load_causal_lm, load_tokenizer
+from repirl.equality import probe, require_same
+from repirl.models.adapters import add_lora, check_lora_fields
+from repirl.models.loading import Dtype, causal_lm_from_config, load_causal_lm, load_tokenizer
 from repirl.models.log_probs import token_log_probs
 from repirl.models.packing import join, joined_states, pack, packed_states, use_shared_prefix
 from repirl.models.tokenizers import character_tokenizer
@@ -50,11 +53,7 @@ class Policy(nn.Module):
             raise ValueError("policy: give either path or config")
         if config is not None and tokenizer is None and tokens is None:
             raise ValueError("policy: a from-scratch config also needs tokenizer or tokens")
-        if refused := {"lora_dropout", "modules_to_save"} & (lora or {}).keys():
-            raise ValueError(
-                f"policy.lora: {min(refused)} is not supported: dropout would make behaviour and new log-probabilities "
-                "differ, and whole modules cannot be merged on export; leave it out"
-            )
+        check_lora_fields(lora or {})
         self.path, self.config, self.dtype, self.lora = path, config, dtype, lora
         self._tokenizer_path, self._tokens = tokenizer or path, tokens
         self.gradient_checkpointing, self.init_seed = gradient_checkpointing, init_seed
@@ -78,11 +77,27 @@ class Policy(nn.Module):
             model = causal_lm_from_config(fresh, self.dtype, self.init_seed)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()  # elsewhere transformers ignores it
         if self.lora is not None:
             add_lora(model, self.lora, self.init_seed)
         self.model: PreTrainedModel = model
         self._check_plain_head()
         self.packs = use_shared_prefix(model)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Policy":
+        """Moves and converts as PyTorch does, but leaves computed float32 buffers such as rotary frequencies float32."""
+        computed = [
+            (module, name, buffer)
+            for module in self.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None and buffer.dtype == torch.float32 and name in module._non_persistent_buffers_set
+        ]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for module, name, buffer in computed:
+            now = module._buffers[name]
+            if now is not None and now.dtype != buffer.dtype:
+                module._buffers[name] = buffer.to(now.device)
         return self
 
     @property
@@ -148,6 +163,20 @@ class Policy(nn.Module):
         return log_probs, entropies
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes model and tokenizer as a plain Hugging Face folder, adapters merged."""
-        merged(self.model).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        """Writes model and tokenizer as a plain Hugging Face folder, adapters merged, and reads it again.
+
+        Raises:
+            ValueError: it cannot be written, or what the folder holds is not this policy (equality.py).
+        """
+        try:
+            merged(self.model).save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"the policy cannot be exported to {folder}: {error}") from error
+        saved = load_causal_lm(str(folder), self.dtype)
+        require_same(probe(self.model), probe(saved), self.dtype, f"the exported model {folder} is not the trained one")
+        if load_tokenizer(str(folder)).get_vocab() != self.tokenizer.get_vocab():
+            raise ValueError(
+                f"the exported tokenizer {folder} is read with other tokens than the policy's: transformers takes it for "
+                f"that of model type {self.model.config.model_type!r}; give the policy another tokenizer or model type"
+            )

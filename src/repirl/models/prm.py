@@ -128,10 +128,10 @@ class PRM(nn.Module):
         mask = rows.response_mask
         hidden = self.backbone.action_states(rows, after=self.kind in ("head", "linear"))
         tokens = rows.response_ids[mask]
-        if self.kind == "q_head":
-            values = (self.query(hidden) * self.action(tokens)).sum(-1)
+        if self.kind == "q_head":  # heads are float32, whatever the backbone is
+            values = (self.query(hidden.float()) * self.action(tokens)).sum(-1)
         elif self.kind in ("head", "linear"):
-            values = self.score(hidden)[:, 0]
+            values = self.score(hidden.float())[:, 0]
         else:
             assert self.reference is not None
             with torch.no_grad():
@@ -154,5 +154,6 @@ class PRM(nn.Module):
         """The raw logit (`logit_difference`) or the log-probability (`implicit`) of each token."""
         if self.kind == "implicit":
             return token_log_probs(hidden, model.head_weight, tokens, model.head_bias)[0]
-        logits = (hidden * nn.functional.embedding(tokens, model.head_weight)).sum(-1)
+        # A logit of 20 in bfloat16 is right to .06: too little for a difference of two.
+        logits = (hidden.float() * nn.functional.embedding(tokens, model.head_weight).float()).sum(-1)
         return logits if model.head_bias is None else logits + model.head_bias[tokens]

@@ -1,10 +1,14 @@
-"""What a configuration of `RePIRL` must satisfy as a whole; read once, before anything is loaded."""
+"""What a configuration must satisfy as a whole; read once, before anything is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from lightning.pytorch import Trainer
+
 if TYPE_CHECKING:
+    from repirl.models.policy import Policy
     from repirl.modules.repirl import RePIRL
 
 
@@ -39,3 +43,25 @@ def check_settings(module: RePIRL) -> None:
     by_verifier = verifier is not None and module.advantage.outcome_coef
     if module.schedule.policy_updates and not (by_prm or by_verifier or module.advantage.format_coef):
         raise ValueError("advantage: every reward that this module has is weighted 0, so the policy has none; set one")
+
+
+def check_precision(trainer: Trainer, stage: str, models: Iterable[Policy | None]) -> None:
+    """Raises ValueError where the trainer's precision and the models' dtypes do not go together."""
+    precision = trainer.precision
+    if precision not in ("32-true", "bf16-mixed", "16-mixed"):
+        dtype = {"bf16-true": "bfloat16", "16-true": "float16"}.get(precision, "float32")
+        raise ValueError(
+            f"trainer.precision {precision!r} would turn rewards, advantages and rotary frequencies into that type too; "
+            f"leave it at 32-true, and give the weights their type by policy.dtype: {dtype}"
+        )
+    for dtype in {model.dtype for model in models if model is not None} if stage == "fit" else ():
+        if dtype == "float16" and precision != "16-mixed":
+            raise ValueError(
+                f"policy.dtype float16 with trainer.precision {precision!r}: without a scaled loss small gradients become 0; "
+                "set policy.dtype to bfloat16, or trainer.precision to 16-mixed, which needs a GPU"
+            )
+        if dtype == "bfloat16" and precision == "16-mixed":
+            raise ValueError(
+                "policy.dtype bfloat16 with trainer.precision '16-mixed': two types of half precision; set trainer.precision "
+                "to 32-true, or policy.dtype to float32"
+            )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from repirl.data.collate import collate_rows, select
@@ -17,7 +17,7 @@ from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.actor import Actor, UsableExperts, outcome_of
 from repirl.modules.answering import Answering
-from repirl.modules.checks import check_settings
+from repirl.modules.checks import check_precision, check_settings
 from repirl.modules.counting import count_iteration, forget_figures, uncount_optimizer_steps
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.distributed import (
@@ -32,6 +32,7 @@ from repirl.modules.distributed import (
 from repirl.modules.experience import Experience, build_experience
 from repirl.modules.learning_rate import FineTuningAdamW, Schedules, rate_of
 from repirl.modules.micro_batches import micro_batches
+from repirl.modules.optimizers import make_optimizer
 from repirl.modules.phases import Schedule, policy_passes, prm_passes
 from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective, log_ratio
 from repirl.modules.prompt_filter import PromptFilter, group_accuracy, keep_prompts
@@ -122,11 +123,19 @@ class RePIRL(Answering):
     def _wants_reference(self) -> bool:
         return self.surrogate.kl_coef > 0 or (self.prm is not None and self.objective.needs_reference)
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        check_precision(self.trainer, stage, [self.policy, None if self.prm is None else self.prm.backbone])
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The policy's and the PRM's, each with its scheduler where one is configured."""
-        made = {"policy": self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])}
+        trained: dict[str, tuple[OptimizerCallable, nn.Module]] = {"policy": (self.policy_optimizer, self.policy)}
         if self.prm is not None:
-            made["prm"] = self.prm_optimizer([p for p in self.prm.parameters() if p.requires_grad])
+            trained["prm"] = (self.prm_optimizer, self.prm)
+        made = {
+            name: make_optimizer(constructor, module.parameters(), f"{name}_optimizer", lambda: self.trainer.ckpt_path)
+            for name, (constructor, module) in trained.items()
+        }
         constructors = {"policy": self.policy_scheduler, "prm": self.prm_scheduler}
         schedulers = [
             self.schedules.add(name, constructor, optimizer, self.trainer.max_steps)
@@ -385,7 +394,7 @@ class RePIRL(Answering):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sums gradients over ranks, then clips: here they are unscaled, also under fp16."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        name = "policy" if any(parameters[0] is p for p in self.policy.parameters()) else "prm"
+        name = "policy" if optimizer is self.trainer.optimizers[0] else "prm"
         what, scaled = f"iteration {self.global_step}, {name}", self.trainer.precision == "16-mixed"
         self.recorder.add(name, {"gradient_norm": sum_and_clip(parameters, self.clip_norms[name], what, scaled=scaled)})
 

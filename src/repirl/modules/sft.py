@@ -10,9 +10,11 @@ from repirl.data.collate import collate_rows, select
 from repirl.models.policy import Policy
 from repirl.modules.actor import Actor
 from repirl.modules.answering import Answering
+from repirl.modules.checks import check_precision
 from repirl.modules.distributed import any_rank, sum_and_clip, sum_over_ranks
 from repirl.modules.learning_rate import FineTuningAdamW, Schedules, rate_of
 from repirl.modules.micro_batches import micro_batches
+from repirl.modules.optimizers import make_optimizer
 from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Generator, Prompt, Verifier
@@ -48,9 +50,15 @@ class SFT(Answering):
         """Loads the weights: constructing the module is cheap."""
         self.actor.load()
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        check_precision(self.trainer, stage, [self.policy])
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The policy's, with its scheduler where one is configured."""
-        optimizer = self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])
+        optimizer = make_optimizer(
+            self.policy_optimizer, self.policy.parameters(), "policy_optimizer", lambda: self.trainer.ckpt_path
+        )
         if self.policy_scheduler is None:
             return optimizer
         return [optimizer], [self.schedules.add("policy", self.policy_scheduler, optimizer, self.trainer.max_steps)]
@@ -94,6 +102,6 @@ class SFT(Answering):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sums gradients over ranks, then clips: here they are unscaled, also under fp16."""
         scaled = self.trainer.precision == "16-mixed"
-        parameters = list(self.policy.parameters())
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = sum_and_clip(parameters, self.policy_clip_norm, f"iteration {self.global_step}", scaled=scaled)
         self.log("sft/gradient_norm", norm)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from repirl.equality import PROMPT, RESPONSE, log_probs_of, probe_rows, require_same
 from repirl.rollout.transformers import row_seed
 from repirl.rollout.vllm_client import RemoteEngine
 from repirl.rollout.vllm_engine import RESERVED, Engine, Sampled, Sampling
@@ -127,8 +128,20 @@ class VLLM(Generator):
         now = stamp(self.model)
         if self._sent != now:
             self._engine.load(plain_weights(self.model))
+            self._require_same(self._engine)
             self._sent = now
         return self._engine
+
+    def _require_same(self, engine: Engine | RemoteEngine) -> None:
+        """Raises ValueError where the engine gives what it samples other log-probabilities than the policy does."""
+        prompts = [row[:PROMPT] for row in probe_rows(self.model.config.get_text_config().vocab_size)]
+        tokens = min(RESPONSE, engine.max_model_len - PROMPT)
+        everything = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, max_tokens=tokens, end_ids=self.eos_ids)
+        sampled = engine.sample(prompts, list(range(len(prompts))), everything)
+        found = torch.tensor([value for _, log_probs in sampled for value in log_probs])
+        expected = log_probs_of(self.model, prompts, [ids for ids, _ in sampled])
+        what = "rollout: vLLM does not sample from the policy whose weights it was sent"
+        require_same(expected, found, dtype_name(self.model), what)
 
     def _response(self, row: Sampled) -> Response:
         """Cut after the token that completes a stop string: what the engine wrote after it has no influence on it."""
