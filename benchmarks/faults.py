@@ -156,12 +156,12 @@ def killed(processes: Processes, folder: Path, aimed: bool, dice: random.Random,
 
 
 def below(pid: int) -> list[int]:
-    """Child processes that run repirl."""
+    """The ranks that a run has started."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, task.read_text().split()):
-            if b"repirl\0fit" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            found += [child] if b"fit" in words else []
     return found
 
 
@@ -177,9 +177,11 @@ def signalled(folder: Path, number: int, devices: int, whom: str, dice: random.R
         (folder / "log.txt").open("w") as log,
         subprocess.Popen(command, env=environment, stderr=log, stdout=log) as run,
     ):
-        assert wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, every=0.1), folder
+        begun = wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, every=0.1)
         ranks = [run.pid, *below(run.pid)]
-        assert len(ranks) == devices
+        if not begun or len(ranks) != devices:
+            run.kill()
+            raise RuntimeError(f"the run has not begun, or has ranks {ranks}: {folder / 'log.txt'}")
         time.sleep(dice.uniform(0, 0.5))
         began = time.monotonic()
         for pid in {"first": ranks[:1], "second": ranks[1:], "both": ranks}[whom]:
