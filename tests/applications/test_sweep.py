@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +14,10 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
+from repirl import checkpoints
 from repirl.applications.sweep import main, overlay, parse_seeds, plan
 from repirl.config import ConfigError
-from tests.processes import limited, wait_for
+from tests.processes import below, limited, wait_for
 
 BASE = """
 trainer: {accelerator: cpu, devices: 1, max_steps: 2, max_epochs: -1, limit_val_batches: 0, enable_checkpointing: false,
@@ -127,3 +130,54 @@ def test_a_killed_sweep_leaves_no_run_behind(tmp_path: Path) -> None:
         return sizes == before
 
     assert wait_for(at_rest)
+
+
+def endless(tmp_path: Path) -> list[str]:
+    """The command of a sweep of two runs that do not end, and save."""
+    text = BASE.replace("max_steps: 2", "max_steps: 1000000").replace("enable_checkpointing: false", "logger: true")
+    files = write(tmp_path, base=text)
+    words = ["--base", files["base"], "--seeds", "0-1", "--jobs", "2", "--output", str(tmp_path / "out")]
+    return [sys.executable, "-m", "repirl", "sweep", *words]
+
+
+def begun(tmp_path: Path) -> bool:
+    logs = [tmp_path / "out" / "base" / f"seed-{seed}" / "metrics.csv" for seed in (0, 1)]
+    return wait_for(lambda: all(log.exists() and log.read_text().count("\n") > 3 for log in logs))
+
+
+def test_a_terminated_sweep_ends_its_runs_which_save_and_none_counts_as_done(tmp_path: Path) -> None:
+    command = endless(tmp_path)
+    start = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with limited(start) as process:
+        assert begun(tmp_path), "no run has begun"
+        second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert second.returncode == 2
+        assert second.stderr.splitlines() == [
+            f"another run (process {process.pid}) is writing into {str(tmp_path / 'out')!r}",
+            "wait until it ends, or give this one another folder",
+        ]
+        process.terminate()
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 143
+    assert said.count("FAILED, exit status 143") == 2
+    for seed in (0, 1):
+        folder = tmp_path / "out" / "base" / f"seed-{seed}"
+        assert not (folder / "done.json").exists()
+        assert "stopped by SIGTERM after iteration" in (folder / "log.txt").read_text()
+        (saved,) = folder.rglob("last.ckpt")
+        assert checkpoints.read(saved)["global_step"] > 2
+
+
+def test_a_terminated_run_of_a_sweep_counts_as_failed(tmp_path: Path) -> None:
+    command = endless(tmp_path)
+    with limited(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
+        assert begun(tmp_path), "no run has begun"
+        for pid in below([process.pid]):
+            held = [os.path.realpath(f"/proc/{pid}/fd/{number}") for number in (1, 2)]
+            if any(path.endswith("log.txt") for path in held):
+                os.kill(pid, signal.SIGTERM)
+        said, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+    assert said.count("FAILED, exit status 143") == 2
+    assert errors.count("failed: base, seed") == 2
+    assert "0 of 2 runs" in said
