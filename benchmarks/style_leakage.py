@@ -13,10 +13,12 @@ its last number is the answer, and failed if it has numbers and the last one is 
 import argparse
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from repirl import checkpoints
 from repirl.cli import RepirlCLI
 from repirl.data.collate import collate_rows
 from repirl.data.expert import encode_problems
@@ -35,7 +37,7 @@ def main() -> None:
     """Samples, verifies, scores, prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", action="append", required=True)
-    parser.add_argument("--ckpt_path", help="whose PRM scores; none: the PRM before training")
+    parser.add_argument("--ckpt_path", type=Path, help="whose PRM scores; none: the PRM before training")
     parser.add_argument("--correct", type=int, default=24, help="correct rollouts to stop at")
     parser.add_argument("--problems", type=int, default=160, help="problems at most")
     parser.add_argument("--samples", type=int, default=8, help="rollouts a problem")
@@ -75,7 +77,7 @@ def main() -> None:
         if correct >= args.correct:
             break
     if args.ckpt_path:
-        module.load_state_dict(torch.load(args.ckpt_path, map_location="cpu", weights_only=False)["state_dict"])
+        module.load_state_dict(checkpoints.read(args.ckpt_path)["state_dict"])
     means = torch.zeros(len(found))
     for start in range(0, len(found), 16):
         part = found[start : start + 16]

@@ -15,7 +15,7 @@ LAYERS = (
     {"applications", "callbacks"},
     {"modules"},
     {"models", "rollout", "verifiers", "data"},
-    {"objectives", "metrics", "weights"},
+    {"objectives", "metrics", "weights", "checkpoints", "folders"},
     {"structs"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}

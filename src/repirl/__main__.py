@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from repirl import __version__
@@ -94,16 +97,37 @@ def _subcommand(argv: Sequence[str]) -> str | None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. A configuration error ends with two lines on stderr and status 2."""
-    try:
-        status = dispatch(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
-        if os.environ.get("REPIRL_TRACEBACK"):
-            raise
-        print(error, file=sys.stderr)
-        status = 2
+    """Entry point. A configuration error ends with two lines on stderr and status 2, a signal with 130 or 143."""
+    with _ended_by_signals():
+        try:
+            status = dispatch(sys.argv[1:] if argv is None else argv)
+        except ConfigError as error:
+            if os.environ.get("REPIRL_TRACEBACK"):
+                raise
+            print(error, file=sys.stderr)
+            status = 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            status = 130
     if status:
         raise SystemExit(status)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM unwinds the process, so that workers and servers are ended too, and gives status 143, as a shell would."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

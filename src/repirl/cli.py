@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from repirl import config
+from repirl.callbacks.checkpoint import Checkpoint
 from repirl.config.errors import explain
+from repirl.folders import claimed
+from repirl.modules.distributed import end_launched, lost_process
+from repirl.modules.saving import newest_checkpoint
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's own calls
 for _noise in (  # Lightning's own calls, and advice that does not apply to this module
@@ -78,14 +85,44 @@ class RepirlCLI(LightningCLI):
         )
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Runs it; what our own code refuses (data, weights, a NaN) is told in two lines too."""
+        """Runs it; what our own code refuses (data, weights, a NaN) is told in two lines too, and a lost process."""
         try:
-            super()._run_subcommand(subcommand)
-        except (ValueError, FloatingPointError) as error:
-            if isinstance(error, config.ConfigError) or not Path(_raised_in(error)).is_relative_to(_OWN_CODE):
+            with claimed(self._written_folders() if subcommand == "fit" else ()):
+                super()._run_subcommand(subcommand)
+        except (ValueError, FloatingPointError, OSError) as error:
+            if isinstance(error, config.ConfigError) or not _is_told(error):
                 raise
-            advice = "REPIRL_TRACEBACK=1 shows where it was found"
-            raise config.ConfigError(f"{subcommand} stopped: {error}", advice) from error
+            raise config.ConfigError(f"{subcommand} stopped: {error}", self._advice(error)) from error
+        except RuntimeError as error:
+            if (what := lost_process(error)) is None:
+                raise
+            end_launched(self.trainer)
+            raise config.ConfigError(f"{subcommand} stopped: {what}", self._advice(error)) from error
+
+    def _written_folders(self) -> list[Path]:
+        """Where the run will write: of its loggers, checkpoints and exports. Of several processes the first claims them."""
+        if self.trainer.global_rank:
+            return []
+        given: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it from outside
+        callbacks = [getattr(c, "dirpath", None) or getattr(c, "folder", None) for c in given]
+        logs = [logger.log_dir or logger.save_dir for logger in self.trainer.loggers]
+        return [Path(folder) for folder in (*callbacks, *logs) if folder]
+
+    def _advice(self, error: BaseException) -> str:
+        """What to do: where there is a checkpoint, from where to go on."""
+        found = newest_checkpoint(self.trainer)
+        if found is None or isinstance(error, ValueError):
+            return "REPIRL_TRACEBACK=1 shows where it was found"
+        change = ", after a change" if isinstance(error, FloatingPointError) else ""
+        return f"the newest checkpoint is {found}: go on from it with --ckpt_path{change}"
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Saves by our own callback where the user has named none: every so often and at the end."""
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        if config.get("enable_checkpointing") is not False and not any(isinstance(c, ModelCheckpoint) for c in given):
+            callbacks = [*callbacks, Checkpoint()]
+        return super()._instantiate_trainer(config, callbacks)
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; a value that a constructor refuses is the user's to correct."""
@@ -99,6 +136,12 @@ class RepirlCLI(LightningCLI):
                 f"cannot build what the configuration describes: {cause}",
                 "correct that setting (REPIRL_TRACEBACK=1 shows where it was refused)",
             ) from error
+
+
+def _is_told(error: BaseException) -> bool:
+    """Whether our own code has raised it, whose messages are for the user, or the disk has."""
+    by_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+    return by_disk or Path(_raised_in(error)).is_relative_to(_OWN_CODE)
 
 
 def _show_information() -> None:

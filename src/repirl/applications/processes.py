@@ -5,9 +5,15 @@ import os
 import runpy
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from repirl.config import ConfigError
+from repirl.folders import FolderInUse, claimed
 
 PRELOADED = ["repirl.cli", "repirl.modules.repirl", "repirl.modules.sft", "repirl.data.expert"]
 
@@ -16,20 +22,64 @@ class Processes:
     """A server of processes; its own start takes the seconds of the imports, once."""
 
     def __init__(self) -> None:
+        self._running: set[BaseProcess] = set()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOADED)
 
     def call(self, log: Path, threads: int, function: Callable[..., None], *arguments: Any) -> int:
         """Runs `function` with its output in `log` and so many threads for torch, and waits; returns the exit status."""
-        process = self._context.Process(target=_logged, args=(str(log), threads, function, arguments))
-        process.start()
+        process = self._start(log, threads, function, *arguments)
+        self._running.add(process)
         process.join()
+        self._running.discard(process)
         assert process.exitcode is not None
         return process.exitcode
 
+    def _start(self, log: Path, threads: int, function: Callable[..., None], *arguments: Any) -> BaseProcess:
+        process = self._context.Process(target=_logged, args=(str(log), threads, function, arguments))
+        process.start()
+        return process
+
+    @contextmanager
+    def threads(self, count: int) -> Iterator[ThreadPoolExecutor]:
+        """Threads to call from. Where the block is left by an error or a signal, what still runs is ended first.
+
+        Runs get SIGTERM, at which they save and end; a second signal meanwhile kills them.
+        """
+        pool = ThreadPoolExecutor(count)
+        try:
+            yield pool
+        except BaseException:
+            self._signal(BaseProcess.terminate)
+            try:
+                pool.shutdown(cancel_futures=True)
+            except BaseException:
+                self._signal(BaseProcess.kill)
+                raise
+            raise
+        pool.shutdown()
+
+    def _signal(self, send: Callable[[BaseProcess], None]) -> None:
+        for process in list(self._running):
+            send(process)
+
+    def start(self, words: Sequence[str], log: Path, threads: int) -> BaseProcess:
+        """`python -m repirl` with these words, not waited for."""
+        return self._start(log, threads, _repirl, list(words))
+
     def repirl(self, words: Sequence[str], log: Path, threads: int) -> int:
-        """`python -m repirl` with these words."""
+        """`python -m repirl` with these words; its exit status."""
         return self.call(log, threads, _repirl, list(words))
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Holds the folder for this program. Raises ConfigError where another run or sweep writes into it."""
+    try:
+        with claimed([folder]):
+            yield
+    except FolderInUse as error:
+        raise ConfigError(error.what, error.todo) from error
 
 
 def _logged(log: str, threads: int, function: Callable[..., None], arguments: Sequence[Any]) -> None:

@@ -9,13 +9,12 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from repirl.applications.processes import Processes
+from repirl.applications.processes import Processes, alone_in
 from repirl.applications.sweep import parse_seeds
 from repirl.config import ConfigError
 
@@ -57,6 +56,11 @@ def main(argv: Sequence[str]) -> int:
     if missing:
         raise ConfigError(f"{missing[0]} is not here", "run `repirl quickstart` in the root of the repository")
 
+    with alone_in(Path(arguments.output)):
+        return _run_all(arguments, seeds, arms, iterations)
+
+
+def _run_all(arguments: argparse.Namespace, seeds: list[int], arms: list[str], iterations: int | None) -> int:
     output = Path(arguments.output)
     began = time.perf_counter()
     cores = os.cpu_count() or 1
@@ -64,12 +68,12 @@ def main(argv: Sequence[str]) -> int:
 
     print(f"1. start policies (seeds {arguments.seeds}): facts learned wrong on purpose")
     threads = max(1, cores // len(seeds))
-    with ThreadPoolExecutor(cores) as pool:
+    with processes.threads(cores) as pool:
         configs = STARTS[arguments.start]
         overlays = [start_overlay(output, seed, configs, arguments.start_iterations) for seed in seeds]
         list(pool.map(lambda overlay: fit(processes, configs, overlay, threads), overlays))
     print(f"2. {len(arms)} runs a seed from there, {cores} at a time, each measured on held-out problems when it ends")
-    with ThreadPoolExecutor(cores) as pool:
+    with processes.threads(cores) as pool:
         runs = {
             (seed, arm): pool.submit(run, processes, ARMS[arm][1], arm_overlay(output, seed, arm, iterations))
             for seed in seeds
@@ -128,14 +132,13 @@ def arm_overlay(output: Path, seed: int, arm: str, iterations: int | None) -> Pa
         for kind in ("TensorBoardLogger", "CSVLogger")
     ]
     checkpoints = {
-        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "class_path": "repirl.callbacks.checkpoint.Checkpoint",
         "init_args": {
             "dirpath": str(folder / "checkpoints"),
             "filename": "{step}",
-            "every_n_train_steps": 20 if iterations is None else max(1, iterations // 7),
-            "save_top_k": -1,
+            "every_n_iterations": 20 if iterations is None else max(1, iterations // 7),
+            "keep_all": True,
             "save_weights_only": True,
-            "enable_version_counter": False,
         },
     }
     return write_overlay(
@@ -200,9 +203,9 @@ def measure(place: Path) -> None:
 
     Also for TensorBoard.
     """
-    import torch
     from torch.utils.tensorboard import SummaryWriter
 
+    from repirl import checkpoints
     from repirl.applications.accuracy import accuracy
     from repirl.data.arithmetic import RunningSums
     from repirl.models.policy import Policy
@@ -218,7 +221,7 @@ def measure(place: Path) -> None:
     saved = {int(path.stem.removeprefix("step=")): path for path in place.glob("checkpoints/step=*.ckpt")}
     with SummaryWriter(str(place)) as writer:
         for iteration, path in sorted(saved.items()):
-            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+            state = checkpoints.read(path)["state_dict"]
             own = {k.removeprefix("policy."): v for k, v in state.items() if k.startswith("policy.")}
             policy.load_state_dict(own)
             curve.append({"iteration": iteration, **accuracy(policy, text, curve_set)})

@@ -15,13 +15,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repirl import config
-from repirl.applications.processes import Processes
+from repirl.applications.processes import Processes, alone_in
 from repirl.config.errors import parameters
 
 
@@ -36,7 +35,7 @@ class Run:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs what is not done yet and writes the table; the exit status is 1 where a run failed."""
+    """Runs what is not done yet and writes the table; the exit status is 1 where a run failed or was stopped."""
     parser = argparse.ArgumentParser(
         prog="repirl sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,16 +51,20 @@ def main(argv: Sequence[str]) -> int:
     missing = sorted({str(path) for run in runs for path in run.files if not path.is_file()})
     if missing:
         raise config.ConfigError(f"no such file: {missing[0]}", "give the paths of existing YAML files")
+    with alone_in(given.output):
+        return _run_all(runs, given.jobs, given.threads, given.output)
+
+
+def _run_all(runs: Sequence[Run], jobs: int, threads: int, output: Path) -> int:
     overlays = {run: overlay(run) for run in runs}
     todo = [run for run in runs if not is_done(run, overlays[run])]
-    print(f"{len(runs)} runs, {len(runs) - len(todo)} done before, {given.jobs} at a time", flush=True)
-
+    print(f"{len(runs)} runs, {len(runs) - len(todo)} done before, {jobs} at a time", flush=True)
     processes = Processes()
-    with ThreadPoolExecutor(given.jobs) as pool:
-        failed = [run for run in pool.map(lambda r: execute(r, overlays[r], processes, given.threads), todo) if run]
+    with processes.threads(jobs) as pool:
+        failed = [run for run in pool.map(lambda r: execute(r, overlays[r], processes, threads), todo) if run]
     rows = [row for run in runs if (row := result(run)) is not None]
-    write_table(rows, given.output)
-    print(f"{len(rows)} of {len(runs)} runs in {given.output / 'results.csv'}")
+    write_table(rows, output)
+    print(f"{len(rows)} of {len(runs)} runs in {output / 'results.csv'}")
     for run in failed:
         print(f"failed: {run.arm}, seed {run.seed}: {run.folder / 'log.txt'}", file=sys.stderr)
     return 1 if failed else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from repirl.data.contamination import Overlap, overlap
+from repirl.data.fingerprint import fingerprint
 from repirl.data.loaders import EvalLoader, PromptBatch, TrainLoader, check_positive
 from repirl.data.math import last_boxed
 from repirl.data.prompts import PromptSampler, UniformSampler
@@ -264,6 +264,7 @@ class ExpertData(LightningDataModule):
         self.sampler: PromptSampler = UniformSampler() if sampler is None else sampler
         self.seed = seed
         self._prompts: dict[str, list[Prompt]] = {}
+        self._fingerprint: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
@@ -286,6 +287,7 @@ class ExpertData(LightningDataModule):
         if self._trainer().is_global_zero:
             others = {"val": held_out, "test": loaded(self.sets["test"]), "guard": loaded(self.guard)}
             self._report_overlaps(problems, others)
+        self._fingerprint = fingerprint(self._prompts["train"])
         self.sampler.start([prompt.problem.id for prompt in self._prompts["train"]], self.seed)
         if self._restored is not None:
             self._restore(self._restored)
@@ -320,7 +322,7 @@ class ExpertData(LightningDataModule):
         """Where the prompt order stands, and which training set it is over."""
         if "train" not in self._prompts:
             return {}
-        return {"sampler": self.sampler.state_dict(), "training_set": self._training_set()}
+        return {"sampler": self.sampler.state_dict(), "training_set": self._fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from that place. Raises ValueError where the training set differs from the state's."""
@@ -330,19 +332,16 @@ class ExpertData(LightningDataModule):
             self._restored = state
 
     def _restore(self, state: dict[str, Any]) -> None:
-        if state["training_set"] != self._training_set():
+        stored, own = state["training_set"], self._fingerprint
+        different = [name.replace("_", " ") for name in own if stored.get(name, own[name]) != own[name]]
+        if different:
             raise ValueError(
-                f"the checkpoint's training set has {state['training_set']['prompts']} usable prompts, this one "
-                f"{len(self._prompts['train'])}, or other ids: a run can be resumed only with its own data, tokenizer "
-                "and length limits; start a new run from the weights instead"
+                f"the checkpoint is of a run over other training data: {', '.join(different)} differ "
+                f"({stored['prompts']} usable prompts there, {own['prompts']} here). A run can be resumed only over its own "
+                "data in its own order, with its tokenizer, template and length limits; start a new run from the weights"
             )
         self.sampler.load_state_dict(state["sampler"])
         self._restored = None
-
-    def _training_set(self) -> dict[str, Any]:
-        ids = "\n".join(prompt.problem.id for prompt in self._prompts["train"])
-        digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
-        return {"prompts": len(self._prompts["train"]), "ids": digest}
 
     def _report_overlaps(self, problems: list[Problem], others: dict[str, dict[str, list[Problem]]]) -> None:
         """Counts problems of other sets that are training problems or nearly so; `overlaps` has them by set."""

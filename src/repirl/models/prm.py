@@ -1,13 +1,15 @@
 """Process reward models: one real number per response token, r_phi(s_t, a_t)."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from repirl import checkpoints
 from repirl.models.log_probs import token_log_probs
 from repirl.models.policy import Policy
 from repirl.objectives.steps import step_ends, sum_to_step_ends
@@ -94,13 +96,31 @@ class PRM(nn.Module):
         """The PRM of a checkpoint. Raises ValueError where it is missing, has none, or has another kind or size."""
         if not path.is_file():
             raise ValueError(f"prm.weights: no such file: {path}; give the checkpoint of a run that trained a PRM")
-        state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+        checkpoint = checkpoints.read(path)
+        stored = (checkpoint.get(checkpoints.DESCRIPTION) or {}).get("prm")
+        if stored is not None:
+            self.require_same_meaning(stored, f"prm.weights: {path}")
+        state = checkpoint["state_dict"]
         own = {name.removeprefix("prm."): value for name, value in state.items() if name.startswith("prm.")}
         try:
             self.load_state_dict(own)
         except RuntimeError as error:
             found = "its PRM has another kind or size" if own else "it holds no PRM"
             raise ValueError(f"prm.weights: {path} does not fit kind {self.kind!r}: {found}") from error
+
+    def meaning(self) -> dict[str, Any]:
+        """What the weights alone do not say, and checkpoints store: kind, granularity, and beta where it counts."""
+        scaled = self.kind in ("logit_difference", "implicit")
+        return {"kind": self.kind, "granularity": self.granularity, "beta": self.beta if scaled else None}
+
+    def require_same_meaning(self, stored: Mapping[str, Any], where: str) -> None:
+        """Raises ValueError where the stored weights are of another kind, beta or granularity; `where` names them."""
+        for name, own in self.meaning().items():
+            if (there := stored.get(name, own)) != own:
+                raise ValueError(
+                    f"{where}: its PRM has {name} {there!r}, this one {own!r}: the same weights would be other rewards. "
+                    f"Set model.prm.{name}={there}, or use other weights"
+                )
 
     def forward(self, rows: Rows) -> Float[Tensor, "rows time"]:
         """r_phi(s_t, a_t) of every response token, float32, 0 outside the response."""

@@ -2,10 +2,14 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 
+from repirl import checkpoints
 from repirl.data.codec import ChatCodec
 from repirl.modules.actor import Actor, Evaluation, log_results, predict
+from repirl.modules.distributed import require_explicit_gradients
+from repirl.modules.saving import check_checkpoint, description, require_working, use_safe_files
+from repirl.modules.stopping import StopOnSignal
 from repirl.structs import Prompt, Response, Verifier
 
 
@@ -42,6 +46,23 @@ class Answering(LightningModule):
         """The mean of each response's token rewards."""
         rewards = self.token_rewards(prompts, responses)
         return None if rewards is None else [sum(row) / len(row) for row in rewards]
+
+    def setup(self, stage: str) -> None:
+        require_explicit_gradients(self.trainer)
+        use_safe_files(self.trainer)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """A signal ends the run in order."""
+        return [StopOnSignal()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what the weights mean; nothing is saved of weights that no longer work."""
+        require_working(self)
+        checkpoint[checkpoints.DESCRIPTION] = description(self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses weights that do not fit or mean something else."""
+        check_checkpoint(self, checkpoint)
 
     def on_validation_epoch_start(self) -> None:
         self.evaluation.start()

@@ -16,5 +16,11 @@ def count_iteration(trainer: Trainer) -> None:
     progress.increment_completed()
 
 
+def forget_figures(trainer: Trainer) -> None:
+    """Forgets what the iteration before logged: Lightning would log it again for a figure that this one does not measure."""
+    figures = trainer.fit_loop.epoch_loop._results
+    figures.reset(metrics=False, fx="training_step")
+
+
 def _do_nothing() -> None:
     """In place of Lightning's step counters."""

@@ -3,7 +3,10 @@
 Every rank may hold another number of rows and columns. With one process all of this is the identity.
 """
 
+import re
+import signal
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,12 +22,45 @@ class ReplicatedStrategy(DDPStrategy):
 
     The wrapper reduces in backward hooks, which hang or double when ranks run different numbers of micro-batches, and
     fails when a backward pass touches only one of two sub-models.
+
+    Args:
+        process_group_backend: `gloo` or `nccl`; None = by the device.
+        timeout_s: seconds that a process waits for the others before it gives up; one may be slower than another by as
+            much (longer responses, a busy verifier).
     """
+
+    def __init__(self, process_group_backend: str | None = None, timeout_s: float = 1800.0) -> None:
+        super().__init__(process_group_backend=process_group_backend, timeout=timedelta(seconds=timeout_s))
 
     def configure_ddp(self) -> None:
         """Copies rank 0's weights to all ranks instead of wrapping the module."""
         assert self.model is not None
         _sync_module_states(self.model)
+
+
+_LOST = re.compile(
+    r"(?P<late>timed out|timeout)|connection (?:closed|reset|refused)|broken pipe|peer|remote process exited", re.I
+)
+
+
+def lost_process(error: RuntimeError) -> str | None:
+    """What an error of a collective says of another process, in plain words; None for any other error."""
+    text = str(error)
+    collective = isinstance(error, dist.DistError) or re.search(r"gloo|nccl|c10d|ProcessGroup|TCPStore", text)
+    if not collective or (found := _LOST.search(text)) is None:
+        return None
+    if found["late"]:
+        return (
+            "another process kept this one waiting in vain: it is stopped, hangs or is far slower; look at its output, "
+            "trainer.strategy.timeout_s is how long a process waits"
+        )
+    return "another process was lost: it ended or was killed; its own output says why"
+
+
+def end_launched(trainer: Trainer) -> None:
+    """Kills the processes that this one has started, also stopped ones: they would stay."""
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
 def require_explicit_gradients(trainer: Trainer) -> None:
@@ -105,7 +141,7 @@ def sum_and_clip(parameters: Sequence[nn.Parameter], max_norm: float, what: str,
     norm = nn.utils.clip_grad_norm_(parameters, max_norm)
     if not scaled and not bool(norm.isfinite()):
         raise FloatingPointError(
-            f"{what}: the gradient norm is {float(norm)}; nothing was updated and the last checkpoint is good. "
+            f"{what}: the gradient norm is {float(norm)}; nothing was updated by it. "
             "Lower the learning rate, or look at the rewards in the log"
         )
     return norm

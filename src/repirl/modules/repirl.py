@@ -18,14 +18,13 @@ from repirl.models.prm import PRM
 from repirl.modules.actor import Actor, UsableExperts, outcome_of
 from repirl.modules.answering import Answering
 from repirl.modules.checks import check_settings
-from repirl.modules.counting import count_iteration, uncount_optimizer_steps
+from repirl.modules.counting import count_iteration, forget_figures, uncount_optimizer_steps
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.distributed import (
     any_rank,
     gather_rows,
     own_rows,
     rank,
-    require_explicit_gradients,
     sum_and_clip,
     sum_over_ranks,
     world_size,
@@ -123,9 +122,6 @@ class RePIRL(Answering):
     def _wants_reference(self) -> bool:
         return self.surrogate.kl_coef > 0 or (self.prm is not None and self.objective.needs_reference)
 
-    def setup(self, stage: str) -> None:
-        require_explicit_gradients(self.trainer)
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The policy's and the PRM's, each with its scheduler where one is configured."""
         made = {"policy": self.policy_optimizer([p for p in self.policy.parameters() if p.requires_grad])}
@@ -148,6 +144,7 @@ class RePIRL(Answering):
         """One iteration: roll out, verify, update the PRM, score, update the policy (docs/algorithms.md)."""
         iteration = self.global_step
         uncount_optimizer_steps(self.trainer)
+        forget_figures(self.trainer)
         for name, optimizer in zip(("policy", "prm"), self.trainer.optimizers, strict=False):
             self.recorder.add(name, {"lr": rate_of(optimizer)})
 
@@ -214,9 +211,12 @@ class RePIRL(Answering):
         """This rank's share of the global coefficients dL/dr, [N, T]; None where there is nothing to learn from."""
         everywhere = part.gathered(rewards, self._prm().ends_line)
         found = self.objective.coefficients(everywhere)
-        self.recorder.add("prm", {"loss": found.loss, **found.figures, **self._diagnostics(everywhere)})
-        if not found.cells:
+        self.recorder.add("prm", self._diagnostics(everywhere))
+        if not found.cells:  # a loss of 0 would read as measured
+            counts = {name: value for name, value in found.figures.items() if name.startswith("prompts_")}
+            self.recorder.add("prm", counts)
             return None
+        self.recorder.add("prm", {"loss": found.loss, **found.figures})
         return own_rows(found.token, len(part.group))[:, : part.rows.response_mask.shape[1]]
 
     def _diagnostics(self, rows: Evidence) -> dict[str, Tensor]:
@@ -227,9 +227,9 @@ class RePIRL(Answering):
             outcome=rows.outcome,
         )
         bound = self._prm().bound
-        return (
-            found if bound is None else found | {"saturated": saturated_share(rows.rewards, rows.response_mask, bound)}
-        )
+        if bound is None or not len(rows.rewards):
+            return found
+        return found | {"saturated": saturated_share(rows.rewards, rows.response_mask, bound)}
 
     # ---- policy ----
 
@@ -263,7 +263,8 @@ class RePIRL(Answering):
             every = torch.ones_like(is_expert)
             source = RewardSource(settings.prm_coef, settings.prm_estimator, scaled, mask, every, settings.prm_discount)
             sources.append(source)
-        self.recorder.add("policy", {"alone": masked_mean((others_active(rolled, group) == 0).float(), rolled)})
+        if rolled.any():
+            self.recorder.add("policy", {"alone": masked_mean((others_active(rolled, group) == 0).float(), rolled)})
         advantages = combine(
             sources,
             response_mask=mask,
@@ -395,8 +396,8 @@ class RePIRL(Answering):
             return
         named = ", ".join(map(repr, experience.prompt_ids_of(bad))) or "on another rank"
         raise FloatingPointError(
-            f"iteration {self.global_step}: {what} is NaN or infinite for prompt {named}; nothing was updated by it "
-            "and the last checkpoint is good. Lower the learning rate, or remove the prompt"
+            f"iteration {self.global_step}: {what} is NaN or infinite for prompt {named}; nothing was updated by it. "
+            "Lower the learning rate, or remove the prompt"
         )
 
     def _timed(self, phase: str) -> AbstractContextManager[None]:

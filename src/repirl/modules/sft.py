@@ -10,7 +10,7 @@ from repirl.data.collate import collate_rows, select
 from repirl.models.policy import Policy
 from repirl.modules.actor import Actor
 from repirl.modules.answering import Answering
-from repirl.modules.distributed import any_rank, require_explicit_gradients, sum_and_clip, sum_over_ranks
+from repirl.modules.distributed import any_rank, sum_and_clip, sum_over_ranks
 from repirl.modules.learning_rate import FineTuningAdamW, Schedules, rate_of
 from repirl.modules.micro_batches import micro_batches
 from repirl.modules.settings import Text
@@ -47,9 +47,6 @@ class SFT(Answering):
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
         self.actor.load()
-
-    def setup(self, stage: str) -> None:
-        require_explicit_gradients(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The policy's, with its scheduler where one is configured."""

@@ -1,0 +1,110 @@
+"""Checkpoint files: written so that a crash leaves a whole file, read so that damage and foreign code are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DESCRIPTION = "repirl"
+"""Key of what a checkpoint says of its weights (modules/saving.py)."""
+_CHUNK = 1 << 20
+
+
+def write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint whole or not at all: beside the target, flushed to the disk, then renamed over it.
+
+    A process killed meanwhile leaves the target as it was, and a `.part` file that the next save replaces. The temporary
+    file is never in TMPDIR: a rename between disks is a copy, which a kill would cut.
+
+    Raises:
+        OSError: the disk is full, read-only or gone; the target is as it was and the temporary file is removed.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk by RuntimeError
+        with contextlib.suppress(OSError):  # the folder itself may be the trouble
+            part.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or _os_reason(error)
+        if reason is None:
+            raise
+        kept = "the one before it is as it was" if path.exists() else "nothing is there"
+        raise OSError(
+            f"checkpoint {str(path)!r} could not be written: {reason}; {kept}. Free some space, or name another folder"
+        ) from error
+
+
+def _os_reason(error: BaseException) -> str | None:
+    """What the operating system said, below an error of torch's writer; None where it said nothing."""
+    below = error.__cause__ or error.__context__
+    if below is None:
+        return None
+    return below.strerror if isinstance(below, OSError) else _os_reason(below)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes the rename itself outlast a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU: tensors and plain values, nothing else is unpickled.
+
+    Each record's CRC-32, which torch writes and does not read, is checked: a flipped bit in the weights is found.
+
+    Raises:
+        ValueError: the file is missing, no checkpoint, damaged, or holds objects of Python classes.
+    """
+    if not path.is_file():
+        raise ValueError(f"checkpoint {str(path)!r}: no such file; give the path of an existing checkpoint")
+    if damage := _damage(path):
+        raise ValueError(f"checkpoint {str(path)!r} {damage}; use another one, or copy the file again")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"checkpoint {str(path)!r} holds more than tensors and plain values, and could run foreign code: it is not "
+            "read. Save its state_dict alone, or write it with repirl"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, OSError) as error:
+        raise ValueError(f"checkpoint {str(path)!r} cannot be read: {_first_line(error)}; use another one") from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(
+            f"checkpoint {str(path)!r} has no state_dict: it was not written by a run; give a .ckpt file of `repirl fit`"
+        )
+    return content
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the file as an archive; None where every record is as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                with archive.open(info) as record:
+                    while record.read(_CHUNK):  # the CRC-32 is compared at a record's end
+                        pass
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+        with path.open("rb") as file:
+            start = file.read(4)
+        return f"is damaged: {_first_line(error)}" if start == b"PK\x03\x04" else "is damaged, or no checkpoint at all"
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0][:200]

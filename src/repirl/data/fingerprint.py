@@ -1,0 +1,33 @@
+"""What a training set is, by content: a run is resumed only over the data that it began with."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from repirl.structs import Prompt
+
+
+def fingerprint(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What a training set is by content: the number of prompts, and a digest of each kind of text, and of the order.
+
+    All but `order` are taken in the order of ids, so that a difference says what differs.
+    """
+    by_id = sorted(prompts, key=lambda prompt: (prompt.problem.id, prompt.problem.text))
+    return {
+        "prompts": len(prompts),
+        "ids": _digest(p.problem.id for p in by_id),
+        "problem_texts": _digest([p.problem.text, p.problem.prompt] for p in by_id),
+        "answers": _digest(p.problem.answer for p in by_id),
+        "tests": _digest(repr(p.problem.tests) for p in by_id),
+        "solutions": _digest([e.text for e in p.experts] for p in by_id),
+        "tokens": _digest([p.token_ids, *(e.token_ids for e in p.experts)] for p in by_id),
+        "order": _digest(p.problem.id for p in prompts),
+    }
+
+
+def _digest(values: Iterable[Any]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for value in values:
+        found.update(json.dumps(value).encode() + b"\n")
+    return found.hexdigest()

@@ -1,0 +1,157 @@
+"""What a module's checkpoints hold beside Lightning's part, and what is checked before one is written or used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from repirl import __version__, checkpoints
+from repirl.data.collate import collate_rows
+
+if TYPE_CHECKING:
+    from repirl.modules.answering import Answering
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Files as `repirl.checkpoints` writes and reads them; what is not on a local disk, as Lightning does.
+
+    saved: the newest file that this run has written, None before.
+    """
+
+    saved: Path | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Writes it whole or not at all. Raises FloatingPointError where a weight is not finite, OSError by the disk."""
+        require_finite_weights(checkpoint["state_dict"], int(checkpoint["global_step"]))
+        if _is_local(path):
+            checkpoints.write(checkpoint, Path(path))
+            self.saved = Path(path)
+        else:
+            super().save_checkpoint(checkpoint, path, storage_options)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The content on the CPU; never more than tensors and plain values. Raises ValueError, naming the file."""
+        if _is_local(path):
+            return checkpoints.read(Path(path))
+        return super().load_checkpoint(path, weights_only=True)
+
+
+def _is_local(path: Any) -> bool:
+    return "://" not in os.fspath(path)
+
+
+def use_safe_files(trainer: Trainer) -> None:
+    """Has the trainer write and read its checkpoints so; a plugin that the user has chosen stays."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = SafeCheckpointIO()
+
+
+def newest_checkpoint(trainer: Trainer) -> Path | None:
+    """The file that a stopped run can go on from: the newest it wrote, else the one it came from."""
+    files = trainer.strategy.checkpoint_io
+    written = files.saved if isinstance(files, SafeCheckpointIO) else None
+    return written or (Path(trainer.ckpt_path) if trainer.ckpt_path else None)
+
+
+# ---- what is written ----
+
+
+def description(module: Answering) -> dict[str, Any]:
+    """What the weights mean: version, the PRM's kind and settings, the base measure that its rewards are relative to."""
+    prm, objective = getattr(module, "prm", None), getattr(module, "objective", None)
+    if prm is None or objective is None:
+        return {"version": __version__, "prm": None, "base_measure": None}
+    measure = "reference" if objective.needs_reference else "uniform" if objective.models_density else None
+    return {"version": __version__, "prm": prm.meaning(), "base_measure": measure}
+
+
+def require_finite_weights(weights: Mapping[str, Any], iteration: int) -> None:
+    """Raises FloatingPointError, naming the weight, where one is NaN or infinite."""
+    for name, value in weights.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise FloatingPointError(
+                f"iteration {iteration}: the weight {name!r} is NaN or infinite; no checkpoint was written of it. "
+                "Lower the learning rate"
+            )
+
+
+@torch.no_grad()
+def require_working(module: Answering) -> None:
+    """Raises FloatingPointError where policy or PRM say NaN or infinity of four fixed tokens: finite weights may do so."""
+    ids = [i % module.policy.vocabulary_size for i in range(4)]
+    rows = collate_rows([ids[:2]], [ids[2:]], module.codec.pad_id, module.device)
+    said = {"policy's log-probability": module.policy(rows)[0]}
+    if (prm := getattr(module, "prm", None)) is not None:
+        said["PRM's reward"] = prm(rows)
+    for what, values in said.items():
+        if not bool(values.isfinite().all()):
+            raise FloatingPointError(
+                f"iteration {module.global_step}: the {what} is NaN or infinite with the present weights, though they are "
+                "finite; no checkpoint was written of them. Lower the learning rate"
+            )
+
+
+# ---- what is read ----
+
+
+def check_checkpoint(module: Answering, checkpoint: Mapping[str, Any]) -> None:
+    """Raises ValueError where the checkpoint's weights cannot become the module's, or mean something else.
+
+    A module is compared before any weight is copied. Checkpoints without a description (of other programs) are compared
+    by names and shapes alone.
+    """
+    training = module.trainer.state.fn == TrainerFn.FITTING
+    where = f"checkpoint {str(module.trainer.ckpt_path)!r}"
+    if training and "optimizer_states" not in checkpoint:
+        raise ValueError(
+            f"{where} holds weights alone (save_weights_only): `fit` cannot go on from it. Give one that holds everything, "
+            "or start a new run from the weights"
+        )
+    stored, prm = checkpoint.get(checkpoints.DESCRIPTION) or {}, getattr(module, "prm", None)
+    if stored.get("prm") is not None and prm is not None:
+        prm.require_same_meaning(stored["prm"], where)
+    own = description(module)
+    if training and None not in (prm, stored.get("base_measure")) and stored["base_measure"] != own["base_measure"]:
+        raise ValueError(
+            f"{where}: its PRM's rewards are relative to base_measure {stored['base_measure']!r}, this run has "
+            f"{own['base_measure']!r}; set model.objective.base_measure={stored['base_measure']}, or start a new run"
+        )
+    _check_shapes(module.state_dict(), checkpoint["state_dict"], where)
+
+
+def _check_shapes(own: Mapping[str, Any], stored: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError, with the first of the differences, where names or shapes differ."""
+    missing, unknown = [n for n in own if n not in stored], [n for n in stored if n not in own]
+    if any(name.startswith("prm.") for name in missing) != any(name.startswith("prm.") for name in unknown):
+        has, has_not = (
+            ("this configuration", "it") if any(n.startswith("prm.") for n in missing) else ("it", "this one")
+        )
+        if not any(name.startswith("prm.") for name in (stored if has_not == "it" else own)):
+            raise ValueError(
+                f"{where}: {has} has a PRM and {has_not} has none; set model.prm as it was when it was saved"
+            )
+    shapes = {n: (stored[n].shape, own[n].shape) for n in own if n in stored and stored[n].shape != own[n].shape}
+    for count, names, what in (
+        (len(shapes), list(shapes), "have another shape"),
+        (len(missing), missing, "are missing in it"),
+        (len(unknown), unknown, "are not in this model"),
+    ):
+        if count:
+            sizes = (
+                f" ({list(shapes[names[0]][0])} in it, {list(shapes[names[0]][1])} here)" if names[0] in shapes else ""
+            )
+            lora = ": another LoRA rank?" if "lora" in names[0] and sizes else ""
+            raise ValueError(
+                f"{where} does not fit: {count} weights {what}, the first is {names[0]!r}{sizes}{lora}. Give the model, "
+                "LoRA and PRM settings with which it was saved"
+            )
