@@ -21,7 +21,8 @@ from repirl.structs import Problem, Verdict, Verifier
 from repirl.verifiers import math_pool
 from repirl.verifiers.math import MathVerifier, equal, extract_answer, normalise
 from repirl.verifiers.math_pool import Clock
-from repirl.verifiers.quick import decide, oversized
+from repirl.verifiers.guards import oversized
+from repirl.verifiers.quick import decide
 from tests.processes import alive, limited, wait_for
 
 # No guard sees its size, and it takes minutes: 7**(10**9). Only a time-out ends it.
