@@ -17,7 +17,7 @@ _POWER = re.compile(r"(\d+)\s*\^\s*(?:\{\s*[+-]?(\d+)\s*\}|[+-]?(\d+))(?!\s*[\^!
 _ANY_POWER = re.compile(r"\^\s*(?:\{\s*[+-]?(\d+)\s*\}|[+-]?(\d+))")
 _FACTORIAL = re.compile(r"(\d+)\s*!")
 _ENCLOSED = re.compile(r"\(\s*(\d+)\s*\)")
-_LONG_IN_EXPONENT = re.compile(r"\^\s*(?:\{[^{}]*|\([^()]*)\d{6,}")
+_LONG_IN_EXPONENT = re.compile(r"\^\s*(?:\{[^{}]*|\([^()]*)(?<![\d.])\d{6,}")
 
 
 def oversized(text: str) -> bool:

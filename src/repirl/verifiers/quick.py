@@ -62,6 +62,8 @@ def decide(gold: str, answer: str | None) -> Verdict | list[tuple[str, str]]:
     normal_gold, normal_answer = normalise(gold), normalise(answer)
     if not normal_answer:
         return NO_ANSWER
+    if normal_gold == normal_answer and "$" not in gold + answer:  # the normal form has lost the currency
+        return EQUAL
     if not normal_gold or oversized(normal_gold):
         return GOLD_UNPARSED
     if oversized(normal_answer):

@@ -33,7 +33,6 @@ Outcome = bool | Pair
 def compare(gold: Answer, answer: Answer) -> list[Outcome]:
     """The outcomes, of which any equal one makes the answer right: `x%` is `x/100` and also `x`."""
     if gold.unit and answer.unit and not gold.unit & answer.unit:
-        gold, answer = gold, answer
         return [False]
     gold, answer = _with_letter_unit(gold, answer), _with_letter_unit(answer, gold)
     outcomes = [_compare(gold.kind, answer.kind)]
@@ -60,7 +59,7 @@ def _hundredth(kind: Kind) -> Kind:
 
 
 def _compare(gold: Kind, answer: Kind) -> Outcome:
-    if gold.latex == answer.latex and type(gold) is type(answer):
+    if gold.latex == answer.latex and type(gold) is type(answer) and not isinstance(gold, Reals):
         return True
     if isinstance(gold, Named) or isinstance(answer, Named):
         return _compare_named(gold, answer)

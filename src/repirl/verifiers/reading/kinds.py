@@ -28,6 +28,7 @@ _BASED = re.compile(r"([0-9A-Z]+)_(?:(\d)|\{(\d+)\})")
 _SPOKEN = re.compile(r"(?:[^\W_]|[ .,'’/+-])+")
 _SPOKEN_WORD = re.compile(r"(?:(?<![\w.])[+-])?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?|[^\W\d_]+(?:['’.][^\W\d_]+)*|[^\s.,'’-]")
 _PRIMED = re.compile(r"([A-Za-z])(?:_(?:\{([^{}]*)\}|(\w)))?('+)")
+_FACTOR_BEFORE_BINOMIAL = re.compile(r"([0-9)}]) ?(?=\\binom(?![a-zA-Z]))")
 _WRITTEN = re.compile(r"\\text\{[^{}]*[^\W\d_][^{}]*\}|[\d}]'")
 _ALL_REALS = frozenset(("allrealnumbers", "realnumbers", "allreals", "thereals", "therealnumbers", "allrealnumbersx"))
 
@@ -120,6 +121,8 @@ def read(answer: str) -> Answer:
     unit = dollars_in(answer)
     if (spoken := _spoken(text)) is not None:
         found = spoken
+    elif (clock := read_clock(text)) is not None:
+        found = Answer(clock)
     elif (whole := _WHOLE_TEXT.fullmatch(text)) and len(whole[1].strip()) > 1 and is_words(text):
         found = Answer(_words(whole[1]))
     else:
@@ -190,7 +193,8 @@ def _read(text: str, depth: int) -> Answer:
 
 def _items(text: str) -> list[str]:
     r"""The values of a list without brackets, both signs of `\pm` written out."""
-    return [value for item in split(text, _SEPARATOR) if item for value in both_signs(item)] or [text]
+    items = [item for item in split(text, _SEPARATOR) if item]
+    return [value for item in items for value in ([item] if item.startswith(r"\{") else both_signs(item))] or [text]
 
 
 def _structured(text: str, depth: int) -> Answer:
@@ -232,5 +236,6 @@ def _expression(text: str) -> Expression:
 
 
 def _algebra(text: str) -> str:
-    """As computer algebra reads it: a prime would be lost, so that it becomes part of the index."""
+    r"""As computer algebra reads it: a prime would be lost, `2\binom{4}{2}` taken for a mixed number."""
+    text = _FACTOR_BEFORE_BINOMIAL.sub(r"\1\\cdot ", text)
     return _PRIMED.sub(lambda m: f"{m[1]}_{{{m[2] or m[3] or ''}{'p' * len(m[4])}}}", text) if "'" in text else text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from repirl.verifiers.reading.numbers import read_number
 from repirl.verifiers.reading.structure import enclosed
-from repirl.verifiers.reading.units import PLAIN, SIGNS, SINGLE, Unit, is_known, read_unit
+from repirl.verifiers.reading.units import PLAIN, SIGNS, SINGLE, Unit, currency, is_known, read_unit
 
 _SIGN = f"[{re.escape(SIGNS)}]"
 _SIGN_BEFORE = re.compile(rf"(?P<minus>[+-]?) ?(?P<sign>{_SIGN}) ?(?P<value>.+)")
@@ -36,8 +36,8 @@ class Quantity:
 def dollars_in(raw: str) -> Unit | None:
     r"""The dollars of an answer as it was written: `\$5`, `US\$5`, `$5`; a pair of plain signs encloses mathematics."""
     if match := _DOLLARS.search(raw):
-        return read_unit(f"{match['country']}$") or read_unit("$") if match["country"] else read_unit("$")
-    return read_unit("$") if raw.count("$") == 1 else None
+        return currency(f"{match['country'] or ''}$") or currency("$")
+    return currency("$") if raw.count("$") == 1 else None
 
 
 def split_quantity(text: str) -> Quantity:

@@ -123,6 +123,11 @@ def is_known(word: str) -> bool:
     return bool(_named(word))
 
 
+def currency(sign: str) -> Unit:
+    """The currencies that a sign such as $, US$ or € stands for."""
+    return frozenset(_reading(1.0, {code: 1}) for code in _tables().currencies.get(sign, ()))
+
+
 # ---- the grammar: factors, quotients, powers ----
 
 _PIECE = re.compile(
