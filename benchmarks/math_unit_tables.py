@@ -30,7 +30,12 @@ def unit_lines() -> list[str]:
     named = set(re.findall(r"^(\w+) *=", constants, re.MULTILINE))
     lines = ["# name\tspellings\tfactor\troot units"]
     for key, unit in registry._units.items():
-        if key != unit.name or (key in named and "atmosphere" not in key) or LEFT_OUT.search(key) or not key.replace("_", "").isalpha():
+        if (
+            key != unit.name
+            or (key in named and "atmosphere" not in key)
+            or LEFT_OUT.search(key)
+            or not key.replace("_", "").isalpha()
+        ):
             continue
         symbol = (unit.defined_symbol,) if unit.defined_symbol else ()
         spellings = dict.fromkeys(name for name in (*symbol, *unit.aliases) if not re.search(r"\d", name))
@@ -64,7 +69,9 @@ def currency_lines() -> list[str]:
     for code in sorted(in_use):
         symbol = babel.numbers.get_currency_symbol(code, locale="en")
         names = {babel.numbers.get_currency_name(code, count=count, locale="en") for count in (1, 2)}
-        native = {load(locale)["currency_symbols"].get(code, "") for locale in ("en", "ru", "tr", "uk", "hi", "vi", "ko")}
+        native = {
+            load(locale)["currency_symbols"].get(code, "") for locale in ("en", "ru", "tr", "uk", "hi", "vi", "ko")
+        }
         signs = {s for s in (symbol, *native) if s and s != code and len(s) <= 4}
         signs |= {sign for sign in SIGNS if any(sign in known for known in signs)}
         lines.append(f"{code}\t{' '.join(sorted(signs))}\t{'; '.join(sorted(names))}")

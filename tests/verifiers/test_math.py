@@ -19,9 +19,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from repirl.structs import Problem, Verdict, Verifier
 from repirl.verifiers import math_pool
+from repirl.verifiers.guards import oversized
 from repirl.verifiers.math import MathVerifier, equal, extract_answer, normalise
 from repirl.verifiers.math_pool import Clock
-from repirl.verifiers.guards import oversized
 from repirl.verifiers.quick import decide
 from tests.processes import alive, limited, wait_for
 

@@ -73,7 +73,8 @@ def _stripped(content: str) -> str:
 def extract_answer(response: str, *, extraction: Sequence[str] = EXTRACTION) -> str | None:
     """The final answer by the first way of `extraction` that finds one in the last 20,000 characters.
 
-    `box`: content of the last balanced box, with those joined to it (`extract_boxes`). Any other text is a marker: the rest of the line after its last occurrence.
+    `box`: content of the last balanced box, with those joined to it (`extract_boxes`).
+    Any other text is a marker: the rest of the line after its last occurrence.
     """
     for way in extraction:
         if found := extract_boxes(response) if way == "box" else _after_marker(response, way):

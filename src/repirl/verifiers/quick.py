@@ -8,7 +8,7 @@ from __future__ import annotations
 from repirl.structs import Verdict
 from repirl.verifiers.guards import MAX_CHARS, oversized
 from repirl.verifiers.reading.compare import compare
-from repirl.verifiers.reading.kinds import Answer, Based, Expression, Members, Named, Ratio, read
+from repirl.verifiers.reading.kinds import Answer, Expression, Members, Named, Ratio, read
 from repirl.verifiers.reading.latex import normalise
 from repirl.verifiers.reading.numbers import read_number
 from repirl.verifiers.reading.reals import Reals
@@ -71,4 +71,4 @@ def decide(gold: str, answer: str | None) -> Verdict | list[tuple[str, str]]:
     outcomes = compare(read(gold), read(answer))
     if True in outcomes:
         return EQUAL
-    return [tuple(outcome) for outcome in outcomes if not isinstance(outcome, bool)] or NOT_EQUAL
+    return [(pair.gold, pair.answer) for pair in outcomes if not isinstance(pair, bool)] or NOT_EQUAL

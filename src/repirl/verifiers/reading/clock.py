@@ -17,7 +17,7 @@ _NAMED = {"noon": HALF_DAY_S, "midnight": 0, "midday": HALF_DAY_S}
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """seconds: since midnight, or since either twelve o'clock where `half_known` is False. has_minutes: 3:00 has, 3 p.m. not."""
+    """seconds: since midnight, or since either twelve o'clock where `half_known` is False. has_minutes: 3 p.m. has none."""
 
     seconds: int
     half_known: bool
@@ -33,7 +33,7 @@ class Clock:
 
 
 def read_clock(text: str) -> Clock | None:
-    """A time with minutes, or an hour with a.m., p.m. or o'clock. `3:5` and `30:12` are ratios, `1:20:30` without a.m. too."""
+    """A time with minutes, or an hour with a.m., p.m. or o'clock. `3:5` and `30:12` are ratios, as is `1:20:30`."""
     plain = re.sub(r" +", " ", _TEXT.sub(r" \1 ", text).lower()).strip()
     if plain in _NAMED:
         return Clock(_NAMED[plain], True, plain)

@@ -1,4 +1,4 @@
-r"""What an equation names: `x = 5`, `f(2) = 5`, `AB = 5` and `\text{Area} = 5` name a value, `x^2 = 25` and `x + y = 5` none."""
+r"""What an equation names: `x = 5`, `f(2) = 5`, `AB = 5`, `\text{Area} = 5` name a value, `x^2 = 25`, `x + y = 5` none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ARGUMENTS = rf"\({_VALUE}(?:, ?{_VALUE})*\)"
 _ANGLE = r"(?:m ?)?\\(?:angle|triangle|measuredangle) ?[A-Z]{1,3}"
 _NAME = "|".join((
     rf"{_LETTER}'*(?:\^(?:\{{-1\}}|\{{\(\d+\)\}}|\*))?(?:{_ARGUMENTS})?",
-    rf"\\?(?:P|Pr|E|Var)(?:\(.*\)|\[.*\])",
+    r"\\?(?:P|Pr|E|Var)(?:\(.*\)|\[.*\])",
     rf"{_CAPITALS}'*",
     _ANGLE,
     rf"\|(?:{_CAPITALS}|\\vec\{{[a-z]\}})\|",
@@ -40,7 +40,7 @@ def sides_of(text: str) -> list[str]:
 
 
 def named(sides: list[str]) -> tuple[str | None, list[str]] | None:
-    """The name and the other sides, where the first side is a name, or the last of two is. A label in words gives None as name.
+    """The name and the other sides, where the first side is a name, or the last of two is; None as name of a label in words.
 
     None where the equation names nothing.
     """

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import re
 
+from repirl.verifiers.reading.structure import listed
+
 TEXT_FONTS = frozenset(
-    "text textrm textbf textit textsf texttt textsl textnormal textup textmd mbox hbox emph mathrm mathop rm".split()
+    listed("text textrm textbf textit textsf texttt textsl textnormal textup textmd mbox hbox emph mathrm mathop rm")
 )
 MATH_FONTS = frozenset(
-    "mathbf mathit mathsf mathtt mathnormal mathcal mathscr mathfrak boldsymbol bm bold pmb underline uline ensuremath".split()
+    listed(
+        "mathbf mathit mathsf mathtt mathnormal mathcal mathscr mathfrak boldsymbol bm bold pmb underline "
+        "uline ensuremath"
+    )
 )
-_DECLARED = {"bf": "mathbf", "bfseries": "mathbf", "it": "mathit", "itshape": "mathit", "rm": "textrm", "rmfamily": "textrm"}
+_DECLARED = {
+    "bf": "mathbf",
+    "bfseries": "mathbf",
+    "it": "mathit",
+    "itshape": "mathit",
+    "rm": "textrm",
+    "rmfamily": "textrm",
+}
 _DECLARATIONS = frozenset(
-    "sf tt cal boldmath tiny small normalsize large Large LARGE huge Huge displaystyle textstyle scriptstyle limits "
-    "nolimits".split()
+    listed(
+        "sf tt cal boldmath tiny small normalsize large Large LARGE huge Huge displaystyle textstyle "
+        "scriptstyle limits nolimits"
+    )
 ) | set(_DECLARED)
 _FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det dim deg arg".split()
+    listed("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det dim deg arg")
 )
 _TOKEN = re.compile(
     r"(?P<colour>\\(?:text)?color\s*\{[^{}]*\})|\\(?P<name>[a-zA-Z]+)\*?(?P<braced>\s*\{)?|\\.|(?P<open>\{)|(?P<close>\})"
@@ -53,7 +67,7 @@ def flatten(text: str) -> str:
             else:
                 pieces.append(" ")
             if token["braced"]:
-                frames.append(("{" if name not in _DECLARED else _DECLARED[name], []))
+                frames.append((_DECLARED.get(name, "{"), []))
         elif token["braced"]:
             if not (name in TEXT_FONTS or name in MATH_FONTS or name == "operatorname"):
                 pieces.append(rf"\{name}")

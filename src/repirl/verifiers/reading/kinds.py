@@ -26,9 +26,13 @@ _SEPARATOR = re.compile(r", |;|,$")
 _COLON = re.compile(r":|\\text\{ ?to ?\}| to ")
 _BASED = re.compile(r"([0-9A-Z]+)_(?:(\d)|\{(\d+)\})")
 _SPOKEN = re.compile(r"(?:[^\W_]|[ .,'’/+-])+")
-_SPOKEN_WORD = re.compile(r"(?:(?<![\w.])[+-])?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?|[^\W\d_]+(?:['’.][^\W\d_]+)*|[^\s.,'’-]")
+_SPOKEN_WORD = re.compile(
+    r"(?:(?<![\w.])[+-])?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?|[^\W\d_]+(?:['’.][^\W\d_]+)*|[^\s.,'’-]"
+)
 _PRIMED = re.compile(r"([A-Za-z])(?:_(?:\{([^{}]*)\}|(\w)))?('+)")
 _FACTOR_BEFORE_BINOMIAL = re.compile(r"([0-9)}]) ?(?=\\binom(?![a-zA-Z]))")
+_SIGN_IN_INDEX = re.compile(r"_\{? ?\\(odot|oplus|star|ast|bullet|parallel|perp)(?![a-zA-Z]) ?\}?")
+_INDEXED_E = re.compile(r"(?<![\\a-zA-Z])E_(?:\{(\w+)\}|(\w))")
 _WRITTEN = re.compile(r"\\text\{[^{}]*[^\W\d_][^{}]*\}|[\d}]'")
 _ALL_REALS = frozenset(("allrealnumbers", "realnumbers", "allreals", "thereals", "therealnumbers", "allrealnumbersx"))
 
@@ -187,7 +191,9 @@ def _read(text: str, depth: int) -> Answer:
     if quantity.value != text:
         inner = _read(quantity.value, depth + 1)
         # Of two units the one at the end is the outer one: `\$5 million` has one, `5 cm m` has none.
-        return Answer(inner.kind, quantity.unit, quantity.percent) if inner.unit is None and not inner.percent else inner
+        return (
+            Answer(inner.kind, quantity.unit, quantity.percent) if inner.unit is None and not inner.percent else inner
+        )
     return _structured(text, depth)
 
 
@@ -236,6 +242,8 @@ def _expression(text: str) -> Expression:
 
 
 def _algebra(text: str) -> str:
-    r"""As computer algebra reads it: a prime would be lost, `2\binom{4}{2}` taken for a mixed number."""
+    r"""As computer algebra reads it, to which `2\binom{4}{2}` is a mixed number, `E_0` and `L_{\odot}` nothing, y' y."""
     text = _FACTOR_BEFORE_BINOMIAL.sub(r"\1\\cdot ", text)
+    text = _SIGN_IN_INDEX.sub(r"_{\1}", text)
+    text = _INDEXED_E.sub(lambda m: f"A_{{E{m[1] or m[2]}}}", text)
     return _PRIMED.sub(lambda m: f"{m[1]}_{{{m[2] or m[3] or ''}{'p' * len(m[4])}}}", text) if "'" in text else text

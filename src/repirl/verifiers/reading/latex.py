@@ -62,7 +62,9 @@ _SPACING = _rules(
     (r"\\text ?\{ ?\}", " "),
 )
 _REWRITES = _rules(
-    # As programs write it: sqrt(2), 2*pi, x**2, 4.5e33.
+    # As programs write it: sqrt(2), sin(x), np.arctan(2), 2*pi, x**2, 4.5e33.
+    (r"(?<![\\a-zA-Z])(?:np|numpy|math)\.(?=[a-z])", ""),
+    (r"(?<![\\a-zA-Z])((?:arc)?(?:sin|cos|tan)|exp|log|ln)(?= ?\()", r"\\\1"),
     (r"\*\*", "^"),
     (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
     (r"(?<![\\a-zA-Z])inf(?:inity)?(?![a-zA-Z])", r"\\infty "),

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from repirl.verifiers.reading.structure import listed
+
 ROUNDED_PLACES = 6  # of a decimal that may stand for a fraction
 ROUNDED_SHARE = 10_000  # and it is off by one part of so many at most: 0.000001 is not 3/2000000
 MAX_POWER_OF_TEN = 10_000
@@ -77,16 +79,19 @@ def same_number(left: Number, right: Number) -> bool:
 _ONES = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen".split()
+        listed(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+            "sixteen seventeen eighteen nineteen"
+        )
     )
 }
 _TENS = {
     word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+    for value, word in enumerate(listed("twenty thirty forty fifty sixty seventy eighty ninety"), start=2)
 }
 _SCALES = {"dozen": 12, "hundred": 100} | {
-    word: 1000**power for power, word in enumerate("thousand million billion trillion quadrillion quintillion".split(), start=1)
+    word: 1000**power
+    for power, word in enumerate(listed("thousand million billion trillion quadrillion quintillion"), start=1)
 }
 _IRREGULAR = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fifth": 5, "eighth": 8, "ninth": 9, "twelfth": 12,

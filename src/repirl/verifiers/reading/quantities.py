@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from repirl.verifiers.reading.numbers import read_number
-from repirl.verifiers.reading.structure import enclosed
 from repirl.verifiers.reading.units import PLAIN, SIGNS, SINGLE, Unit, currency, is_known, read_unit
 
 _SIGN = f"[{re.escape(SIGNS)}]"

@@ -100,7 +100,7 @@ def _read(text: str, variable: str | None) -> Reals | None:
 
 
 def _member(text: str) -> Reals | None:
-    """`x \\in S`."""
+    r"""`x \in S`."""
     sides = split(text, _IN)
     if len(sides) != 2 or VARIABLE.fullmatch(sides[0]) is None:
         return None
@@ -120,7 +120,11 @@ def _atom(text: str) -> Reals | None:
         if whole[0] == r"\{":
             return Reals(tuple(Piece(item, True, item, True) for item in items)) if all(items) else None
         return as_reals(whole[0], items, whole[2]) if all(items) else None
-    if (french := _FRENCH.fullmatch(text)) and "]" in french[1] + french[3] and len(items := split(french[2], _COMMA)) == 2:
+    if (
+        (french := _FRENCH.fullmatch(text))
+        and "]" in french[1] + french[3]
+        and len(items := split(french[2], _COMMA)) == 2
+    ):
         return Reals((Piece(items[0], french[1] == "[", items[1], french[3] == "]"),)) if all(items) else None
     return None
 
@@ -130,7 +134,7 @@ def _other_than(point: str) -> Reals:
 
 
 def _inequality(text: str, variable: str | None) -> Reals | None:
-    """`x > 2`, `2 < x`, `-1 \\le x < 3`, `x \\ne 0`, and within a union `x = 3`."""
+    r"""`x > 2`, `2 < x`, `-1 \le x < 3`, `x \ne 0`, and within a union `x = 3`."""
     parts = split_with(text, _RELATION)
     sides, signs = parts[::2], parts[1::2]
     if not all(sides) or len(sides) not in (2, 3):

@@ -13,6 +13,11 @@ _SIGN = re.compile(r"\\[pm][pm](?![a-zA-Z]) ?")
 _IDLE_PLUS = re.compile(r"(^|[=({\[,^] ?)\+ ?")
 
 
+def listed(words: str) -> tuple[str, ...]:
+    """Words between spaces."""
+    return tuple(words.split())
+
+
 def split(text: str, separator: re.Pattern[str]) -> list[str]:
     """Parts between separators outside all brackets, whose kinds need not match: `(1, 2]`. The separators are left out."""
     return split_with(text, separator)[::2]

@@ -12,6 +12,7 @@ from importlib import resources
 from itertools import product
 
 from repirl.verifiers.reading.numbers import is_numeral
+from repirl.verifiers.reading.structure import listed
 
 Reading = tuple[str, tuple[tuple[str, int], ...]]
 """What a unit may mean: its size to eight digits, and its dimensions with their powers."""
@@ -20,21 +21,38 @@ Unit = frozenset[Reading]
 
 MAX_READINGS = 64
 SIGNS = "$¢£¤¥€₹₩₽₺₫₱₦₪₴₡₲₵₸₼₾₿฿"
-_MINOR = {"¢": "cent", "cent": "cent", "cents": "cent", "penny": "cent", "pennies": "cent", "pence": "penny", "paise": "paisa"}
+_MINOR = {
+    "¢": "cent",
+    "cent": "cent",
+    "cents": "cent",
+    "penny": "cent",
+    "pennies": "cent",
+    "pence": "penny",
+    "paise": "paisa",
+}
 _MORE = {"kmph": "kilometer_per_hour"}
 _RUPEES = {"rs": "rupees", "re": "rupee"}
-_DEGREES = {"": ("degree", "degree_Celsius", "degree_Fahrenheit"), "c": ("degree_Celsius",), "f": ("degree_Fahrenheit",)}
+_DEGREES = {
+    "": ("degree", "degree_Celsius", "degree_Fahrenheit"),
+    "c": ("degree_Celsius",),
+    "f": ("degree_Fahrenheit",),
+}
 # Abbreviations that are read without \text around them; other short runs of letters are products of variables.
 PLAIN = frozenset(
-    "mm cm km ft yd mi in mg kg lb lbs oz ml mL sec min hr hrs yr deg rad mph kph kmph Hz kHz MHz Pa kPa kW kWh kJ eV cc USD EUR "
-    "GBP INR JPY CNY".split()
+    listed(
+        "mm cm km ft yd mi in mg kg lb lbs oz ml mL sec min hr hrs yr deg rad mph kph kmph Hz kHz MHz Pa kPa "
+        "kW kWh kJ eV cc USD EUR GBP INR JPY CNY"
+    )
 )
 SINGLE = frozenset("msghlLNJWVK")  # parts of compounds such as m/s without \text
 # Words that change a value or continue the sentence: a phrase with one of them is no unit.
 _CLOSED_CLASS = frozenset(
-    "and or not no nor but if then than plus minus over squared cubed mod modulo less more fewer greater least most at from to "
-    "by with without for where when in on is are was be any all each either neither other another remaining unless until "
-    "between about approximately nearly almost exactly only such that as so factorial root infinity undefined pi i e".split()
+    listed(
+        "and or not no nor but if then than plus minus over squared cubed mod modulo less more fewer greater "
+        "least most at from to by with without for where when in on is are was be any all each either neither "
+        "other another remaining unless until between about approximately nearly almost exactly only such "
+        "that as so factorial root infinity undefined pi i e"
+    )
 )
 
 
@@ -135,7 +153,9 @@ _PIECE = re.compile(
     r"|\\text\{(?P<text>[^{}]*)\}"
     r"|\^(?:\{(?P<long>[+-]?\d+)\}|(?P<short>\d))"
     r"|(?P<degree>\^\\circ(?: ?(?:\\text\{[CF]\}|[CF](?![a-zA-Z])))?)"
-    r"|(?P<over>/)|(?P<times>\\cdot|\\times|\*|\\,)|(?P<word>[^\W\d_]+(?:[ .'-]+[^\W\d_]+)*\.?)|(?P<sign>[%s])|[ ~{}()]" % re.escape(SIGNS)
+    r"|(?P<over>/)|(?P<times>\\cdot|\\times|\*|\\,)|(?P<word>[^\W\d_]+(?:[ .'-]+[^\W\d_]+)*\.?)|(?P<sign>["
+    + re.escape(SIGNS)
+    + r"])|[ ~{}()]"
 )
 
 
@@ -201,7 +221,7 @@ def _factors(text: str, sign: int) -> list[tuple[str, int]] | None:
 
 
 def _phrase(phrase: str, sign: int) -> tuple[list[tuple[str, int]], int] | None:
-    """The factors of words such as `square inches`, `miles per hour`, `meters per second squared`, and what follows: 1 or -1."""
+    """The factors of words such as `square inches`, `meters per second squared`, and the sign of powers that follow."""
     words = re.findall(r"/|[^\W\d_]+(?:[.'’][^\W\d_]+)*\.?", phrase.replace("-", " "))
     found: list[tuple[str, int]] = []
     over, power, at = 1, 1, 0
@@ -219,9 +239,7 @@ def _phrase(phrase: str, sign: int) -> tuple[list[tuple[str, int]], int] | None:
         elif is_numeral(word) or (word in _CLOSED_CLASS and not (word == "in" and len(words) == 1)):
             return None
         else:
-            length = next(
-                (n for n in (3, 2) if len(words) >= at + n and _named(" ".join(words[at : at + n]))), 1
-            )
+            length = next((n for n in (3, 2) if len(words) >= at + n and _named(" ".join(words[at : at + n]))), 1)
             found.append((" ".join(words[at : at + length]), sign * over * power))
             power, at = 1, at + length - 1
         at += 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
+from repirl.verifiers.reading.structure import listed
+
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_ .,'’()/&-]*(?:[ .'’()/&-]+[^\W\d_]+)*[ .'’)]*")
 _RUN = re.compile(r"[^\W\d_]+")
 # e is Euler's number and i the imaginary unit, o and u are hardly ever variables: a run with one of them is a word.
 _VOWEL = re.compile(r"[eiou]", re.IGNORECASE)
-_FUNCTION = frozenset("sin cos tan cot sec csc ln log exp gcd lcm max min".split())
+_FUNCTION = frozenset(listed("sin cos tan cot sec csc ln log exp gcd lcm max min"))
 _SYLLABLE = re.compile(r"[^aeiouxyz]+[ay][^aeiouxyz]+", re.IGNORECASE)
 
 
