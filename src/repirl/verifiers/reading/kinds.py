@@ -29,6 +29,7 @@ _SPOKEN = re.compile(r"(?:[^\W_]|[ .,'’/+-])+")
 _SPOKEN_WORD = re.compile(
     r"(?:(?<![\w.])[+-])?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?|[^\W\d_]+(?:['’.][^\W\d_]+)*|[^\s.,'’-]"
 )
+_NUMBERED = re.compile(r"(?:\\text\{[^\W\d_]{3,}\}|[^\W\d_]{3,})(?: ?(?:\\text\{[^\W\d_]+\}|[^\W\d_]+|\d+),?)+")
 _PRIMED = re.compile(r"([A-Za-z])(?:_(?:\{([^{}]*)\}|(\w)))?('+)")
 _FACTOR_BEFORE_BINOMIAL = re.compile(r"([0-9)}]) ?(?=\\binom(?![a-zA-Z]))")
 _SIGN_IN_INDEX = re.compile(r"_\{? ?\\(odot|oplus|star|ast|bullet|parallel|perp)(?![a-zA-Z]) ?\}?")
@@ -173,6 +174,8 @@ def _latex(number: Number) -> str:
 
 
 def _read(text: str, depth: int) -> Answer:
+    if (whole := _WHOLE_TEXT.fullmatch(text)) and len(whole[1]) == 1:
+        text = whole[1]  # a choice: A
     if (number := read_number(text)) is not None:
         return Answer(Value(number, text))
     if depth >= MAX_DEPTH:
@@ -204,6 +207,8 @@ def _items(text: str) -> list[str]:
 
 
 def _structured(text: str, depth: int) -> Answer:
+    if _NUMBERED.fullmatch(text):  # October 30
+        return Answer(_words(text))
     if (whole := enclosed(text)) is not None and (brackets := whole[0] + whole[2]) in ("()", "[]", r"\{\}"):
         items = split(whole[1], _SEPARATOR) if brackets != r"\{\}" else _items(whole[1])
         if brackets == r"\{\}" and not whole[1]:
