@@ -29,6 +29,8 @@ _NAME = "|".join((
     rf"\\(?:sin|cos|tan|cot|sec|csc|deg|arg|det|dim) ?(?:{_CAPITALS}|{_ANGLE}|\({_CAPITALS}\))",
     rf"\\(?:max|min|lcm|gcd|operatorname\{{\w+\}}) ?{_ARGUMENTS}",
     rf"\({_LETTER}(?:, ?{_LETTER})+\)",
+    rf"(?:{_CAPITALS})(?: ?: ?{_CAPITALS})+",
+    r"\\frac\{[A-Z]{2,3}\}\{[A-Z]{2,3}\}",
 ))  # fmt: skip
 _IS_NAME = re.compile(_NAME)
 _LABEL = re.compile(rf"\\text\{{([^{{}}]*)\}}{_INDEX}|[A-Za-z][A-Za-z ]*[A-Za-z]")

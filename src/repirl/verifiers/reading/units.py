@@ -49,8 +49,8 @@ SINGLE = frozenset("msghlLNJWVK")  # parts of compounds such as m/s without \tex
 _CLOSED_CLASS = frozenset(
     listed(
         "and or not no nor but if then than plus minus over squared cubed mod modulo less more fewer greater "
-        "least most at from to by with without for where when in on is are was be any all each either neither "
-        "other another remaining unless until between about approximately nearly almost exactly only such "
+        "least most at from to by with without for where when in on is are was be either neither "
+        "unless until between about approximately nearly almost exactly only such "
         "that as so factorial root infinity undefined pi i e"
     )
 )
@@ -59,7 +59,7 @@ _CLOSED_CLASS = frozenset(
 @dataclass(slots=True)
 class _Tables:
     units: dict[str, tuple[float, dict[str, int]]] = field(default_factory=dict)  # by full name
-    names: dict[str, str] = field(default_factory=dict)  # any spelling in small letters -> full name
+    names: dict[str, str] = field(default_factory=dict)  # spelling in small letters -> full name
     symbols: dict[str, str] = field(default_factory=dict)  # a symbol as written -> full name
     prefixes: dict[str, float] = field(default_factory=dict)
     symbol_prefixes: dict[str, float] = field(default_factory=dict)
