@@ -51,9 +51,9 @@ def math_verify_pairs(folder: Path) -> Iterator[Pair]:
         for _, names, values in parametrised(path):
             row = dict(zip(names, values, strict=True))
             verdict = row.get("expected", row.get("result"))
-            if {"gold", "pred"} <= set(row) and isinstance(verdict, int) and row.get("strict", True):
-                if row.get("allow_set_relation_comp", True):
-                    yield str(row["gold"]), str(row["pred"]), bool(verdict)
+            ours = row.get("strict", True) and row.get("allow_set_relation_comp", True)
+            if ours and {"gold", "pred"} <= set(row) and isinstance(verdict, int):
+                yield str(row["gold"]), str(row["pred"]), bool(verdict)
 
 
 def nemo_skills_pairs(path: Path) -> Iterator[Pair]:
@@ -77,6 +77,11 @@ def answer_of(text: str) -> str | None:
     return None if len(words) > 2 or (words and FORMULA.search(text)) else text
 
 
+def short(text: str) -> str:
+    """By which a pair is known in the table: not a whole solution."""
+    return text if len(text) <= 120 else f"{text[:100]}..."
+
+
 def judgements() -> dict[tuple[str, str], list[str]]:
     """Who is right and why, by gold and answer."""
     if not JUDGEMENTS.exists():
@@ -88,18 +93,20 @@ def judgements() -> dict[tuple[str, str], list[str]]:
 def agreement(verifier: MathVerifier, suite: str, pairs: list[Pair], known: dict[tuple[str, str], list[str]]) -> set:
     """Prints the counts of a suite; the disagreements."""
     pairs = list(dict.fromkeys(pairs))
-    asked = [(gold, answer, verdict) for gold, text, verdict in pairs if (answer := answer_of(text)) is not None]
-    golds = [answer_of(gold) or gold for gold, _, _ in asked]
-    found = verifier.compare(golds, [answer for _, answer, _ in asked])
-    counts = Counter("agree" if got.correct is verdict else "disagree" for (*_, verdict), got in zip(asked, found, strict=True))
+    asked = [row for row in pairs if answer_of(row[0]) is not None and answer_of(row[1]) is not None]
+    found = verifier.compare([str(answer_of(row[0])) for row in asked], [answer_of(row[1]) for row in asked])
+    counts = Counter(
+        "agree" if got.correct is verdict else "disagree" for (*_, verdict), got in zip(asked, found, strict=True)
+    )
     differing = set()
     for (gold, answer, verdict), got in zip(asked, found, strict=True):
         if got.correct is not verdict:
-            differing.add((gold, answer))
-            who, why = known.get((gold, answer), ["", "", "?", "?"])[2:]
+            pair = (short(gold), short(answer))
+            differing.add(pair)
+            who, why = known.get(pair, ["", "", "?", "?"])[2:]
             counts[who] += 1
             if why == "?":
-                print(json.dumps([gold, answer, verdict, got.status, "?", "?"], ensure_ascii=False))
+                print(json.dumps([*pair, verdict, got.status, "?", "?"], ensure_ascii=False))
     print(f"{suite}: {len(pairs)} pairs, {len(pairs) - len(asked)} prose without a box, {dict(counts)}")
     return differing
 

@@ -17,7 +17,8 @@ _INDEX = r"(?:_(?:\{[^{}]*\}|\\?\w+?))?"
 _LETTER = rf"(?:[A-Za-z]|{_GREEK}|{_ACCENTED}){_INDEX}"
 _CAPITALS = rf"(?:[A-Z]{{1,4}}{_INDEX}|{_GREEK})"
 _VALUE = rf"[+-]? ?(?:\d+(?:\.\d+)?|\\frac\{{\d+\}}\{{\d+\}}|{_LETTER}'*)"
-_ARGUMENTS = rf"\({_VALUE}(?:, ?{_VALUE})*\)"
+_CALL = rf"{_LETTER}'*\({_VALUE}(?:, ?{_VALUE})*\)"
+_ARGUMENTS = rf"\((?:{_CALL}|{_VALUE})(?:, ?(?:{_CALL}|{_VALUE}))*\)"
 _ANGLE = r"(?:m ?)?\\(?:angle|triangle|measuredangle) ?[A-Z]{1,3}"
 _NAME = "|".join((
     rf"{_LETTER}'*(?:\^(?:\{{-1\}}|\{{\(\d+\)\}}|\*))?(?:{_ARGUMENTS})?",
@@ -29,7 +30,7 @@ _NAME = "|".join((
     rf"\\(?:sin|cos|tan|cot|sec|csc|deg|arg|det|dim) ?(?:{_CAPITALS}|{_ANGLE}|\({_CAPITALS}\))",
     rf"\\(?:max|min|lcm|gcd|operatorname\{{\w+\}}) ?{_ARGUMENTS}",
     rf"\({_LETTER}(?:, ?{_LETTER})+\)",
-    rf"(?:{_CAPITALS})(?: ?: ?{_CAPITALS})+",
+    rf"(?:{_CAPITALS}|{_LETTER})(?: ?: ?(?:{_CAPITALS}|{_LETTER}))+",
     r"\\frac\{[A-Z]{2,3}\}\{[A-Z]{2,3}\}",
 ))  # fmt: skip
 _IS_NAME = re.compile(_NAME)

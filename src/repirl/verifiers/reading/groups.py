@@ -68,6 +68,8 @@ def flatten(text: str) -> str:
                 pieces.append(" ")
             if token["braced"]:
                 frames.append((_DECLARED.get(name, "{"), []))
+        elif name in TEXT_FONTS | MATH_FONTS and not token["braced"]:
+            pieces.append(" ")  # \mathbf 7
         elif token["braced"]:
             if not (name in TEXT_FONTS or name in MATH_FONTS or name == "operatorname"):
                 pieces.append(rf"\{name}")

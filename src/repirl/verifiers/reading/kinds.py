@@ -22,6 +22,7 @@ MAX_DEPTH = 8  # of lists in lists
 
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}\.?")
+_LISTED = re.compile(r" (?:and|or) ")
 _SEPARATOR = re.compile(r", |;|,$")
 _COLON = re.compile(r":|\\text\{ ?to ?\}| to ")
 _BASED = re.compile(r"([0-9A-Z]+)_(?:(\d)|\{(\d+)\})")
@@ -29,7 +30,7 @@ _SPOKEN = re.compile(r"(?:[^\W_]|[ .,'’/+-])+")
 _SPOKEN_WORD = re.compile(
     r"(?:(?<![\w.])[+-])?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?|[^\W\d_]+(?:['’.][^\W\d_]+)*|[^\s.,'’-]"
 )
-_NUMBERED = re.compile(r"(?:\\text\{[^\W\d_]{3,}\}|[^\W\d_]{3,})(?: ?(?:\\text\{[^\W\d_]+\}|[^\W\d_]+|\d+),?)+")
+_NUMBERED = re.compile(r"(?:\\text\{[^\W\d_]{3,}\}|[^\W\d_]{3,})(?: (?:\\text\{[^\W\d_]+\}|[^\W\d_]+|\d+),?)+")
 _PRIMED = re.compile(r"([A-Za-z])(?:_(?:\{([^{}]*)\}|(\w)))?('+)")
 _FACTOR_BEFORE_BINOMIAL = re.compile(r"([0-9)}]) ?(?=\\binom(?![a-zA-Z]))")
 _SIGN_IN_INDEX = re.compile(r"_\{? ?\\(odot|oplus|star|ast|bullet|parallel|perp)(?![a-zA-Z]) ?\}?")
@@ -128,7 +129,9 @@ def read(answer: str) -> Answer:
         found = spoken
     elif (clock := read_clock(text)) is not None:
         found = Answer(clock)
-    elif (whole := _WHOLE_TEXT.fullmatch(text)) and len(whole[1].strip()) > 1 and is_words(text):
+    elif (
+        (whole := _WHOLE_TEXT.fullmatch(text)) and len(whole[1]) > 1 and is_words(text) and not _LISTED.search(whole[1])
+    ):
         found = Answer(_words(whole[1]))
     else:
         found = _read(tightened(text), 0)

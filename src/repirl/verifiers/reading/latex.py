@@ -82,6 +82,8 @@ _REWRITES = _rules(
     (r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\.?", ""),
     (r"\\(?:d|t|c)frac(?![a-zA-Z])", r"\\frac"),
     (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
+    (r"\\langle(?![a-zA-Z])", "("),
+    (r"\\rangle(?![a-zA-Z])", ")"),
     # ^{16}C_{2} and {}_{16}C_2.
     (r"(?:\{ ?\})? ?[\^_] ?\{? ?(\d+) ?\}? ?C ?_ ?\{? ?(\d+) ?\}?(?!\w)", r"\\binom{\1}{\2}"),
     (r"\\geq?(?:slant)?(?![a-zA-Z])", r"\\ge "),

@@ -12,13 +12,14 @@ _SIGN_BEFORE = re.compile(rf"(?P<minus>[+-]?) ?(?P<sign>{_SIGN}) ?(?P<value>.+)"
 _SIGN_AFTER = re.compile(rf"(?P<value>.+?) ?(?P<sign>{_SIGN})")
 _CODE_BEFORE = re.compile(r"(?:\\text\{ ?([A-Za-z$.]{1,5}) ?\}|([A-Z]{3}|Rs\.?)) ?(?P<value>[+-]?[\d.].*)")
 _DOLLARS = re.compile(r"(?P<country>(?<![A-Za-z\\])[A-Z]{1,3})?\\\$")
-_TEXT_STARTS = re.compile(r" ?(?:\\(?:cdot|times) ?)?(?:\\frac\{(?:1\}\{)?)?\\text\{|\^\\circ")
+_TEXT_STARTS = re.compile(r" ?(?:\\(?:cdot|times) ?)?(?:\\frac\{(?:1\}\{)?|\\mu ?)?\\text\{|\^\\circ")
 # Letters after a value without \text: units, nouns, or variables.
 _LETTERS_AFTER = re.compile(
     r"(?P<value>(?:[A-Za-z]=)?(?:[^A-Za-z\\]|\\(?:frac|sqrt|pi|cdot|times|overline|dot)(?![a-zA-Z]))*[\d})])"
     r"(?P<gap> ?)(?P<unit>[^\W\d_][^\\=]*)"
 )
-_LETTER_UNIT = re.compile(r"(?P<value>[+-]?[\d.]+) ?(?P<unit>[A-Za-zµ]{1,4}(?:\^(?:\{-?\d\}|\d))?)")
+_LETTER_UNIT = re.compile(r"(?P<value>[+-]?[\d.]+) ?(?P<unit>[A-Za-zµ\\].*)")
+_ORDINAL = re.compile(r"(?P<value>\d+)(?:\^\{)?(?:\\text\{)?(?:st|nd|rd|th)\}{0,2}")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -47,6 +48,8 @@ def split_quantity(text: str) -> Quantity:
         return Quantity(minus + match["value"].strip(), read_unit(match["sign"]))
     if (match := _CODE_BEFORE.fullmatch(text)) and (unit := read_unit(match[1] or match[2])):
         return Quantity(match["value"].strip(), unit)
+    if match := _ORDINAL.fullmatch(text):
+        return Quantity(match["value"], frozenset())
     return _in_text(text) or _in_letters(text) or Quantity(text)
 
 

@@ -51,7 +51,7 @@ _CLOSED_CLASS = frozenset(
         "and or not no nor but if then than plus minus over squared cubed mod modulo less more fewer greater "
         "least most at from to by with without for where when in on is are was be either neither "
         "unless until between about approximately nearly almost exactly only such "
-        "that as so factorial root infinity undefined pi i e"
+        "that as so factorial root infinity undefined pi i e am pm a.m p.m"
     )
 )
 
@@ -148,6 +148,7 @@ def currency(sign: str) -> Unit:
 
 # ---- the grammar: factors, quotients, powers ----
 
+_MICRO = re.compile(r"\\mu ?\\text\{")
 _PIECE = re.compile(
     r"\\frac\{(?P<top>(?:[^{}]|\{[^{}]*\})*)\}\{(?P<bottom>(?:[^{}]|\{[^{}]*\})*)\}"
     r"|\\text\{(?P<text>[^{}]*)\}"
@@ -164,6 +165,7 @@ def read_unit(text: str) -> Unit | None:
 
     An empty set where a part of it is a noun that is no unit (apples); None where the text is no unit at all.
     """
+    text = _MICRO.sub(r"\\text{µ", text).replace(r"\Omega", r"\text{ohm}")
     factors: list[tuple[str, int]] | None = _factors(text, 1)
     if not factors:
         return None
