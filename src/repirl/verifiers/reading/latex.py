@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from repirl.verifiers.reading.groups import flatten
 
@@ -168,6 +169,7 @@ def _join_thousands(text: str) -> str:
     return _THOUSANDS.sub(lambda m: m[0].replace(",", "") if depths[m.start()] == 0 else m[0], text)
 
 
+@lru_cache(maxsize=512)  # asked twice of each answer, and of the gold of a group once for each rollout
 def respelled(answer: str) -> str:
     r"""The answer in plain LaTeX with single spaces; words in `\text{}`, "and" and "or" still words."""
     text = flatten(plain_characters(answer))
