@@ -1,5 +1,6 @@
 r"""The mathematics verifier, with real processes: what is equal, what cannot hang it, what a dead worker costs."""
 
+import contextlib
 import copy
 import json
 import os
@@ -19,9 +20,10 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from repirl.structs import Problem, Verdict, Verifier
 from repirl.verifiers import math_pool
+from repirl.verifiers.guards import oversized
 from repirl.verifiers.math import MathVerifier, equal, extract_answer, normalise
-from repirl.verifiers.math_pool import Clock
-from repirl.verifiers.quick import decide, oversized
+from repirl.verifiers.math_pool import Clock, Worker, WorkerPool
+from repirl.verifiers.quick import decide
 from tests.processes import alive, limited, wait_for
 
 # No guard sees its size, and it takes minutes: 7**(10**9). Only a time-out ends it.
@@ -306,21 +308,93 @@ def test_a_soft_time_out_leaves_the_worker_alive(quick_to_kill: MathVerifier) ->
     assert quick_to_kill.worker_pids == before
 
 
-def test_a_worker_deaf_to_alarms_is_killed() -> None:
-    verifier = MathVerifier(soft_timeout_s=1.4, hard_timeout_s=1.5)
+# Stand-ins for the worker's program: deaf to alarms, as inside C code; asleep, as nothing in an answer can make it.
+STAND_IN = """
+import json, sys, time
+print(json.dumps({{"ready": True}}), flush=True)
+for line in sys.stdin:
+    if {gold_first}:
+        print(json.dumps({{"stage": "gold"}}), flush=True)
+    {busy}
+"""
+
+
+@pytest.mark.parametrize(("gold_first", "outcome"), [(True, "answer_timeout"), (False, "gold_unparsed")])
+def test_a_worker_deaf_to_alarms_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gold_first: bool, outcome: str
+) -> None:
+    script = tmp_path / "deaf.py"
+    script.write_text(STAND_IN.format(gold_first=gold_first, busy="while True: pass"))
+    monkeypatch.setattr(math_pool, "_SCRIPT", script)
+    worker = Worker(soft_timeout_s=0.5, hard_timeout_s=2.0, memory_mib=256)
+    assert worker.judge("3", "x") == outcome
+    assert worker.pid is None
+
+
+def test_a_worker_that_sleeps_without_being_stopped_gives_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "asleep.py"
+    script.write_text(STAND_IN.format(gold_first=True, busy="time.sleep(1000)"))
+    monkeypatch.setattr(math_pool, "_SCRIPT", script)
+    pool = WorkerPool(1, soft_timeout_s=0.5, hard_timeout_s=1.0, memory_mib=256)
+    assert pool.judge("3", "x") == "infra_error"
+    pool.close()
+
+
+@pytest.mark.parametrize("answer", ["1+x", HEAVY])
+def test_a_worker_stopped_once_costs_a_few_seconds_and_no_verdict(
+    answer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    verifier = MathVerifier(soft_timeout_s=4.0, hard_timeout_s=10_000.0)
+    try:
+        assert ask(verifier, "x", "x+0") == ["equal"]
+        (pid,) = verifier.worker_pids
+        if answer == HEAVY:  # in the middle of the computation
+            threading.Timer(0.5, os.kill, (pid, signal.SIGSTOP)).start()
+        else:  # before the question
+            os.kill(pid, signal.SIGSTOP)
+        assert ask(verifier, "x+1", answer) == ["answer_timeout" if answer == HEAVY else "equal"]
+        assert not alive(pid)
+        assert "stopped for 2 s" in caplog.text
+        assert "try 1 of 2" in caplog.text
+    finally:
+        verifier.close()
+
+
+def test_a_worker_that_is_always_stopped_is_an_infrastructure_error_and_not_remembered() -> None:
+    verifier = MathVerifier(soft_timeout_s=2.0, hard_timeout_s=60.0)
+    done = threading.Event()
+
+    def stop_on_sight() -> None:
+        while not done.is_set():
+            for pid in verifier.worker_pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.01)
+
+    stopper = threading.Thread(target=stop_on_sight)
+    stopper.start()
+    try:
+        assert ask(verifier, "x+1", "1+x") == ["infra_error"]
+    finally:
+        done.set()
+        stopper.join()
     try:
         assert ask(verifier, "x+1", "1+x") == ["equal"]
-        (pid,) = verifier.worker_pids
-        # A stopped process hears no alarm, as one inside C code.
-        threading.Timer(0.5, os.kill, (pid, signal.SIGSTOP)).start()
-        assert ask(verifier, "3", HEAVY) == ["answer_timeout"]
-        assert not alive(pid)
-        assert ask(verifier, "x+2", "2+x") == ["equal"]
-        # Silence before the gold is read is the gold's.
+    finally:
+        verifier.close()
+
+
+def test_a_worker_stopped_and_continued_goes_on() -> None:
+    verifier = MathVerifier(soft_timeout_s=2.0, hard_timeout_s=60.0)
+    try:
+        assert ask(verifier, "x", "x+0") == ["equal"]
         (pid,) = verifier.worker_pids
         os.kill(pid, signal.SIGSTOP)
-        assert ask(verifier, "x+3", "3+x") == ["gold_unparsed"]
-        assert not alive(pid)
+        threading.Timer(0.3, os.kill, (pid, signal.SIGCONT)).start()
+        assert ask(verifier, "x+1", "1+x") == ["equal"]
+        assert verifier.worker_pids == [pid]
     finally:
         verifier.close()
 

@@ -1,7 +1,8 @@
 r"""What is equal: the case table, row by row, and the benchmark's rewritten and perturbed golds in a small form.
 
 `math_cases.tsv` has one pair a line: status, gold, answer (put into a box), and the reason, which is mathematics or a
-policy of docs/verifiers.md. It was written before it was run.
+policy of docs/verifiers.md. It was written before it was run. `math_kinds.tsv` has one pair a line by what the gold or the
+answer is: kind, gold, answer or whole response, status.
 """
 
 import json
@@ -24,6 +25,12 @@ CASES = [
 ]
 
 
+KINDS = [
+    tuple(line.split("\t"))
+    for line in Path(__file__).with_name("math_kinds.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
+]
+
+
 @pytest.fixture(scope="module")
 def shared() -> Iterator[MathVerifier]:
     verifier = MathVerifier()
@@ -35,6 +42,20 @@ def shared() -> Iterator[MathVerifier]:
 def test_case(shared: MathVerifier, status: str, gold: str, answer: str, reason: str) -> None:
     problem = Problem(id="p", text="?", answer=gold)
     assert shared.verify([problem], [rf"So \boxed{{{answer}}}."])[0].status == status, reason
+
+
+@pytest.mark.parametrize(("kind", "gold", "answer", "right"), KINDS)
+def test_kind(shared: MathVerifier, kind: str, gold: str, answer: str, right: str) -> None:
+    response = answer if r"\boxed" in answer else rf"So \boxed{{{answer}}}."
+    assert shared.verify([Problem(id="p", text="?", answer=gold)], [response])[0].status == right, kind
+
+
+def test_every_kind_has_both_verdicts_and_no_pair_twice() -> None:
+    by_kind: dict[str, set[str]] = {}
+    for kind, _, _, right in KINDS:
+        by_kind.setdefault(kind, set()).add(right)
+    assert all({"equal", "not_equal"} <= found for found in by_kind.values())
+    assert len({(gold, answer) for _, gold, answer, _ in KINDS}) == len(KINDS)
 
 
 def test_the_table_has_both_signs_and_no_pair_twice() -> None:

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import date
+from decimal import Decimal
 from typing import Any
+
+LONGEST_POSITIONAL = 25  # digits of a number that is written without an exponent
+LONGEST_SHOWN = 200  # characters of a list of names in a message
+
+
+class WrittenFloat(float):
+    """A number of a JSON text that remembers how it was written."""
+
+    written: str
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        """From the JSON text."""
+        number = super().__new__(cls, text)
+        number.written = text
+        return number
+
+    def __reduce__(self) -> tuple[type[WrittenFloat], tuple[str]]:
+        return WrittenFloat, (self.written,)
 
 
 def required(row: Mapping[str, Any], column: str, field: str) -> Any:
     """The value of a field that must be there. Raises ValueError."""
     if column not in row:
         raise ValueError(
-            f"no field {column!r}; there is {', '.join(map(repr, row)) or 'none'}. "
-            f"Name the right one with columns={{{field!r}: ...}}"
+            f"no field {column!r}; there is {_names(row)}. Name the right one with columns={{{field!r}: ...}}"
         )
     if row[column] is None:
         raise ValueError(f"field {column!r}: found null, expected a text")
@@ -22,7 +41,7 @@ def required(row: Mapping[str, Any], column: str, field: str) -> Any:
 def optional(row: Mapping[str, Any], column: str, *, required: bool) -> Any | None:
     """The value, None where the field is missing; where `required`, a missing field is an error."""
     if required and column not in row:
-        raise ValueError(f"no field {column!r}, which `columns` names; there is {', '.join(map(repr, row)) or 'none'}")
+        raise ValueError(f"no field {column!r}, which `columns` names; there is {_names(row)}")
     return row.get(column)
 
 
@@ -48,17 +67,48 @@ def as_texts(value: Any, column: str) -> tuple[str, ...]:
 
 
 def as_scalar(value: Any, column: str) -> str:
-    """Text of a text or number; 72.0 is written 72."""
+    """Text of a text, number or date. A number as it was written, or in as few digits as name it; 72.0 is written 72."""
     if isinstance(value, str):
         return as_text(value, column).strip()
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise ValueError(f"field {column!r}: found {shown(value)}, expected a text or a number")
-    if isinstance(value, float) and not math.isfinite(value):
+    if not math.isfinite(value):
         raise ValueError(f"field {column!r}: found {value}, expected a finite number; write it as text or null")
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if isinstance(value, int):
+        return str(value)
+    return written(Decimal(value.written if isinstance(value, WrittenFloat) else str(value)))
+
+
+def written(number: Decimal) -> str:
+    """The digits of a number without idle zeros after the point; with an exponent (1e300) where it would be very long."""
+    sign, digits, exponent = number.as_tuple()
+    assert isinstance(exponent, int)
+    figures = "".join(map(str, digits)).rstrip("0") or "0"
+    exponent += len(digits) - len(figures) if any(digits) else -exponent
+    if max(len(figures) + max(exponent, 0), -exponent) <= LONGEST_POSITIONAL:
+        text = f"{Decimal((sign, tuple(map(int, figures)), exponent)):f}"
+    else:
+        point = f".{figures[1:]}" if len(figures) > 1 else ""
+        text = f"{'-' if sign else ''}{figures[0]}{point}e{exponent + len(figures) - 1}"
+    return text.removeprefix("-") if text == "-0" else text
 
 
 def shown(value: Any) -> str:
     """Type and value for a message, cut to 60 characters."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # a nest of lists; an integer of more digits than Python writes
+        return f"{type(value).__name__} too deep or too long to show"
+    return f"{type(value).__name__} {cut(text)}"
+
+
+def cut(text: str, length: int = 60) -> str:
+    """A text for a message, its middle left out where it is long, so that it stays on a line."""
+    text = text.replace("\n", "\\n")
+    return text if len(text) <= length else f"{text[: length - 13]}...{text[-10:]}"
+
+
+def _names(row: Iterable[str]) -> str:
+    return cut(", ".join(repr(cut(str(name))) for name in row) or "none", LONGEST_SHOWN)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from repirl.data.code import TEST_FIELDS, read_tests
-from repirl.data.fields import as_scalar, as_text, as_texts, optional, required
+from repirl.data.fields import as_scalar, as_text, as_texts, cut, optional, required
 from repirl.data.math import split_gsm8k
 from repirl.data.tables import EXTENSIONS, read_table
 from repirl.structs import CodeTests, Problem
@@ -108,7 +108,7 @@ class Rows(Source):
     def _entry(self, where: str, row: Mapping[str, Any]) -> _Entry:
         stem = Path(self.path).name
         for extension in EXTENSIONS:
-            stem = stem.removesuffix(extension)
+            stem = stem[: -len(extension)] if stem.lower().endswith(extension) else stem
         read = _read_gsm8k if self.format == "gsm8k" else read_plain
         text, solutions, answer = read(row, self.columns)
         id_column = self.columns.get("id", "id")
@@ -183,7 +183,7 @@ def _merge(path: str, entries: Iterable[_Entry]) -> list[Problem]:
         first_text, first_where = ids.setdefault(entry.id, (key, entry.where))
         if first_text != key:
             raise ValueError(
-                f"{path}: {first_where} and {entry.where} have the same id {entry.id!r} but different problems; "
+                f"{path}: {first_where} and {entry.where} have the same id {cut(entry.id)!r} but different problems; "
                 "give each problem its own id"
             )
         before = merged.get(key)
@@ -192,14 +192,14 @@ def _merge(path: str, entries: Iterable[_Entry]) -> list[Problem]:
             if answer is not None and answer != before.answer:
                 raise ValueError(
                     f"{path}: {answered[key]} and {entry.where} hold the same problem with different answers, "
-                    f"{before.answer!r} and {answer!r}; keep one"
+                    f"{cut(before.answer)!r} and {cut(answer)!r}; keep one"
                 )
             answer = before.answer
         elif answer is not None:
             answered[key] = entry.where
         if before is not None and entry.tests != before.tests:
             raise ValueError(
-                f"{path}: {before.id!r} and {entry.where} hold the same problem with different tests; keep one"
+                f"{path}: {cut(before.id)!r} and {entry.where} hold the same problem with different tests; keep one"
             )
         solutions = (before.solutions if before else ()) + entry.solutions
         merged[key] = Problem(

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 Outcome = Literal["equal", "not_equal", "answer_timeout", "gold_unparsed", "infra_error"]
 
 LOOK_S = 0.1
+FROZEN_S = 2.0  # stopped for so long, a process is taken for frozen: by a signal, a debugger, a paused container
 START_TIMEOUT_S = 60.0  # importing sympy takes a second on an idle machine
 _SCRIPT = Path(__file__).with_name("math_worker.py")
 _OUTCOMES: dict[str, Outcome] = {
@@ -36,8 +37,31 @@ class WorkerDied(Exception):
     """The process ended before it answered."""
 
 
+class WorkerFrozen(WorkerDied):
+    """The process was stopped or did nothing, which says nothing of the question."""
+
+
 class WorkerTimeout(Exception):
-    """The process did not answer in time, and was killed."""
+    """The process computed for all of its time without an answer, and was killed."""
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal or a debugger."""
+    return _status(pid)[:1] in (["T"], ["t"])
+
+
+def computed_s(pid: int) -> float | None:
+    """Seconds of processor time of a process, None where the system does not tell."""
+    fields = _status(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if len(fields) > 12 else None
+
+
+def _status(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 class Clock:
@@ -46,6 +70,8 @@ class Clock:
     def __init__(self, pid: int, seconds: float) -> None:
         self.pid, self.seconds, self.end = pid, seconds, time.monotonic() + seconds
         self.ran_before, _ = processor_s(pid)
+        self._computed_before = computed_s(pid)
+        self._stopped_since: float | None = None
 
     def left_s(self) -> float:
         """How long to wait before asking again; 0 or less when its time is up."""
@@ -54,12 +80,26 @@ class Clock:
             return LOOK_S
         return left
 
+    def stopped_s(self) -> float:
+        """For how long every look has found the process stopped."""
+        now = time.monotonic()
+        if not is_stopped(self.pid):
+            self._stopped_since = None
+        elif self._stopped_since is None:
+            self._stopped_since = now
+        return 0.0 if self._stopped_since is None else now - self._stopped_since
+
+    def computed_s(self) -> float | None:
+        """Processor seconds since the start of the clock, None where the system does not tell."""
+        now = computed_s(self.pid)
+        return None if now is None or self._computed_before is None else now - self._computed_before
+
 
 class Worker:
     """One process, started at the first call and again after each death. Not for two threads at once."""
 
     def __init__(self, *, soft_timeout_s: float, hard_timeout_s: float, memory_mib: int) -> None:
-        self._hard_timeout_s = hard_timeout_s
+        self._soft_timeout_s, self._hard_timeout_s = soft_timeout_s, hard_timeout_s
         # The guard acts only where nobody is left to kill the worker, hence after the parent would have.
         self._limits = [str(soft_timeout_s), str(2 * hard_timeout_s), str(memory_mib)]
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,7 +111,7 @@ class Worker:
         return self._process.pid if self._process is not None else None
 
     def judge(self, gold: str, answer: str) -> Outcome:
-        """Raises WorkerDied where the process ended on its own."""
+        """Raises WorkerDied where the process ended on its own or was frozen."""
         try:
             process = self._started()
             return self._ask(process, gold, answer)
@@ -123,10 +163,16 @@ class Worker:
         poll = select.poll()  # select() itself fails beyond 1,024 descriptors
         poll.register(process.stdout, select.POLLIN)
         while b"\n" not in self._pending:
-            left = clock.left_s()
+            left, stopped = clock.left_s(), clock.stopped_s()
+            if stopped >= FROZEN_S or (left <= 0 and is_stopped(process.pid)):
+                raise WorkerFrozen(f"stopped for {stopped:.0f} s")
             if left <= 0:
+                computed = clock.computed_s()
+                # The alarm inside comes after soft_timeout_s of computing: a process without them was kept from it.
+                if computed is not None and computed < self._soft_timeout_s:
+                    raise WorkerFrozen(f"computed for {computed:.1f} s only")
                 raise WorkerTimeout
-            if not poll.poll(max(1, int(left * 1000))):
+            if not poll.poll(max(1, int(min(left, LOOK_S) * 1000))):
                 continue
             chunk = os.read(process.stdout.fileno(), 1 << 16)
             if not chunk:

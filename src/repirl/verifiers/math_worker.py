@@ -115,13 +115,47 @@ def same(gold: Any, answer: Any) -> bool:
 
     if contradictory(answer) or not numbers_agree(gold, answer):  # first, since it is cheap beside a simplification
         return False
+    if _nameless_beside_value(gold, answer) or _nameless_beside_value(answer, gold):
+        return False
     if members := _members(gold, answer):
         return _matched(*members)
+    left, right = exactly(gold), exactly(answer)
+    if left == right:
+        return True
+    if max(map(places_in, (gold, answer))) < ROUNDED_PLACES:  # nothing is rounded, so that decimals are fractions
+        gold, answer = left, right
     if isinstance(gold, sympy.Symbol) and isinstance(answer, sympy.Expr) and answer.free_symbols == {gold}:
         return bool(sympy.simplify(answer - gold) == 0)  # math-verify compares the name alone: x is not 2x/2 to it
     # An interval and the inequality that describes it are one answer, whichever of them is the gold.
     equal = math_verify.verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=0, raise_on_error=True)
     return bool(equal)
+
+
+def _nameless_beside_value(equation: Any, value: Any) -> bool:
+    """Whether an equation that names no value stands beside a value: `x^2 = 25` is not 25, `x = 5` and `2 + 3 = 5` are 5."""
+    import sympy
+
+    first = next(iter(_equations(equation)), None)
+    if first is None or not isinstance(value, sympy.Expr):
+        return False
+    is_name = isinstance(first.lhs, (sympy.Symbol, sympy.core.function.AppliedUndef))
+    return not is_name and any(part.free_symbols for part in _equations(equation))
+
+
+def exactly(expression: Any) -> Any:
+    """With decimals as the fractions that they were written as: e^{0.5t} is e^{t/2}."""
+    import sympy
+
+    if not isinstance(expression, sympy.Basic):
+        return expression
+    return expression.xreplace({number: sympy.Rational(_written(number)) for number in expression.atoms(sympy.Float)})
+
+
+def places_in(expression: Any) -> int:
+    """Digits after the point of the longest decimal anywhere in an expression."""
+    import sympy
+
+    return _places(expression) if isinstance(expression, sympy.Basic) else ROUNDED_PLACES
 
 
 def _members(gold: Any, answer: Any) -> tuple[list[Any], list[Any]] | None:
@@ -231,8 +265,7 @@ def _value(expression: Any, point: dict[Any, Any]) -> Any:
     import sympy
 
     try:
-        decimals = {number: sympy.Rational(_written(number)) for number in expression.atoms(sympy.Float)}
-        number = sympy.N(expression.xreplace(decimals).subs(point).doit(), 40)
+        number = sympy.N(exactly(expression).subs(point).doit(), 40)
         if number.is_Float and number._prec == 1:
             return sympy.Integer(0)  # sympy's mark for a sum that cancels to nothing
         return number if number.is_number and number.is_finite else None
