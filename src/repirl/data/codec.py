@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +19,9 @@ class ChatCodec:
     `chat`: the prompt is the chat template's, up to and including the header of the assistant's turn; a response ends
     with the token that the template puts after an assistant's turn. `plain`: the prompt is `prompt_format` (after the
     tokenizer's own beginning-of-text token, if it adds one); a response ends with the tokenizer's EOS.
-    Prompt and response are never tokenised together, so the tokens of one do not depend on the other.
+    Prompt and response are never tokenised together, so the tokens of one do not depend on the other. Yet a response's
+    tokens are those that continue a prompt: SentencePiece tokenizers put a space before the first word of a text, which a
+    response is not; there it is tokenised after the prompt's last character, and decoded after it.
 
     Attributes:
         pad_id: the tokenizer's pad token, or the end token where it has none: masks decide what counts.
@@ -31,7 +34,8 @@ class ChatCodec:
         prompt_format: the plain prompt; `{problem}` and `{instruction}` are filled in.
         template_options: variables for the chat template, e.g. {"enable_thinking": False}.
 
-    Raises: ValueError, here, when the template and the rollouts' view of it disagree on a probe conversation.
+    Raises: ValueError, here, when the template and the rollouts' view of it disagree on a probe conversation, or when the
+        tokenizer merges the end of a prompt with the beginning of a response.
     """
 
     def __init__(
@@ -58,12 +62,18 @@ class ChatCodec:
         known = set(tokenizer.all_special_tokens)
         known.update(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         self._special_texts = sorted(known, key=len, reverse=True)
+        # The unknown token is no control token: ordinary text may have it.
+        special_ids = {int(tokenizer.convert_tokens_to_ids(text)) for text in self._special_texts}  # type: ignore[arg-type]
+        self._special_ids = special_ids - {tokenizer.unk_token_id}
+        self._before, self._after = prompt_format.replace("{instruction}", instruction).split("{problem}")
+        self._anchor, self._anchor_ids = "", tuple[int, ...]()  # what stands before a response when it is tokenised
         if self.template == "chat":
             end_id = self._checked_end_id()
         elif tokenizer.eos_token_id is None:
             raise ValueError("this tokenizer has no EOS token, so no response could end; set tokenizer.eos_token")
         else:
             end_id = int(tokenizer.eos_token_id)
+            self._check_plain()
         eos_id = end_id if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys((end_id, eos_id)))
         self.pad_id: int = end_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
@@ -71,22 +81,26 @@ class ChatCodec:
     def encode_prompt(self, problem: str) -> tuple[int, ...]:
         """The prompt's tokens, up to and including the header after which the response starts.
 
-        Raises ValueError where the problem contains the text of a special token, which would end or open a turn.
+        Raises ValueError where the problem has the text of a special token, or a part of one that becomes whole beside
+        instruction or template: it would end or open a turn.
         """
         return self.encode_prompts([problem])[0]
 
     def encode_prompts(self, problems: Sequence[str]) -> list[tuple[int, ...]]:
         """`encode_prompt` of each, at a fraction of the time."""
+        before, after = ("", self.instruction) if self.template == "chat" else (self._before, self._after)
         for problem in problems:
-            for special in self._special_texts:
-                if special in problem:
-                    raise ValueError(
-                        f"the problem contains the special token {special!r}; remove it from {problem[:60]!r}"
-                    )
+            self._refuse_special(before, problem, after)
         if self.template == "chat":
-            return self._tokens([self._rendered(problem) for problem in problems])
-        before, after = self.prompt_format.replace("{instruction}", self.instruction).split("{problem}")
-        return self._with_beginning([before + problem + after for problem in problems])
+            encoded = self._tokens([self._rendered(problem) for problem in problems])
+        else:
+            encoded = self._with_beginning([before + problem + after for problem in problems])
+        for problem, tokens in zip(problems, encoded, strict=True):
+            if self._count_special(tokens) != self._special_in_prompt:
+                raise ValueError(
+                    f"the prompt has more special tokens than the template's own; they come from the problem {problem[:60]!r}"
+                )
+        return encoded
 
     def encode_response(self, text: str) -> tuple[int, ...]:
         """The text's tokens and the end token. The text of a special token is encoded as ordinary text."""
@@ -94,12 +108,68 @@ class ChatCodec:
 
     def encode_responses(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """`encode_response` of each, at a fraction of the time."""
-        return [(*tokens, self.eos_ids[0]) for tokens in self._tokens(texts, parse_special=False)]
+        encoded = self._continuations(texts)
+        for text, tokens in zip(texts, encoded, strict=True):
+            if self._count_special(tokens):
+                raise ValueError(f"this tokenizer reads a special token in the solution {text[:60]!r}; remove it there")
+        return [(*tokens, self.eos_ids[0]) for tokens in encoded]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text, without special and end tokens."""
         kept = [token for token in token_ids if token not in self.eos_ids]
-        return str(self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return self._text([*self._anchor_ids, *kept])[self._anchor_length :]
+
+    def _refuse_special(self, before: str, problem: str, after: str) -> None:
+        """Raises ValueError where a special token's text stands in the problem, wholly or in part."""
+        whole, first, last = before + problem + after, len(before), len(before) + len(problem)
+        for special in self._special_texts:
+            if whole.find(special, max(0, first - len(special) + 1), last + len(special) - 1) < 0:
+                continue
+            where = "contains" if special in problem else "has a part, beside the instruction or template, of"
+            raise ValueError(f"the problem {where} the special token {special!r}; remove it from {problem[:60]!r}")
+
+    def _count_special(self, tokens: Sequence[int]) -> int:
+        return sum(token in self._special_ids for token in tokens)
+
+    @cached_property
+    def _special_in_prompt(self) -> int:
+        """Special tokens of every prompt: those of template, tokenizer and instruction."""
+        if self.template == "chat":
+            return self._count_special(self._tokens([self._rendered(_PROBE_PROBLEM)])[0])
+        neutral = self._some_text()
+        return self._count_special(self._with_beginning([self._before + neutral + self._after])[0])
+
+    def _some_text(self) -> str:
+        """A word of the tokenizer's own, for tokenizers that refuse what they have no token for."""
+        ordinary = (i for i in range(len(self.tokenizer)) if i not in self._special_ids)
+        return str(self.tokenizer.decode([next(ordinary, 0)])).strip() or "x"
+
+    def _continuations(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens of texts that continue a prompt, without an end token."""
+        encoded = self._tokens([self._anchor + text for text in texts], parse_special=False)
+        count = len(self._anchor_ids)
+        for text, tokens in zip(texts, encoded, strict=True):
+            if tokens[:count] != self._anchor_ids:
+                raise ValueError(
+                    f"this tokenizer merges the prompt's last character {self._anchor!r} with the solution "
+                    f"{text[:60]!r}; end text.prompt_format otherwise, say with a newline or a colon"
+                )
+        return [tokens[count:] for tokens in encoded]
+
+    def _find_anchor(self, prompt: str, continues: Callable[[], bool]) -> bool:
+        """Whether responses are tokenised as they continue the prompt: as texts of their own, or after its last character."""
+        for anchor in ("", prompt[-1:]):
+            self._anchor, self._anchor_ids = anchor, self._tokens([anchor], parse_special=False)[0] if anchor else ()
+            if continues():
+                return True
+        return False
+
+    @cached_property
+    def _anchor_length(self) -> int:
+        return len(self._text(self._anchor_ids)) if self._anchor_ids else 0
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _tokens(self, texts: Sequence[str], *, parse_special: bool = True) -> list[tuple[int, ...]]:
         if not texts:
@@ -131,6 +201,7 @@ class ChatCodec:
         if (_PROBE_PROBLEM + self.instruction).strip() not in prompt:
             raise ValueError(f"the chat template changes the problem's text; it writes {prompt!r}; {advice}")
         special_ids = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
+        expected = []
         for response in _PROBE_RESPONSES:
             whole = self._rendered(_PROBE_PROBLEM, response)
             if not whole.startswith(prompt + response):
@@ -141,10 +212,34 @@ class ChatCodec:
             opening, together, tail = self._tokens([prompt, whole, whole[len(prompt + response) :]])
             if not tail or tail[0] not in special_ids:
                 raise ValueError(f"the chat template puts no end token after a response; {advice}")
-            parts = opening + self._tokens([response], parse_special=False)[0] + tail[:1]
-            if together[: len(parts)] != parts:
-                raise ValueError(f"prompt and response, tokenised apart, are not the chat template's tokens; {advice}")
+            expected.append((opening, together, tail[:1]))
+        if not self._find_anchor(prompt, lambda: self._continues(expected)):
+            raise ValueError(f"prompt and response, tokenised apart, are not the chat template's tokens; {advice}")
         return tail[0]
+
+    def _check_plain(self) -> None:
+        """Raises ValueError where the end of a prompt and the beginning of a response become one token."""
+        prompt = self._before + _PROBE_PROBLEM + self._after
+        try:
+            opening, *together = self._with_beginning([prompt, *(prompt + response for response in _PROBE_RESPONSES)])
+        except ValueError:  # a tokenizer over an explicit list of tokens, which has none for the probe's characters
+            return
+        if not self._find_anchor(prompt, lambda: self._continues([(opening, whole, ()) for whole in together])):
+            raise ValueError(
+                f"the tokenizer merges the end of the prompt, {prompt[-20:]!r}, with the beginning of a response, so that "
+                "experts would begin with other tokens than rollouts; end text.prompt_format otherwise: not with a space, or "
+                "with a newline or a colon"
+            )
+
+    def _continues(self, expected: Sequence[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]) -> bool:
+        """Whether prompt, response and tail, tokenised apart, are the tokens that they are together."""
+        responses = self._tokens([self._anchor + text for text in _PROBE_RESPONSES], parse_special=False)
+        count = len(self._anchor_ids)
+        return all(
+            response[:count] == self._anchor_ids and together[: len(parts)] == parts
+            for response, (opening, together, tail) in zip(responses, expected, strict=True)
+            for parts in [opening + response[count:] + tail]
+        )
 
 
 def _beginning(bare: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...]:
