@@ -63,8 +63,8 @@ MUTANTS = {
     ),
     "last token without reward": Mutant(
         "objectives/steps.py",
-        "return (is_separator & response_mask) | last_token(response_mask)",
-        "return is_separator & response_mask",
+        "return closes | last_token(response_mask)",
+        "return closes",
         ("tests/objectives/test_steps.py::test_step_ends",),
     ),
     "expert label flipped, IRL": Mutant(

@@ -145,10 +145,12 @@ def test_step_granularity_moves_rewards_to_line_ends(kind: Any) -> None:
     rows = rows_of(PROMPTS, RESPONSES)
     by_token, by_step = tokens(rows).detach(), steps(rows).detach()
     torch.testing.assert_close(by_step.sum(-1), by_token.sum(-1), rtol=0, atol=1e-5)
-    # third response: 7 \n | 2 \n | \n | 5, the last token no line's end
+    # third response: 7 \n | 2 \n \n | 5: a blank line is no step; the last token no line's end
     r = by_token[2]
-    expected = torch.stack([r[0] * 0, r[0] + r[1], r[0] * 0, r[2] + r[3], r[4], r[5]])
+    expected = torch.stack([r[0] * 0, r[0] + r[1], r[0] * 0, r[0] * 0, r[2] + r[3] + r[4], r[5]])
     torch.testing.assert_close(by_step[2], expected, rtol=0, atol=1e-5)
+    # fourth response: 8 \n EOS: an end token alone is no step
+    torch.testing.assert_close(by_step[3, :3], torch.stack([r[0] * 0, r[0] * 0, by_token[3].sum()]), rtol=0, atol=1e-5)
     # the last response token always has its reward: EOS, a plain token, after a line's end
     for row, response in enumerate(RESPONSES):
         assert by_step[row, len(response) - 1] != 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 import torch
 
 from repirl.objectives.steps import step_ends, sum_to_step_ends
@@ -18,6 +21,62 @@ def test_step_ends() -> None:
         [0, 0, 0, 1, 0],  # no separator: one step
         [0, 0, 1, 0, 0],
     ]
+
+
+def ends_of(text: str) -> str:
+    """w: a word; n: a newline; x: a word that ends a line; s: a space; e: the end token; capitals: where steps end."""
+    separator = torch.tensor([[c in "nx" for c in text]])
+    blank = torch.tensor([[c in "nse" for c in text]])
+    ends = step_ends(is_separator=separator, response_mask=torch.ones_like(separator), is_blank=blank)
+    return "".join(c.upper() if end else c for c, end in zip(text, ends[0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "wwNwwE",
+        "wnNwE",  # two newline tokens: one step
+        "wnnnNwE",
+        "wnsnNwE",  # a line of spaces
+        "XwE",
+        "XXwE",  # lines that end with their words
+        "xnNwE",
+        "nnwNwE",  # blank lines at the start
+        "snwE",
+        "wwnE",  # an end token alone is no step
+        "wNwnnE",
+        "wwnN",  # nothing after it: the last token ends the step
+        "nN",
+        "E",
+        "wW",
+        "wnsnsE",
+    ],
+)
+def test_blank_lines_make_no_step(expected: str) -> None:
+    assert ends_of(expected.lower()) == expected
+
+
+def test_every_step_has_a_word_and_padding_does_not_matter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.randint(4, (200, 14), generator=generator)  # word, newline, space, word that ends a line
+    lengths = torch.randint(1, 15, (200, 1), generator=generator)
+    mask = torch.arange(14) < lengths
+    separator, blank = (kinds == 1) | (kinds == 3), (kinds == 1) | (kinds == 2)
+    ends = step_ends(is_separator=separator, response_mask=mask, is_blank=blank)
+    assert not (ends & ~mask).any()
+    assert int(ends.sum()) > 400
+    for row in range(200):
+        n = int(lengths[row])
+        alone = step_ends(
+            is_separator=separator[row : row + 1, :n],
+            response_mask=mask[row : row + 1, :n],
+            is_blank=blank[row : row + 1, :n],
+        )
+        assert torch.equal(alone[0], ends[row, :n])
+        words = (~blank[row, :n]).tolist()
+        places = ends[row, :n].nonzero()[:, 0].tolist()
+        steps = [any(words[a + 1 : b + 1]) for a, b in itertools.pairwise([-1, *places])]
+        assert all(steps) or not any(words)
 
 
 def test_rewards_are_summed_onto_the_last_token_of_their_step() -> None:

@@ -63,7 +63,8 @@ class ChatCodec:
         known.update(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         self._special_texts = sorted(known, key=len, reverse=True)
         # The unknown token is no control token: ordinary text may have it.
-        self._special_ids = set(tokenizer.convert_tokens_to_ids(self._special_texts)) - {tokenizer.unk_token_id}
+        special_ids = {int(tokenizer.convert_tokens_to_ids(text)) for text in self._special_texts}  # type: ignore[arg-type]
+        self._special_ids = special_ids - {tokenizer.unk_token_id}
         self._before, self._after = prompt_format.replace("{instruction}", instruction).split("{problem}")
         self._anchor, self._anchor_ids = "", tuple[int, ...]()  # what stands before a response when it is tokenised
         if self.template == "chat":
@@ -150,8 +151,8 @@ class ChatCodec:
         for text, tokens in zip(texts, encoded, strict=True):
             if tokens[:count] != self._anchor_ids:
                 raise ValueError(
-                    f"this tokenizer merges the prompt's last character {self._anchor!r} with the solution {text[:60]!r}; end "
-                    "text.prompt_format otherwise, say with a newline or a colon"
+                    f"this tokenizer merges the prompt's last character {self._anchor!r} with the solution "
+                    f"{text[:60]!r}; end text.prompt_format otherwise, say with a newline or a colon"
                 )
         return [tokens[count:] for tokens in encoded]
 
@@ -168,7 +169,7 @@ class ChatCodec:
         return len(self._text(self._anchor_ids)) if self._anchor_ids else 0
 
     def _text(self, token_ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _tokens(self, texts: Sequence[str], *, parse_special: bool = True) -> list[tuple[int, ...]]:
         if not texts:
@@ -226,8 +227,8 @@ class ChatCodec:
         if not self._find_anchor(prompt, lambda: self._continues([(opening, whole, ()) for whole in together])):
             raise ValueError(
                 f"the tokenizer merges the end of the prompt, {prompt[-20:]!r}, with the beginning of a response, so that "
-                "experts would begin with other tokens than rollouts; end text.prompt_format otherwise: not with a space, or with "
-                "a newline or a colon"
+                "experts would begin with other tokens than rollouts; end text.prompt_format otherwise: not with a space, or "
+                "with a newline or a colon"
             )
 
     def _continues(self, expected: Sequence[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]) -> bool:

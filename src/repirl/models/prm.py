@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from repirl import checkpoints
@@ -83,11 +83,7 @@ class PRM(nn.Module):
             )
         elif self.kind == "linear":
             self.score = nn.Linear(hidden, 1)
-        pieces = self.backbone.tokenizer.batch_decode([[i] for i in range(len(self.backbone.tokenizer))])
-        ends_line = torch.zeros(max(vocabulary, len(pieces)), dtype=torch.bool)
-        ends_line[: len(pieces)] = torch.tensor(["\n" in piece for piece in pieces])
-        self.ends_line: Tensor
-        self.register_buffer("ends_line", ends_line, persistent=False)
+        self._register_lines(vocabulary)
         if self.weights is not None:
             self._load(Path(self.weights))
         return self.to(self.backbone.device)
@@ -122,6 +118,25 @@ class PRM(nn.Module):
                     f"Set model.prm.{name}={there}, or use other weights"
                 )
 
+    def _register_lines(self, vocabulary: int) -> None:
+        """Which tokens end a line, and which hold no word: white space, and special tokens."""
+        assert self.backbone is not None
+        tokenizer = self.backbone.tokenizer
+        pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+        special = set(tokenizer.all_special_ids)
+        flags = torch.zeros(2, max(vocabulary, len(pieces)), dtype=torch.bool)
+        flags[0, : len(pieces)] = torch.tensor(["\n" in piece for piece in pieces])
+        flags[1, : len(pieces)] = torch.tensor([i in special or not p.strip() for i, p in enumerate(pieces)])
+        self.ends_line: Tensor
+        self.is_blank: Tensor
+        self.register_buffer("ends_line", flags[0].clone(), persistent=False)
+        self.register_buffer("is_blank", flags[1].clone(), persistent=False)
+
+    def step_ends(self, rows: Rows) -> Bool[Tensor, "rows time"]:
+        """The last token of each line of the responses."""
+        ids, mask = rows.response_ids, rows.response_mask
+        return step_ends(is_separator=self.ends_line[ids], response_mask=mask, is_blank=self.is_blank[ids])
+
     def forward(self, rows: Rows) -> Float[Tensor, "rows time"]:
         """r_phi(s_t, a_t) of every response token, float32, 0 outside the response."""
         assert self.backbone is not None, "call build(policy) first"
@@ -141,7 +156,7 @@ class PRM(nn.Module):
             )
         rewards = torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values.float())
         if self.granularity == "step":
-            ends = step_ends(is_separator=self.ends_line[rows.response_ids], response_mask=mask)
+            ends = self.step_ends(rows)
             rewards = sum_to_step_ends(rewards=rewards, ends=ends, response_mask=mask)
         return rewards
 

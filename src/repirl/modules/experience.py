@@ -10,7 +10,6 @@ from repirl.data.collate import collate_rows
 from repirl.modules.distributed import gather_rows
 from repirl.modules.phases import parts
 from repirl.modules.prm_objectives import Evidence
-from repirl.objectives.steps import step_ends
 from repirl.structs import Expert, Prompt, Response, Rows
 
 
@@ -54,14 +53,12 @@ class Experience:
         """The rows whose prompt is one of `groups`."""
         return self.select(torch.isin(self.group, groups).nonzero()[:, 0])
 
-    def gathered(self, rewards: Tensor, ends_line: Tensor) -> Evidence:
-        """The rows of all ranks as a PRM objective reads them. rewards: [N, T]. ends_line: [vocabulary], of line ends."""
-        separators = ends_line[self.rows.response_ids]
-        mask = gather_rows(self.rows.response_mask)
+    def gathered(self, rewards: Tensor, step_ends: Tensor) -> Evidence:
+        """The rows of all ranks as a PRM objective reads them. rewards, step_ends: [N, T]."""
         return Evidence(
             rewards=gather_rows(rewards),
-            response_mask=mask,
-            step_ends=step_ends(is_separator=gather_rows(separators), response_mask=mask),
+            response_mask=gather_rows(self.rows.response_mask),
+            step_ends=gather_rows(step_ends),
             group=gather_rows(self.group),
             is_expert=gather_rows(self.is_expert),
             outcome=gather_rows(self.outcome),

@@ -218,7 +218,7 @@ class RePIRL(Answering):
 
     def _prm_coefficients(self, part: Experience, rewards: Tensor) -> Tensor | None:
         """This rank's share of the global coefficients dL/dr, [N, T]; None where there is nothing to learn from."""
-        everywhere = part.gathered(rewards, self._prm().ends_line)
+        everywhere = part.gathered(rewards, self._prm().step_ends(part.rows))
         found = self.objective.coefficients(everywhere)
         self.recorder.add("prm", self._diagnostics(everywhere))
         if not found.cells:  # a loss of 0 would read as measured
@@ -262,7 +262,7 @@ class RePIRL(Answering):
         if self.prm is not None and settings.prm_coef:
             rewards = self.score(experience.rows)
             self._require_finite(rewards, experience, "the PRM's reward")
-            everywhere = experience.gathered(rewards, self._prm().ends_line)
+            everywhere = experience.gathered(rewards, self._prm().step_ends(experience.rows))
             if not self._prm_passes():
                 self.recorder.add("prm", self._diagnostics(everywhere))
             soft = everywhere.rewards

@@ -8,10 +8,24 @@ from repirl.objectives.reduce import last_token
 
 
 def step_ends(
-    *, is_separator: Bool[Tensor, "rows time"], response_mask: Bool[Tensor, "rows time"]
+    *,
+    is_separator: Bool[Tensor, "rows time"],
+    response_mask: Bool[Tensor, "rows time"],
+    is_blank: Bool[Tensor, "rows time"] | None = None,
 ) -> Bool[Tensor, "rows time"]:
-    """True at the last token of each step: a separator (one that closes a line), and the last response token always."""
-    return (is_separator & response_mask) | last_token(response_mask)
+    """True at the last token of each step: a separator (one that closes a line), and the last response token always.
+
+    Tokens that are `is_blank` (white space, end tokens) make no step of their own: blank lines belong to the step before
+    them, at the beginning of a response to the one after them.
+    """
+    closes = is_separator & response_mask
+    if is_blank is not None:
+        line = closes.long().cumsum(-1) - closes.long()
+        words = (response_mask & ~is_blank).long()
+        in_line = torch.zeros_like(words).scatter_add(1, line, words)
+        in_next = torch.cat([in_line[:, 1:], torch.zeros_like(in_line[:, :1])], dim=1).gather(1, line)
+        closes = closes & (words.cumsum(-1) > 0) & (in_next > 0)
+    return closes | last_token(response_mask)
 
 
 def sum_to_step_ends(
