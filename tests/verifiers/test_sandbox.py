@@ -15,8 +15,7 @@ from repirl.structs import CodeTests
 from repirl.verifiers import sandbox as module
 from repirl.verifiers.sandbox import Budget, Job, Result, Sandbox, run
 from repirl.verifiers.sandbox_output import same_output
-
-INCREMENT = "def f(x):\n    return x + 1\n"
+from tests.verifiers.jobs import INCREMENT, asserts, calls, stdio
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +23,6 @@ def sandbox() -> Iterator[Sandbox]:
     made = Sandbox(workers=1)
     yield made
     made.close()
-
-
-def asserts(program: str, tests: str, timeout_s: float = 10.0, **more: str) -> Job:
-    return Job(program, CodeTests("asserts", tests, **more), timeout_s)
-
-
-def stdio(program: str, *pairs: tuple[str, str]) -> Job:
-    return Job(program, CodeTests("stdio", pairs=pairs), 10.0)
-
-
-def calls(program: str, entry_point: str, *pairs: tuple[str, str], setup: str = "") -> Job:
-    return Job(program, CodeTests("calls", pairs=pairs, entry_point=entry_point, setup=setup), 10.0)
 
 
 # What passes -------------------------------------------------------------------------------------------------------

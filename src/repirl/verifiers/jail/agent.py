@@ -33,6 +33,8 @@ _ITERATORS = (
 )  # fmt: skip
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 MODULE = "solution"
+FILE = "solution.py"
+RECURSION_LIMIT = 50_000  # where a set-up gives none: LiveCodeBench's
 
 
 def leave(status: int, note: str) -> NoReturn:
@@ -69,18 +71,34 @@ def _over_a_limit(error: BaseException) -> int:
     return TOO_MUCH_WRITTEN if isinstance(error, OSError) and error.errno == errno.EFBIG else 0
 
 
+def start_as(name: str, setup: str) -> types.ModuleType:
+    """The module of a program, registered, with the set-up's names: as in an interpreter started for this program alone."""
+    sys.argv = [FILE]
+    sys.orig_argv = [sys.executable, FILE]
+    sys.set_int_max_str_digits(0)
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    module = types.ModuleType(name)
+    module.__file__ = os.path.join(os.getcwd(), FILE)
+    sys.modules[name] = module
+    run_in(module.__dict__, setup, "<setup>")
+    return module
+
+
+def run_in(names: dict[str, Any], code: str, file: str) -> None:
+    """Runs code in a namespace. The `__future__` flags of this file are not the code's."""
+    exec(compile(code, file, "exec", dont_inherit=True), names)
+
+
 def run_script(setup: str, program: str) -> None:
     """The program as a script: standard input and output are its tests."""
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8", "surrogateescape")
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", "surrogateescape")
     sys.__stdin__, sys.__stdout__ = sys.stdin, sys.stdout  # type: ignore[misc]
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
 
     def whole() -> None:
         try:
-            exec(compile(setup, "<setup>", "exec"), module.__dict__)
-            exec(compile(program, "<program>", "exec"), module.__dict__)
+            module = start_as("__main__", setup)
+            run_in(module.__dict__, program, "<program>")
         except SystemExit as error:
             if error.code not in (None, 0):
                 raise
@@ -99,12 +117,9 @@ class Agent:
 
     def __init__(self, setup: str, program: str) -> None:
         self.objects: list[Any] = []
-        module = types.ModuleType(MODULE)
-        sys.modules[MODULE] = module
-        self.names = module.__dict__
-        exec(compile(setup, "<setup>", "exec"), self.names)
+        self.names = start_as(MODULE, setup).__dict__
         self.classes = classes_of(self.names)
-        exec(compile(program, "<program>", "exec"), self.names)
+        run_in(self.names, program, "<program>")
 
     def export(self, value: Any) -> values.Reference | None:
         """Functions, classes, iterators, matches, and objects of the program's classes go by reference."""

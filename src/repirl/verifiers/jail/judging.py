@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import builtins
 import importlib
-import json
 import symtable
 import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from repirl.verifiers.jail import values, wire
-from repirl.verifiers.jail.agent import MODULE, classes_of
+from repirl.verifiers.jail import calls, values, wire
+from repirl.verifiers.jail.agent import MODULE, RECURSION_LIMIT, classes_of, run_in
 
 REPLIES, REQUESTS = 3, 4  # descriptors of the process
 Finding = dict[str, str]  # status, detail
@@ -196,24 +195,24 @@ def judge(job: dict[str, Any]) -> Finding:
     status: passed, failed, error, output_limit, memory, `ended` (the program's report knows why), `tests` (their own fault).
     """
     names: dict[str, Any] = {"__name__": MODULE}
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    sys.set_int_max_str_digits(0)
     try:
-        exec(compile(job["setup"], "<setup>", "exec"), names)
+        run_in(names, job["setup"], "<setup>")
         classes = classes_of(names)
-        exec(compile(job["prefix"], "<prefix>", "exec"), names)
+        run_in(names, job["prefix"], "<prefix>")
         client = Client(classes)
         if job["kind"] == "calls":
-            tests: Any = [(json.loads(arguments), json.loads(expected)) for arguments, expected in job["pairs"]]
-            if any(type(arguments) is not list for arguments, _ in tests):
-                raise ValueError("the arguments of a call are no JSON array")
-            wanted = {_head(job["entry_point"])}
+            tests: Any = calls.parsed(job["pairs"])
+            wanted = calls.wanted(job["entry_point"])
         else:
-            tests = compile(job["code"], "<tests>", "exec")
+            tests = compile(job["code"], "<tests>", "exec", dont_inherit=True)
             # A program must not replace what the tests take for granted, but for the function that it is asked for.
             wanted = free_names(job["code"]) - set(dir(builtins)) - set(names)
             for name in wanted & _MODULES.keys():
                 names[name] = importlib.import_module(_MODULES[name])
             wanted -= _MODULES.keys()
-            wanted |= {_head(job["entry_point"])} if job["entry_point"] else set()
+            wanted |= {calls.head(job["entry_point"])} if job["entry_point"] else set()
     except Exception as error:
         return {"status": "tests", "detail": f"the tests cannot be run: {_last_line(error)}"}
     try:
@@ -222,7 +221,7 @@ def judge(job: dict[str, Any]) -> Finding:
             raise Over("error", "the program's process sent names that nobody asked for")
         names.update(bound)
         if job["kind"] == "calls":
-            _compare_calls(names, job["entry_point"], tests)
+            calls.compare(calls.entry(bound, job["entry_point"]), tests)
         else:
             exec(tests, names)
     except Over as over:
@@ -237,29 +236,6 @@ def judge(job: dict[str, Any]) -> Finding:
     if client.over is not None:
         return client.over.finding
     return {"status": "passed", "detail": ""}
-
-
-def _head(entry_point: str) -> str:
-    """The global name in `name`, `Class.name` and `Class().name`."""
-    return entry_point.partition(".")[0].removesuffix("()")
-
-
-def _compare_calls(names: dict[str, Any], entry_point: str, tests: list[tuple[list[Any], Any]]) -> None:
-    name, method = _head(entry_point), entry_point.partition(".")[2]
-    if name not in names:
-        raise NameError(f"the program does not define {name!r}")
-    function = getattr(names[name](), method) if method else names[name]
-    for number, (arguments, expected) in enumerate(tests):
-        found = _plain(function(*arguments))
-        if found != expected:
-            raise AssertionError(f"call {number}: found {found!r:.200}, expected another value")
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as in JSON."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _last_line(error: BaseException) -> str:

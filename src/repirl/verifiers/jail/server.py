@@ -37,8 +37,8 @@ FIRST_OWN = 20  # descriptors of the server itself start here
 LAST_DESCRIPTOR = 1 << 16
 PR_SET_CHILD_SUBREAPER = 36
 COMMON = (
-    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools", "math",
-    "operator", "random", "re", "statistics", "string", "typing",
+    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "io", "itertools", "json",
+    "math", "operator", "random", "re", "statistics", "string", "typing",
 )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ class Server:
 
     def run(self, job: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """One job: fork, watch, clean up, report."""
-        if "numpy" in job.get("program", "") or "numpy" in job.get("code", ""):
+        if any("numpy" in job.get(part, "") for part in ("setup", "program", "code")):
             with contextlib.suppress(ImportError):  # so that children need not; the program gets the ImportError itself
                 __import__("numpy")
         gc.freeze()
