@@ -58,8 +58,9 @@ def test_a_set_up_has_what_its_judge_imports(sandbox, name):
     tests = "assert f([3, 1]) == [24, 5, 1.5, 2, True, 2.0, 2, 1, 1, [1], 1, 4, True, 1, True, 1, '1'], f([3, 1])"
     assert sandbox.run(asserts(program, tests, setup=SETUPS[name])).status == "passed"
     if name != "leetcode":
-        script = "d = deque(json.loads(input()))\nprint(*deepcopy(d), loads('[1]'), datetime.date(2024, 1, 1).year, mean([3]))"
-        job = Job(script, CodeTests("stdio", pairs=(("[1, 2]", "1 2 [1] 2024 3"),), setup=SETUPS[name]), 10.0)
+        words = "loads('[1]'), date(2024, 1, 1).year, datetime.date(2024, 1, 1).month, mean([3])"
+        script = f"d = deque(json.loads(input()))\nprint(*deepcopy(d), {words})"
+        job = Job(script, CodeTests("stdio", pairs=(("[1, 2]", "1 2 [1] 2024 1 3"),), setup=SETUPS[name]), 10.0)
         assert sandbox.run(job).status == "passed"
     else:
         dated = "def f(): return datetime.datetime(2024, 1, 1).year, hashlib.md5(b'').hexdigest()[:2], np.add(1, 2)"
