@@ -219,6 +219,59 @@ def f(x):
 ---
 assert f('x') == 'x'
 """,
+    "temporary folder": """
+import os, tempfile
+def f(x):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'a')
+        open(path, 'w').write(x)
+        os.makedirs(os.path.join(folder, 'b', 'c'))
+        return open(path).read(), sorted(os.listdir(folder))
+---
+import os
+assert f('x') == ('x', ['a', 'b']) and f('y') == ('y', ['a', 'b'])
+""",
+    "named temporary file": """
+import tempfile
+def f(x):
+    with tempfile.NamedTemporaryFile('w+') as t, tempfile.TemporaryFile() as u, tempfile.SpooledTemporaryFile() as v:
+        t.write(x)
+        t.flush()
+        u.write(b'1')
+        v.write(b'2')
+        return open(t.name).read()
+---
+assert f('x') == 'x'
+""",
+    "copies": """
+import os, shutil
+def f(x):
+    open('a', 'w').write(x)
+    found = []
+    for copy in (shutil.copy, shutil.copy2, shutil.copyfile):
+        copy('a', 'b')
+        found.append(open('b').read())
+    return found
+---
+assert f('x') == ['x', 'x', 'x']
+""",
+    "folders": """
+import os, pathlib, shutil
+def f(x):
+    os.mkdir('d')
+    pathlib.Path('d/a').write_text(x)
+    shutil.copytree('d', 'e')
+    shutil.move('d/a', 'e/b')
+    os.rename('e/b', 'd/c')
+    found = sorted(os.listdir('d') + os.listdir('e'))
+    os.chmod('e/a', 0o600)
+    pathlib.Path('e/a').touch()
+    shutil.rmtree('e')
+    os.rmdir(pathlib.Path('q') if os.path.exists('q') else pathlib.Path('q').mkdir() or 'q')
+    return found, os.listdir('.')
+---
+assert f('x') == (['a', 'c'], ['d'])
+""",
     "recursion": """
 import sys
 sys.setrecursionlimit(20000)
@@ -381,6 +434,13 @@ WRONG = {
     "memory": ("def f(x): return [0] * 10**10", "assert f(1) == 2", "memory", "MemoryError"),
     "memory at once": ("x = bytearray(1 << 40)", "assert f(1) == 2", "memory", "MemoryError"),
     "output": ("def f(x): return 'x' * (40 << 20)", "assert f(1) == 2", "output_limit", "32 MiB"),
+    "files in folders": (
+        "import os\ndef f(x):\n    for i in range(20):\n        os.makedirs(f'{i}/a')\n"
+        "        open(f'{i}/a/b', 'wb').write(bytes(1 << 20))\n    while True: pass",
+        "assert f(1) == 2",
+        "disk_limit",
+        "too much",
+    ),
     "file": ("def f(x):\n    open('a', 'wb').write(bytes(17 << 20))", "assert f(1) == 2", "disk_limit", "too large"),
     "no value": ("def f(x): return object()", "assert f(1) == 2", "error", "no value"),
 }

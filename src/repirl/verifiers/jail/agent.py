@@ -9,11 +9,13 @@ from __future__ import annotations
 import atexit
 import builtins
 import errno
+import functools
 import io
 import itertools
 import os
 import re
 import sys
+import tempfile
 import threading
 import traceback
 import types
@@ -77,11 +79,32 @@ def start_as(name: str, setup: str) -> types.ModuleType:
     sys.orig_argv = [sys.executable, FILE]
     sys.set_int_max_str_digits(0)
     sys.setrecursionlimit(RECURSION_LIMIT)
+    folder = os.path.realpath(os.getcwd())
+    leave_modes_alone(folder)
+    os.environ["TMPDIR"], tempfile.tempdir = folder, None
     module = types.ModuleType(name)
-    module.__file__ = os.path.join(os.getcwd(), FILE)
+    module.__file__ = os.path.join(folder, FILE)
     sys.modules[name] = module
     run_in(module.__dict__, setup, "<setup>")
     return module
+
+
+def leave_modes_alone(folder: str) -> None:
+    """Makes changes of a file's mode or times do nothing in the working folder, where copies of files ask for them.
+
+    Only for the program's comfort: the filter refuses the calls themselves, wherever the file is.
+    """
+
+    def within(refused: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(refused)
+        def change(path: Any, *arguments: Any, **named: Any) -> None:
+            if isinstance(path, int) or not os.path.realpath(os.fsdecode(path)).startswith(folder + os.sep):
+                refused(path, *arguments, **named)
+            os.stat(path)  # raises where there is none
+
+        return change
+
+    os.chmod, os.utime = within(os.chmod), within(os.utime)
 
 
 def run_in(names: dict[str, Any], code: str, file: str) -> None:

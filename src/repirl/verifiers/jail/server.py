@@ -28,11 +28,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from repirl.verifiers.jail import agent, confine, judging, landlock, wire
+from repirl.verifiers.jail import agent, confine, judging, landlock, scratch, wire
 from repirl.verifiers.jail.processor import IdleTime, cpu_s, states
 
 CHECK_S = 0.05  # between looks at clock and disk
-MAX_FILES = 1_000
 MAX_NOTE = 1 << 16
 FIRST_OWN = 20  # descriptors of the server itself start here
 LAST_DESCRIPTOR = 1 << 16
@@ -187,17 +186,13 @@ class Server:
 
     def _written(self, pid: int) -> int:
         """Bytes in the scratch folder and in files that have lost their name but are still open."""
-        total = count = 0
-        for entry in os.scandir(self.folder):
-            count += 1
-            with contextlib.suppress(FileNotFoundError):
-                total += entry.stat(follow_symlinks=False).st_blocks * 512
+        total = scratch.size(self.folder)
         with contextlib.suppress(OSError):  # the child has just ended
             for name in os.listdir(f"/proc/{pid}/fd"):
                 found = os.stat(f"/proc/{pid}/fd/{name}")
                 if stat.S_ISREG(found.st_mode) and not found.st_nlink:
                     total += found.st_blocks * 512
-        return total if count <= MAX_FILES else 1 << 62
+        return total
 
     def _clean(self) -> None:
         """Ends what a child without a seccomp filter may have started, and empties the scratch folder."""
@@ -208,11 +203,7 @@ class Server:
                     for child in _children():
                         os.kill(child, signal.SIGKILL)
                     time.sleep(0.001)
-        for entry in os.scandir(self.folder):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                os.unlink(entry.path)
+        scratch.empty(self.folder)
 
     def _child(self, job: dict[str, Any], descriptors: list[int]) -> NoReturn:
         """Order matters: what the program must not have is gone before it starts."""
