@@ -206,6 +206,7 @@ FORGERIES = {
         from repirl.verifiers.jail import values
         for _ in range(20):
             content = values.encode(['value', True])
+            content = b'=' + struct.pack('>I', len(content)) + content + values.encode([])
             os.write(4, struct.pack('>I', len(content)) + content)
         def f(x): return None
     """,
@@ -215,6 +216,7 @@ FORGERIES = {
         import os, struct
         from repirl.verifiers.jail import values
         content = values.encode(['passed'])
+        content = b'=' + struct.pack('>I', len(content)) + content + values.encode([])
         os.write(4, struct.pack('>I', len(content)) + content)
         def f(x): return None
     """,

@@ -200,7 +200,7 @@ class Agent(Peer):
             raise
         except Exception as error:  # an object whose own methods raise
             outcome = ["refused", describe(error)]
-        return self.packed([outcome, []], values.Lent(), lend=False)
+        return super().packed_answer(outcome, values.Lent(), [])
 
     def perform(self, operation: str, arguments: list[Any]) -> list[Any]:
         """The outcome of a request."""

@@ -51,6 +51,7 @@ class Client(Peer):
         self.lock = threading.RLock()  # tests may have threads
         self._stand_ins: dict[int, Any] = {}
         self._exceptions: dict[int, type[Exception]] = {}
+        self._aliases: dict[type[Exception], type[Exception]] = {}  # of built-in classes that the program renames
         self._given: list[Any] = []  # what the program may call, or only hold, by number
         self._callable: set[int] = set()
         self._depth = self._calls = 0
@@ -184,10 +185,13 @@ class Client(Peer):
     def exception_class(self, stand_in: Remote) -> type[Exception]:
         """The tests' own class for an exception class of the program: it catches what the program raises as such.
 
-        A built-in one is not taken from the program: `except` must not catch what the tests raise themselves.
+        It catches nothing that the tests raise, also where the program only gives a built-in class another name.
         """
         lineage, names = self.ask("lineage", stand_in)
-        return self._built(lineage, names)
+        kind = self._built(lineage, names)
+        if lineage:
+            return kind
+        return self._aliases.setdefault(kind, type(kind.__name__, (kind,), {}))
 
     def _built(self, lineage: Any, names: list[Any]) -> type[Exception]:
         kind: type[Exception] | None = None
@@ -205,8 +209,8 @@ class Client(Peer):
                 self._exceptions[number] = kind
             kind = self._exceptions[number]
         if kind is None:
-            return next(filter(None, map(_built_in_class, names)), RuntimeError)
-        return kind
+            kind = next(filter(None, map(_built_in_class, names)), RuntimeError)
+        return self._aliases.get(kind, kind)
 
     def _exception(self, lineage: list[Any], names: list[Any], text: str, details: dict[Any, Any]) -> Exception:
         kind = self._built(lineage, names)

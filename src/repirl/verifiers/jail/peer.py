@@ -1,8 +1,8 @@
 """Both ends of the conversation between a program and its tests.
 
 Each end may ask while it is being asked: a function of the tests that a program calls may call the program in turn. A frame
-is a letter, `?` for a request or `=` for an answer, and a value. Requests: [operation, ...]. Answers: [outcome, changes], the
-changes being those of the request's containers. Outcomes: ["value", v], ["raise", lineage of its own classes, names of
+is a letter, `?` for a request or `=` for an answer, and values. Requests: [operation, ...]. Answers: the outcome, with its
+length, and the changes of the request's containers. Outcomes: ["value", v], ["raise", lineage of its own classes, names of
 built-in exceptions, message, in words, attributes], ["stop"], ["refused" | "large", why].
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from repirl.verifiers.jail import inplace, values, wire
 
-MAX_FRAME = values.MAX_BYTES + 1  # with its letter
+MAX_FRAME = values.MAX_BYTES + 5  # with its letter and a length
 
 
 class Peer:
@@ -50,11 +50,12 @@ class Peer:
             if frame[:1] == b"?":
                 self.write(b"=" + self.answer(frame[1:]))
                 continue
-            message = self.unpacked(frame[1:], lent, lend=False)
-            if frame[:1] != b"=" or type(message) is not list or len(message) != 2:
+            if frame[:1] != b"=" or len(frame) < 5:
                 raise values.CodecError("no answer")
-            self.changed(lent, message[1])
-            return message[0]
+            end = 5 + int.from_bytes(frame[1:5], "big")
+            outcome = self.unpacked(frame[5:end], lent, lend=False)
+            self.changed(lent, self.unpacked(frame[end:], lent, lend=False))
+            return outcome
 
     def answer(self, request: bytes) -> bytes:
         """What the other end asked for. Raises CodecError for what is no request."""
@@ -67,8 +68,13 @@ class Peer:
         return self.packed_answer(outcome, lent, before)
 
     def packed_answer(self, outcome: list[Any], lent: values.Lent, before: list[Any]) -> bytes:
-        """The bytes of an answer."""
-        return self.packed([outcome, inplace.changes(lent, before)], lent, lend=False)
+        """The bytes of an answer: the outcome with its length, the changes.
+
+        Where something has changed, what the outcome has of it goes by value: the other end may see the changes later.
+        """
+        found = inplace.changes(lent, before)
+        content = self.packed(outcome, values.Lent() if found else lent, lend=False)
+        return len(content).to_bytes(4, "big") + content + self.packed(found, lent, lend=False)
 
     def write(self, frame: bytes) -> None:
         """Sends a frame. Raises Closed."""

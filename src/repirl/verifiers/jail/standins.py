@@ -196,6 +196,9 @@ class Remote:
     __lt__, __le__, __gt__, __ge__ = (_ordered(name) for name in ("lt", "le", "gt", "ge"))
     __array_ufunc__ = None  # numpy leaves operators to this class
 
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise Refused("an object of the program's is no array")  # an empty one would be close to anything
+
     def __instancecheck__(self, value: Any) -> bool:
         return isinstance(value, Remote) and self._client.ask("isinstance", value, self) is True
 
