@@ -39,7 +39,6 @@ _ITERATORS = (
     *(kind for kind in vars(itertools).values() if isinstance(kind, type)),
     *(type(iter(empty)) for empty in _EMPTY),
 )  # fmt: skip
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 MODULE = "solution"
 FILE = "solution.py"
 RECURSION_LIMIT = 50_000  # where a set-up gives none: LiveCodeBench's
@@ -255,10 +254,11 @@ class Agent(Peer):
             return self.lineage(target)
         if operation == "call":
             found = target(*rest[0], **rest[1])
-            if isinstance(target, type) and isinstance(found, target) and target.__module__ == MODULE:
-                self.keep(
-                    found
-                )  # an object that the tests have asked for, also where its class is a list's or a number's
+            holder = getattr(target, "__self__", None)
+            made = isinstance(target, type) and isinstance(found, target)
+            again = id(holder) in self.numbers and type(found) is type(holder)
+            if (made or again) and type(found).__module__ == MODULE:
+                self.keep(found)  # an object that the tests have asked for, also of a class of lists or numbers
             return found
         return OPERATIONS[operation](target, *rest)
 
@@ -281,12 +281,13 @@ def _kind(value: Any) -> str | None:
         return "x" if issubclass(value, Exception) else "c"
     if isinstance(value, _ITERATORS):
         return "g"
-    if isinstance(value, _FUNCTIONS) or (callable(value) and not isinstance(value, type)):
+    if type(value).__module__ == MODULE and not isinstance(value, _VALUES):
+        return "o"
+    if callable(value):
         return "f"
     if isinstance(value, re.Match | re.Pattern):
         return "m"
-    own = type(value).__module__ == MODULE and not isinstance(value, _VALUES)
-    return "o" if own or isinstance(value, contextlib.AbstractContextManager) else None
+    return "o" if isinstance(value, contextlib.AbstractContextManager) else None
 
 
 class Lent:

@@ -65,7 +65,8 @@ def _binary(name: str, *, reflected: bool = False) -> Callable[[Remote, Any], An
         found = _asked(self, "binary", left, name, right)
         if not isinstance(found, Remote):
             raise Refused("an operator between an object of the program's and a value gives no value")
-        object.__setattr__(found, "_met", True)
+        if not (reflected and name == "add" and other == 0):  # the start of `sum`
+            object.__setattr__(found, "_met", True)
         return found
 
     return operate
