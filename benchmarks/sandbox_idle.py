@@ -1,6 +1,9 @@
-"""Wall seconds of idle, stopped, swallowing and waiting programs: python benchmarks/sandbox_idle.py [--hogs 8]
+"""Wall seconds of idle, stopped, swallowing and waiting programs, one after the other.
 
-hogs: busy processes beside, four a core for a machine that is oversubscribed. Each job runs by itself, one after the other.
+    python benchmarks/sandbox_idle.py [--hogs 8]
+
+
+hogs: busy processes beside, four a core for a machine that is oversubscribed.
 """
 
 import argparse
