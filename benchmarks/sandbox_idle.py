@@ -2,7 +2,6 @@
 
     python benchmarks/sandbox_idle.py [--hogs 8]
 
-
 hogs: busy processes beside, four a core for a machine that is oversubscribed.
 """
 
