@@ -14,6 +14,7 @@ import pytest
 
 from repirl.data.benchmarks import BENCHMARKS, Benchmark, Eurus, LiveCodeBench
 from repirl.data.code import fenced
+from repirl.data.code_setups import APPS_SETUP, LIVECODEBENCH_SETUP
 from repirl.data.sources import Rows
 from repirl.structs import CodeTests, Problem
 
@@ -283,7 +284,7 @@ def test_livecodebench_reads_public_and_private_tests(tmp_path: Path) -> None:
     path = written(tmp_path / "l.jsonl", livecodebench_row(1, STDIN), livecodebench_row(2, CALLS, **calls))
     stdin, function = LiveCodeBench(path=path).load()
     assert stdin.id == "abc1"
-    assert stdin.tests == CodeTests("stdio", pairs=(("3\n", "6\n"), ("0\n", "0\n")))
+    assert stdin.tests == CodeTests("stdio", pairs=(("3\n", "6\n"), ("0\n", "0\n")), setup=LIVECODEBENCH_SETUP)
     assert function.tests is not None
     assert function.tests.kind == "calls"
     assert function.tests.entry_point == "Solution.append"
@@ -355,7 +356,7 @@ def test_eurus_has_mathematics_and_code(tmp_path: Path) -> None:
     assert (mathematics.text, mathematics.answer, mathematics.tests) == ("What is 1+1?", "2", None)
     assert mathematics.prompt == EURUS[0]["prompt"][1]["content"]
     assert stdio.text == "Double."
-    assert stdio.tests == CodeTests("stdio", pairs=(("3\n", "6\n"), ("4\n5", "8\n10")))
+    assert stdio.tests == CodeTests("stdio", pairs=(("3\n", "6\n"), ("4\n5", "8\n10")), setup=APPS_SETUP)
     assert calls.tests is not None
     assert calls.tests.entry_point == "f"
     assert calls.tests.pairs == (("[1, [2]]", "[1, 2]"), ("[3, []]", "[3]"))

@@ -39,7 +39,7 @@ def judged(verifier: CodeVerifier, problem: Problem, *responses: str) -> list[st
         ("```Python\nx = 1", "x = 1"),  # cut at the length limit
         ("~~~python\nx = '```'\n~~~", "x = '```'"),
         ("```python\n    return 1\n```", "    return 1"),
-        ("  ```python\n  x = 1\n  ```", "  x = 1"),
+        ("  ```python\n  x = 1\n  ```", "x = 1"),
         ("", None),
         (" \n", None),
         ("```python\n```", None),
@@ -48,6 +48,81 @@ def judged(verifier: CodeVerifier, problem: Problem, *responses: str) -> list[st
 )
 def test_the_last_block_is_the_program(response, code):
     assert extract_code(response) == code
+
+
+SOLUTION = "def f(x):\n    return x * x"
+INDENTED = "   def f(x):\n       return x * x"
+DOCUMENTED = 'def f(x):\n    """Square.\n\n    ```python\n    f(1)\n    ```\n    """\n    return x * x'
+
+
+@pytest.mark.parametrize(
+    ("response", "code"),
+    [
+        # which block
+        (f"```python\n{SOLUTION}\n```\nUsage:\n```python\nprint(f(3))\n```", SOLUTION),
+        (f"```python\n{SOLUTION}\n```\nIt prints:\n```\n9\n```", SOLUTION),
+        (f"```\n{SOLUTION}\n```\nIt prints:\n```\n9\n```", SOLUTION),
+        (f"```python\n{SOLUTION}\n```\n```python\n>>> f(3)\n9\n```", SOLUTION),
+        (f"```python\n{SOLUTION}\n```\n```python\nassert f == f\nf(3) == 9\n```", SOLUTION),
+        (f"```python\ndef f(x): pass\n```\nor better\n```\n{SOLUTION}\n```\n```bash\npython a.py\n```", SOLUTION),
+        ("```python\nimport math\n```\nthen\n```python\nf = math.sqrt\n```\n```python\nf(4)\n```", "f = math.sqrt"),
+        ("```\n9\n```\n```python\ng = 1\n```\n```\n9\n```", "g = 1"),
+        # which fence
+        (f"````python\n{SOLUTION}\n````\nDone.", SOLUTION),
+        (f"````python\n{SOLUTION}\n```\nx\n```\n`````", f"{SOLUTION}\n```\nx\n```"),
+        (f"~~~~py\n{SOLUTION}\n~~~~", SOLUTION),
+        (f"~~~\n{SOLUTION}\n# ```\n~~~", f"{SOLUTION}\n# ```"),
+        (f"1. Do:\n\n   ```python\n{INDENTED}\n   ```\n2. Done.", SOLUTION),
+        ("- Do:\n\t```python\n\tdef f(x):\n\t    return x * x\n\t```\n", SOLUTION),
+        (f"      ```python\n{SOLUTION}\n      ```", SOLUTION),
+        (f"Here it is:```python\n{SOLUTION}\n```", SOLUTION),
+        (f"```python\n{SOLUTION}```", SOLUTION),
+        (f"Code: ```py\n{SOLUTION}``` done.", SOLUTION),
+        (f"```python\n{SOLUTION}\n```This is `f`.", SOLUTION),
+        ("So ```python f = lambda x: x * x``` it is.", "f = lambda x: x * x"),
+        (f'```python title="a.py"\n{SOLUTION}\n```', SOLUTION),
+        (f"```{{.python}}\n{SOLUTION}\n```", SOLUTION),
+        (f"``` python\n{SOLUTION}\n```", SOLUTION),
+        (f"```python\r\n{SOLUTION}\r\n```\r\n", SOLUTION),
+        (f"```python\n{DOCUMENTED}\n```\nDone.", DOCUMENTED),
+        (f"```python\n{SOLUTION}\n    ```\nIt prints:\n```text\n9\n```", SOLUTION),
+        (f"```python\nx = 1\n```python\n{SOLUTION}\n```", SOLUTION),
+        (f"It prints ``` around it.\n```python\n{SOLUTION}\n```", SOLUTION),
+    ],
+)
+def test_the_block_that_defines_what_is_asked_for(response, code):
+    assert extract_code(response, {"f"}) == code
+
+
+def test_tests_say_what_is_asked_for():
+    response = "```python\n{}\n```\nExample:\n```python\nx = g = h = 3\n```"
+    for code, tests in {
+        "def f(x): return x * x": CodeTests("asserts", "import math\nassert math.isclose(f(3), 9)"),
+        "def helper(): pass": CodeTests("asserts", "check(1)", entry_point="helper"),
+        "class Solution:\n    def two(self): return 2": CodeTests("asserts", "assert Solution().two() == 2"),
+        "def f(x): return 1": CodeTests("calls", pairs=(("[1]", "1"),), entry_point="f"),
+        "class Solution:\n    def f(self, x): return 1": CodeTests("calls", pairs=(("[1]", "1"),), entry_point="f"),
+        "def double(x): return 2": CodeTests("calls", pairs=(("[1]", "2"),), entry_point="Solution.double"),
+    }.items():
+        assert program_of(response.format(code), tests) == code
+    # Nothing is asked for by name: the last tagged block, or what looks like a program.
+    script = "n = int(input())\nprint(n * n)"
+    for tag in ("python", ""):
+        assert (
+            program_of(f"```{tag}\n{script}\n```\nFor 3:\n```\n9\n```", CodeTests("stdio", pairs=(("3", "9"),)))
+            == script
+        )
+
+
+def test_hostile_text_is_read_in_no_time():
+    """Quadratic work would take minutes on these."""
+    for text in (
+        "`" * 10**6,
+        "a" * 10**6 + "```",
+        "```python\n" + "a" * 10**6 + "```" + "b" * 10**6,
+        ("```a " * 200 + "\n") * 200,
+    ):
+        extract_code(text, {"f"})
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from repirl.structs import CodeTests
 from repirl.verifiers import sandbox as module
 from repirl.verifiers.sandbox import Budget, Job, Result, Sandbox, run
 from repirl.verifiers.sandbox_output import same_output
-
-INCREMENT = "def f(x):\n    return x + 1\n"
+from tests.verifiers.jobs import INCREMENT, asserts, calls, stdio
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +23,6 @@ def sandbox() -> Iterator[Sandbox]:
     made = Sandbox(workers=1)
     yield made
     made.close()
-
-
-def asserts(program: str, tests: str, timeout_s: float = 10.0, **more: str) -> Job:
-    return Job(program, CodeTests("asserts", tests, **more), timeout_s)
-
-
-def stdio(program: str, *pairs: tuple[str, str]) -> Job:
-    return Job(program, CodeTests("stdio", pairs=pairs), 10.0)
-
-
-def calls(program: str, entry_point: str, *pairs: tuple[str, str], setup: str = "") -> Job:
-    return Job(program, CodeTests("calls", pairs=pairs, entry_point=entry_point, setup=setup), 10.0)
 
 
 # What passes -------------------------------------------------------------------------------------------------------
@@ -232,6 +219,59 @@ def f(x):
 ---
 assert f('x') == 'x'
 """,
+    "temporary folder": """
+import os, tempfile
+def f(x):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'a')
+        open(path, 'w').write(x)
+        os.makedirs(os.path.join(folder, 'b', 'c'))
+        return open(path).read(), sorted(os.listdir(folder))
+---
+import os
+assert f('x') == ('x', ['a', 'b']) and f('y') == ('y', ['a', 'b'])
+""",
+    "named temporary file": """
+import tempfile
+def f(x):
+    with tempfile.NamedTemporaryFile('w+') as t, tempfile.TemporaryFile() as u, tempfile.SpooledTemporaryFile() as v:
+        t.write(x)
+        t.flush()
+        u.write(b'1')
+        v.write(b'2')
+        return open(t.name).read()
+---
+assert f('x') == 'x'
+""",
+    "copies": """
+import os, shutil
+def f(x):
+    open('a', 'w').write(x)
+    found = []
+    for copy in (shutil.copy, shutil.copy2, shutil.copyfile):
+        copy('a', 'b')
+        found.append(open('b').read())
+    return found
+---
+assert f('x') == ['x', 'x', 'x']
+""",
+    "folders": """
+import os, pathlib, shutil
+def f(x):
+    os.mkdir('d')
+    pathlib.Path('d/a').write_text(x)
+    shutil.copytree('d', 'e')
+    shutil.move('d/a', 'e/b')
+    os.rename('e/b', 'd/c')
+    found = sorted(os.listdir('d') + os.listdir('e'))
+    os.chmod('e/a', 0o600)
+    pathlib.Path('e/a').touch()
+    shutil.rmtree('e')
+    os.rmdir(pathlib.Path('q') if os.path.exists('q') else pathlib.Path('q').mkdir() or 'q')
+    return found, os.listdir('.')
+---
+assert f('x') == (['a', 'c'], ['d'])
+""",
     "recursion": """
 import sys
 sys.setrecursionlimit(20000)
@@ -295,11 +335,6 @@ def test_honest_programs_pass(sandbox, name):
     entry_point = "sum" if name == "name of a built-in" else None
     found = sandbox.run(asserts(program, tests, entry_point=entry_point))
     assert (found.status, found.detail) == ("passed", "")
-
-
-def test_tests_see_nothing_of_a_change_to_their_arguments(sandbox):
-    program = "def f(x):\n    x.append(9)\n    return len(x)"
-    assert sandbox.run(asserts(program, "x = [1]\nassert f(x) == 2\nassert x == [1]")).status == "passed"
 
 
 def test_classes_of_the_setup_go_by_value(sandbox):
@@ -394,6 +429,13 @@ WRONG = {
     "memory": ("def f(x): return [0] * 10**10", "assert f(1) == 2", "memory", "MemoryError"),
     "memory at once": ("x = bytearray(1 << 40)", "assert f(1) == 2", "memory", "MemoryError"),
     "output": ("def f(x): return 'x' * (40 << 20)", "assert f(1) == 2", "output_limit", "32 MiB"),
+    "files in folders": (
+        "import os\ndef f(x):\n    for i in range(20):\n        os.makedirs(f'{i}/a')\n"
+        "        open(f'{i}/a/b', 'wb').write(bytes(1 << 20))\n    while True: pass",
+        "assert f(1) == 2",
+        "disk_limit",
+        "too much",
+    ),
     "file": ("def f(x):\n    open('a', 'wb').write(bytes(17 << 20))", "assert f(1) == 2", "disk_limit", "too large"),
     "no value": ("def f(x): return object()", "assert f(1) == 2", "error", "no value"),
 }
@@ -422,13 +464,70 @@ def test_printing_too_much():
     small.close()
 
 
-def test_sleeping_is_ended_by_the_wall_clock():
-    hasty = Sandbox(workers=1, budget=Budget(wall_factor=1.0, wall_s=0.5))
-    for program in ("import time\ntime.sleep(600)", "import threading\nthreading.Event().wait()"):
-        found = hasty.run(asserts(program, "assert f(1) == 2", timeout_s=0.1))
-        assert found.status == "timeout"
-        assert found.cpu_s < 0.1
-    hasty.close()
+IDLE = {
+    "sleeping": "import time\ntime.sleep(10**6)",
+    "sleeping on": "import time\nwhile True:\n    try: time.sleep(10**6)\n    except BaseException: pass",
+    "sleeping in small bits": "import time\nwhile True: time.sleep(0.001)",
+    "waiting for an event": "import threading\nthreading.Event().wait()",
+    "in a deadlock": "import threading\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()",
+    "waiting for a thread that waits": "import threading\nt = threading.Thread(target=threading.Event().wait)\n"
+    "t.start()\nt.join()",
+    "selecting": "import select\nselect.select([], [], [])",
+    "polling": "import select\nselect.poll().poll()",
+    "reading from nobody": "import os\nend, _ = os.pipe()\nos.read(end, 1)",
+    "pausing": "import signal\nsignal.pause()",
+    "stopped": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+    "swallowing": "import os, signal, time\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n"
+    "    except (OSError, ValueError): pass\nwhile True:\n    try: time.sleep(1)\n    except: pass",
+    "an event loop": "import asyncio\nasyncio.run(asyncio.Event().wait())",
+}
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Sandbox]:
+    made = Sandbox(workers=5, budget=Budget(wall_factor=1.0, wall_s=0.5))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_an_idle_program_ends(hasty, name):
+    jobs = (
+        asserts(IDLE[name], "assert f(1) == 2", timeout_s=0.3),
+        asserts("def f(x):\n    " + IDLE[name].replace("\n", "\n    "), "assert f(1) == 2", timeout_s=0.3),
+        Job(IDLE[name], CodeTests("stdio", pairs=(("1", "1"),)), 0.3),
+        Job("print(1, flush=True)\n" + IDLE[name], CodeTests("stdio", pairs=(("1", "1"),)), 0.3),
+        Job("import os\nos.close(1)\n" + IDLE[name], CodeTests("stdio", pairs=(("1", "1"),)), 0.3),
+    )
+    for job, found in zip(jobs, hasty.run_many(jobs), strict=True):
+        assert (found.passed, found.status) == (False, "timeout"), (job, found)
+        assert "without work" in found.detail
+    assert hasty.run(asserts(INCREMENT, "assert f(1) == 2")).passed is True
+
+
+def test_a_program_that_waits_for_its_tests_is_not_idle(hasty):
+    busy = "import time\ndef work():\n    end = time.process_time() + 1\n    while time.process_time() < end: pass\n"
+    tests = f"{busy}work()\nassert f(1) == 2\nwork()\nassert f(2) == 3"
+    assert hasty.run(asserts(INCREMENT, tests, timeout_s=0.1)).status == "passed"
+
+
+def test_tests_that_wait_for_a_program_at_work_are_not_idle(hasty):
+    work = "end = time.process_time() + 1\n    while time.process_time() < end: pass"
+    program = f"import time\ndef f(x):\n    {work}\n    return x"
+    slow = Job(program, CodeTests("asserts", "assert f(1) == 1 and f(2) == 2"), 5.0)
+    brief = Sandbox(workers=1, budget=Budget(wall_factor=0.0, wall_s=0.5))
+    assert brief.run(slow).status == "passed"
+    brief.close()
+
+
+def test_threads_at_work_in_turn_are_not_idle():
+    program = (
+        "import threading, time\ndef work():\n    end = time.thread_time() + 0.4\n    while time.thread_time() < end: pass\n"
+        "for _ in range(4):\n    t = threading.Thread(target=work)\n    t.start()\n    t.join()\ndef f(x): return x"
+    )
+    brief = Sandbox(workers=1, budget=Budget(wall_factor=0.0, wall_s=0.5))
+    assert brief.run(asserts(program, "assert f(1) == 1")).status == "passed"
+    brief.close()
 
 
 def test_being_busy_is_not_being_idle():

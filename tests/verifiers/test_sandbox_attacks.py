@@ -206,6 +206,7 @@ FORGERIES = {
         from repirl.verifiers.jail import values
         for _ in range(20):
             content = values.encode(['value', True])
+            content = b'=' + struct.pack('>I', len(content)) + content + values.encode([])
             os.write(4, struct.pack('>I', len(content)) + content)
         def f(x): return None
     """,
@@ -215,6 +216,7 @@ FORGERIES = {
         import os, struct
         from repirl.verifiers.jail import values
         content = values.encode(['passed'])
+        content = b'=' + struct.pack('>I', len(content)) + content + values.encode([])
         os.write(4, struct.pack('>I', len(content)) + content)
         def f(x): return None
     """,
@@ -324,7 +326,15 @@ FORBIDDEN = {
     "write beside": ("open('/tmp/repirl-escape', 'w')", DENIED),
     "write into the folder above": ("open('../escape', 'w')", DENIED),
     "write into the interpreter": ("open(os.path.join(os.path.dirname(os.__file__), 'escape.py'), 'w')", DENIED),
-    "folder": ("os.mkdir('a')", DENIED),
+    "folder beside": ("os.mkdir('/tmp/repirl-escape')", DENIED),
+    "folder above": ("os.mkdir('../escape')", DENIED),
+    "folder moved out": ("(os.mkdir('m'), os.rename('m', '../escape'))", DENIED),
+    "working folder removed": ("os.rmdir(os.getcwd())", DENIED),
+    "mode of the folder above": ("os.chmod('..', 0o777)", DENIED),
+    "mode by a descriptor": ("os.fchmod(os.open('a', os.O_RDWR | os.O_CREAT), 0o777)", DENIED),
+    "times of a file": ("os.utime(os.__file__)", DENIED),
+    "attribute of a file": ("os.setxattr(os.__file__, 'user.a', b'1')", DENIED),
+    "link out of a folder": ("(os.mkdir('n'), os.symlink('/etc', 'n/etc'))", DENIED),
     "symbolic link": ("os.symlink('/etc/passwd', 'a')", DENIED),
     "hard link": ("os.link('/etc/passwd', 'a')", DENIED),
     "named pipe": ("os.mkfifo('a')", DENIED),
@@ -471,6 +481,10 @@ def test_ignoring_the_time_signal_does_not_help(sandbox):
         "import mmap\nx = [mmap.mmap(-1, 1 << 28) for _ in range(100)]",
         "import sys\nwhile True: sys.stdout.write('x' * 10000); sys.stderr.write('x' * 10000)",
         "i = 0\nwhile True:\n    open(str(i), 'w').close()\n    i += 1",
+        "import os\ni = 0\nwhile True:\n    os.mkdir(str(i))\n    i += 1",
+        "import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')",
+        "import os\nwhile True:\n    os.mkdir('d' * 250)\n    os.chdir('d' * 250)\n    open('a', 'wb').write(bytes(1 << 20))",
+        "import os\nfor i in range(500):\n    os.mkdir('d')\n    os.chdir('d')\nwhile True: open('a', 'a').write('x' * 4096)",
     ],
 )
 def test_a_bomb_is_wrong_and_the_next_job_is_unhurt(sandbox, bomb):

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import repirl
 from repirl.structs import CodeTests
+from repirl.verifiers.jail.processor import processor_s
 from repirl.verifiers.sandbox import Job, Sandbox
 from tests.processes import alive, children, limited, orphans_adopted, wait_for
 
@@ -123,6 +124,98 @@ def test_a_killed_server_takes_its_program_along():
     thread.join(120)
     assert not thread.is_alive()
     sandbox.close()
+
+
+# Servers that stop ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("server", [0, 1], ids=["of programs", "of tests"])
+@pytest.mark.parametrize("padding", [0, 1 << 20], ids=["a small job", "a job larger than the socket's buffer"])
+def test_a_frozen_server_is_replaced_and_the_job_asked_again(server, padding):
+    sandbox = Sandbox(workers=1, bubblewrap=False)
+    for program, status in (("def f(x): return x + 1", "passed"), ("def f(x): return x", "failed")):
+        sandbox.run(INCREMENT)
+        before = sandbox.pids
+        os.kill(before[server], signal.SIGSTOP)
+        tests = CodeTests("asserts", f"assert f(1) == 2  #{'x' * padding}")
+        found = sandbox.run(Job(f"{program}  #{'x' * padding}", tests, 5.0))
+        assert found.status == status
+        assert not set(before) & set(sandbox.pids)
+        assert not any(map(alive, before))
+    sandbox.close()
+
+
+def test_a_server_frozen_at_work_is_replaced_too():
+    sandbox = Sandbox(workers=1, bubblewrap=False)
+    sandbox.run(INCREMENT)
+    server = sandbox.pids[0]
+    slow = "import time\nwhile time.process_time() < 1: pass\ndef f(x): return x + 1"
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(sandbox.run(Job(slow, INCREMENT.tests, 5.0)).status))
+    thread.start()
+    assert wait_for(lambda: bool(children(server)))
+    os.kill(server, signal.SIGSTOP)
+    thread.join(120)
+    assert found == ["passed"]
+    assert server not in sandbox.pids
+    sandbox.close()
+
+
+def test_tests_that_are_stopped_are_no_verdict_on_the_program():
+    """A process of tests stops only by somebody else's hand: stopped twice, it is an infrastructure error."""
+    sandbox = Sandbox(workers=1, bubblewrap=False)
+    sandbox.run(INCREMENT)
+    slow = CodeTests("asserts", "import time\nwhile time.process_time() < 2: pass\nassert f(1) == 2")
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(sandbox.run(Job(INCREMENT.program, slow, 1.0)).status))
+    thread.start()
+    stopped: set[int] = set()
+    while thread.is_alive():
+        for pid in sandbox.pids[1:]:
+            for child in children(pid):
+                if processor_s(child)[0] > 0.3:  # the tests at work, and not what a server tries out when it starts
+                    os.kill(child, signal.SIGSTOP)
+                    stopped.add(child)
+        time.sleep(0.05)
+    assert len(stopped) >= 2
+    assert found == ["infra_error"]
+    assert sandbox.run(INCREMENT).passed is True
+    sandbox.close()
+
+
+INTERRUPTED = """
+import os, signal, sys
+from repirl.structs import CodeTests
+from repirl.verifiers.sandbox import Job, Sandbox
+sandbox = Sandbox(workers=2, bubblewrap=False)
+jobs = [Job("import time\\n{body}", CodeTests("asserts", "pass"), 10000.0)] * {count}
+sandbox.run_many([Job("0", CodeTests("asserts", "pass"), 1.0)] * 4)
+if {frozen}:
+    for pid in sandbox.pids: os.kill(pid, signal.SIGSTOP)
+print("at work", flush=True)
+try:
+    sandbox.run_many(jobs)
+except KeyboardInterrupt:
+    print("interrupted", sandbox.run(Job("0", CodeTests("asserts", "pass"), 1.0)).status, flush=True)
+    sandbox.close()
+"""
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("body", ["while True: pass", "time.sleep(10**6)"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_ctrl_c_ends_the_wait(adopted, frozen, body, count):
+    code = INTERRUPTED.replace("{frozen}", str(frozen)).replace("{body}", body).replace("{count}", str(count))
+    environment = {**os.environ, "PYTHONPATH": str(Path(repirl.__file__).parents[1])}
+    trainer = subprocess.Popen([sys.executable, "-c", code], text=True, env=environment, stdout=subprocess.PIPE)
+    with limited(trainer):
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == "at work\n"
+        time.sleep(0.5)  # so that it waits; an earlier signal ends it as well
+        trainer.send_signal(signal.SIGINT)
+        assert trainer.stdout.readline() == "interrupted passed\n"
+        assert trainer.wait(120) == 0
+    assert wait_for(lambda: not adopted())
 
 
 class Judged(Dataset):

@@ -11,24 +11,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from repirl.data.code_setups import APPS_SETUP, LEETCODE_SETUP, LIVECODEBENCH_SETUP
 from repirl.data.fields import as_text, optional, required, shown
 from repirl.structs import CodeTests, Problem
 
 TEST_FIELDS = ("tests", "setup", "entry_point", "prefix")
-
-# What LeetCode's own environment has imported before a solution runs, and the sets' harnesses with it.
-LEETCODE_SETUP = "\n".join(
-    (
-        "import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re, string, sys",
-        "from bisect import *",
-        "from collections import *",
-        "from functools import *",
-        "from heapq import *",
-        "from itertools import *",
-        "from math import *",
-        "from typing import *",
-    )
-)
 
 _EXPERT = (
     "You are an expert Python programmer. You will be given a question (problem specification) and will generate a "
@@ -201,7 +188,8 @@ def read_livecodebench(row: Mapping[str, Any], default_id: str) -> Problem:
 
 def _livecodebench_tests(cases: Sequence[Any], function: str | None, starter: str) -> CodeTests:
     if {case["testtype"] for case in cases} == {"stdin"}:
-        return CodeTests("stdio", pairs=tuple((case["input"], case["output"]) for case in cases))
+        pairs = tuple((case["input"], case["output"]) for case in cases)
+        return CodeTests("stdio", pairs=pairs, setup=LIVECODEBENCH_SETUP)
     if not function:
         raise ValueError("field 'metadata': no func_name, which the functional tests call")
     # Arguments stand one a line, each in JSON.
@@ -210,7 +198,7 @@ def _livecodebench_tests(cases: Sequence[Any], function: str | None, starter: st
         for case in cases
     )
     entry_point = f"Solution.{function}" if "class Solution" in starter else function
-    return CodeTests("calls", pairs=pairs, setup=LEETCODE_SETUP, entry_point=entry_point)
+    return CodeTests("calls", pairs=pairs, setup=LIVECODEBENCH_SETUP, entry_point=entry_point)
 
 
 def _private_cases(row: Mapping[str, Any]) -> list[Any]:
@@ -241,13 +229,14 @@ def read_eurus_code(row: Mapping[str, Any], default_id: str) -> Problem:
     if not inputs or len(inputs) != len(outputs):
         raise ValueError(f"field 'ground_truth': {len(inputs)} inputs and {len(outputs)} outputs")
     if function is None:
-        tests = CodeTests("stdio", pairs=tuple((_joined(i), _joined(o)) for i, o in zip(inputs, outputs, strict=True)))
+        pairs = tuple((_joined(i), _joined(o)) for i, o in zip(inputs, outputs, strict=True))
+        tests = CodeTests("stdio", pairs=pairs, setup=APPS_SETUP)
     else:
         # APPS wraps each expected value in a list of one.
         wrapped = all(isinstance(output, list) and len(output) == 1 for output in outputs)
         values = [output[0] for output in outputs] if wrapped else outputs
         pairs = tuple((json.dumps(i), json.dumps(o)) for i, o in zip(inputs, values, strict=True))
-        tests = CodeTests("calls", pairs=pairs, setup=LEETCODE_SETUP, entry_point=function)
+        tests = CodeTests("calls", pairs=pairs, setup=APPS_SETUP, entry_point=function)
     text = prompt.partition("\n\nWrite Python code to solve the problem.")[0]
     return Problem(id=identifier, text=text, prompt=prompt, tests=tests)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 from repirl.structs import CodeTests, Problem, Verdict, Verifier
+from repirl.verifiers.blocks import blocks, defines, program_block
+from repirl.verifiers.jail import calls
+from repirl.verifiers.jail.judging import free_names
 from repirl.verifiers.sandbox import Budget, Job, Sandbox
 from repirl.verifiers.sandbox_service import ServiceSandbox
 
-_PYTHON = {"", "python", "python3", "py"}
 # Where a completion of a function ends: the stop strings of the Codex paper (Chen et al. 2021).
 _STOPS = re.compile(r"\n(?:class|def|#|if|print)")
 
@@ -63,27 +68,15 @@ class CodeVerifier(Verifier):
         self.sandbox.close()
 
 
-def extract_code(response: str) -> str | None:
-    """The last fenced block of Python or of no language; the whole response where there is no fence; None if empty.
+def extract_code(response: str, names: Collection[str] = ()) -> str | None:
+    """The program in a response; the whole response where it has no fence; None where there is none.
 
-    A block that the response does not close ends with it.
+    names: what the program has to define, where that is known: of several blocks it is then the last that does.
     """
-    blocks: list[tuple[str, list[str]]] = []
-    fence = ""
-    for line in response.split("\n"):
-        mark = line.strip()
-        if fence:
-            if mark == fence:
-                fence = ""
-            else:
-                blocks[-1][1].append(line)
-        elif mark.startswith(("```", "~~~")):
-            fence = mark[:3]
-            blocks.append((mark[3:].strip().lower(), []))
-    if not blocks:
+    found = blocks(response)
+    if not found:
         return response if response.strip() else None
-    python = [lines for language, lines in blocks if language in _PYTHON and "".join(lines).strip()]
-    return "\n".join(python[-1]) if python else None
+    return program_block(found, names)
 
 
 def program_of(response: str, tests: CodeTests) -> str | None:
@@ -92,16 +85,23 @@ def program_of(response: str, tests: CodeTests) -> str | None:
     With a `prefix`: code that defines `entry_point` itself follows the prefix, whose imports and helpers it so has; other
     code continues it, up to the first line that starts something new.
     """
-    code = extract_code(response)
+    code = extract_code(response, asked_for(tests))
     if code is None or not tests.prefix:
         return code
-    if tests.entry_point is not None and _defines(code, tests.entry_point.partition(".")[0].removesuffix("()")):
+    if tests.entry_point is not None and defines(code, calls.head(tests.entry_point)):
         future = "".join(line + "\n" for line in _FUTURE.findall(code))  # must come before anything else
         return f"{future}{tests.prefix}\n\n{_FUTURE.sub('', code)}"
     return tests.prefix + _STOPS.split(code, maxsplit=1)[0]
 
 
-def _defines(code: str, name: str) -> bool:
-    """Whether the code gives a global of this name, by the look of it: nothing of a model is parsed in this process."""
-    definition = rf"^(?:(?:async +)?def +{re.escape(name)}\b|class +{re.escape(name)}\b|{re.escape(name)} *(?::.*)?=)"
-    return re.search(definition, code, re.MULTILINE) is not None
+@lru_cache(maxsize=10_000)
+def asked_for(tests: CodeTests) -> frozenset[str]:
+    """Global names by which the tests find the program's part; none for `stdio`."""
+    if tests.kind == "calls":
+        return frozenset(calls.wanted(tests.entry_point or ""))
+    if tests.entry_point:
+        return frozenset((calls.head(tests.entry_point),))
+    try:
+        return frozenset(free_names(tests.code) - set(dir(builtins)) - sys.stdlib_module_names)
+    except SyntaxError:  # the sandbox says so
+        return frozenset()

@@ -23,7 +23,9 @@ from pathlib import Path
 
 import repirl
 from repirl.structs import CodeTests
-from repirl.verifiers.sandbox_slot import START_TIMEOUT_S, Budget, Job, Result, ServerLost, Slot, import_only, result
+from repirl.verifiers.sandbox_slot import START_TIMEOUT_S, Budget, Slot, import_only
+from repirl.verifiers.sandbox_verdict import Job, Result, result
+from repirl.verifiers.sandbox_watch import Interrupted, ServerLost
 
 __all__ = ["Budget", "Job", "Result", "Sandbox", "run"]
 
@@ -72,14 +74,18 @@ class Sandbox:
     def run_many(self, jobs: Sequence[Job]) -> list[Result]:
         """One result a job, in order. Never raises for a bad program.
 
-        Raises RuntimeError where programs cannot be confined on this machine.
+        Raises RuntimeError where programs cannot be confined on this machine. Ctrl-C ends all jobs at once.
         """
         pool = self._started()
         threads = min(len(jobs), len(pool.slots))
         if threads <= 1:
             return [pool.run(job) for job in jobs]
         with ThreadPoolExecutor(threads, thread_name_prefix="sandbox") as executor:
-            return list(executor.map(pool.run, jobs))
+            try:
+                return list(executor.map(pool.run, jobs))
+            except (KeyboardInterrupt, SystemExit):
+                self._interrupt()
+                raise
 
     def _started(self) -> _Pool:
         pool = self._pool
@@ -91,6 +97,12 @@ class Sandbox:
                 self._pool = _Pool(*self._settings)
                 weakref.finalize(self, self._pool.close)  # at collection and at exit
             return self._pool
+
+    def _interrupt(self) -> None:
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.interrupted.set()
 
     def close(self) -> None:
         """Ends the servers, after jobs under way; safe to call twice. A later job starts new ones."""
@@ -104,8 +116,9 @@ class _Pool:
     def __init__(self, workers: int | None, budget: Budget | None, allow_weaker: bool, bubblewrap: bool | None) -> None:
         self.owner = os.getpid()
         layer = _bubblewrap(bubblewrap)
+        self.interrupted = threading.Event()
         self.slots = [
-            Slot(budget or Budget(), allow_weaker=allow_weaker, bubblewrap=layer)
+            Slot(budget or Budget(), allow_weaker=allow_weaker, bubblewrap=layer, interrupted=self.interrupted)
             for _ in range(workers or len(os.sched_getaffinity(0)))
         ]
         self._closed = threading.Event()
@@ -120,6 +133,8 @@ class _Pool:
         slot = self._free.get()
         try:
             for attempt in (1, 2):
+                if self.interrupted.is_set():
+                    raise Interrupted("the sandbox was interrupted")
                 if self._closed.is_set():
                     raise RuntimeError("the sandbox was closed while it was in use; close it after the last job")
                 try:

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import logging
+import contextlib
 import os
-import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import repirl
-from repirl.structs import CodeTests
-from repirl.verifiers.jail import agent, wire
 from repirl.verifiers.jail.confine import Level
 from repirl.verifiers.sandbox_output import same_output
+from repirl.verifiers.sandbox_verdict import Job, Result, decide, fault, idle, result
+from repirl.verifiers.sandbox_watch import ServerLost, Watch, hello, tell
 
-logger = logging.getLogger(__name__)
-
-Status = Literal["passed", "failed", "error", "timeout", "memory", "output_limit", "disk_limit", "infra_error"]
+__all__ = ["Budget", "Job", "Result", "ServerLost", "ServerProcess", "Slot", "import_only", "result"]
 
 START_TIMEOUT_S = 60.0
-REPORT_TIMEOUT_S = 120.0  # beyond what a job may take: then the server is lost
 MAX_TESTS_CPU_S = 30.0  # for the tests themselves, beside the program's own limit
-_ENDS: dict[str, Status] = {"timeout": "timeout", "wall": "timeout", "disk": "disk_limit"}
-_EXITS: dict[int, Status] = {agent.OUT_OF_MEMORY: "memory", agent.TOO_MUCH_WRITTEN: "disk_limit"}
 # This very package, by its place: not another one of its name, and nothing put on the path that a program could import.
 _IMPORT = """
 import importlib.util, sys
@@ -49,54 +42,17 @@ _FOLDER = str(Path(repirl.__file__).parent)
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What came of a program.
-
-    passed: True or False; None where nothing can be said (`infra_error`). status: why. detail: in words, partly the
-    program's own. cpu_s: CPU seconds of the program.
-    """
-
-    passed: bool | None
-    status: Status
-    detail: str = ""
-    cpu_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.passed is not {"passed": True, "infra_error": None}.get(self.status, False):
-            raise ValueError(f"result {self.status!r} cannot have passed={self.passed}")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A program with its tests. timeout_s: CPU seconds; for `stdio`, of each run."""
-
-    program: str
-    tests: CodeTests
-    timeout_s: float
-
-    def __post_init__(self) -> None:
-        if not self.timeout_s > 0:
-            raise ValueError(f"timeout_s={self.timeout_s} must be above 0")
-
-
-@dataclass(frozen=True, slots=True)
 class Budget:
-    """What a program may use. wall_factor, wall_s: it may be idle for factor x CPU seconds + wall_s."""
+    """What a program may use. wall_factor, wall_s: it may be idle for factor x CPU seconds + wall_s.
+
+    Idle is who neither runs nor waits for a processor, a disk, or the tests.
+    """
 
     memory_mib: int = 1024
     disk_mib: int = 16
     output_mib: int = 8
-    wall_factor: float = 8.0
-    wall_s: float = 30.0
-
-
-class ServerLost(Exception):
-    """A server ended, or does not answer: the machine's fault, not the program's."""
-
-
-def result(status: Status, detail: str = "", cpu_s: float = 0.0) -> Result:
-    """A result whose `passed` follows from its status."""
-    return Result({"passed": True, "infra_error": None}.get(status, False), status, detail, cpu_s)
+    wall_factor: float = 1.0
+    wall_s: float = 2.0
 
 
 def import_only() -> list[str]:
@@ -142,35 +98,24 @@ class ServerProcess:
             theirs.close()
             os.close(trainer)
         self.control = ours
+        self.in_bubblewrap = bool(bubblewrap)
         self.folder: str | None = None
 
-    def hello(self) -> Level:
-        """What the server says when it is ready. Raises ServerLost."""
-        message = self.report(time.monotonic() + START_TIMEOUT_S)
+    @property
+    def pid(self) -> int:
+        """Of the server itself. bubblewrap puts two processes of its own before it."""
+        pid = self.process.pid
+        for _ in range(2 if self.in_bubblewrap else 0):
+            with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/task/{pid}/children") as file:
+                pid = int(file.read().split()[0])
+        return pid
+
+    def level(self, interrupted: threading.Event) -> Level:
+        """What the server says when it is ready. Raises ServerLost, Interrupted."""
+        message = hello(self, START_TIMEOUT_S, interrupted)
         folder = str(message.pop("folder"))
         self.folder = None if message["bubblewrap"] else folder  # else a place that is not ours
         return Level(**{**message, "missing": tuple(message["missing"])})
-
-    def start(self, job: dict[str, Any], descriptors: tuple[int, ...]) -> None:
-        """Hands a job over. Raises ServerLost."""
-        try:
-            wire.send(self.control, job, descriptors)
-        except OSError as error:
-            raise ServerLost(f"the server is gone: {error}") from error
-
-    def report(self, deadline: float) -> dict[str, Any]:
-        """The next message. Raises ServerLost."""
-        poll = select.poll()
-        poll.register(self.control, select.POLLIN)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise ServerLost("the server does not answer")
-        try:
-            message, _ = wire.receive(self.control)
-        except wire.Closed as error:
-            raise ServerLost(f"the server ended: {error}") from error
-        if "failure" in message:
-            raise ServerLost(str(message["failure"]))
-        return message
 
     def close(self, *, kill: bool) -> None:
         """Ends the process; in a forked child (`kill` False) only lets go of it."""
@@ -186,12 +131,23 @@ class ServerProcess:
 
 
 class Slot:
-    """Two servers, started at the first job and again after a loss. Not for two threads at once."""
+    """Two servers, started at the first job and again after a loss. Not for two threads at once.
 
-    def __init__(self, budget: Budget, *, allow_weaker: bool, bubblewrap: tuple[str, ...] = ()) -> None:
+    interrupted: set by whoever wants every wait of this slot to end.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        allow_weaker: bool,
+        bubblewrap: tuple[str, ...] = (),
+        interrupted: threading.Event | None = None,
+    ) -> None:
         self.budget = budget
         self.allow_weaker = allow_weaker
         self.bubblewrap = bubblewrap
+        self.interrupted = interrupted or threading.Event()
         self.level: Level | None = None
         self.programs: ServerProcess | None = None
         self.judges: ServerProcess | None = None
@@ -201,7 +157,7 @@ class Slot:
         return [server for server in (self.programs, self.judges) if server is not None]
 
     def run(self, job: Job) -> Result:
-        """Raises ServerLost; RuntimeError where the machine cannot confine a program."""
+        """Raises ServerLost, Interrupted; RuntimeError where the machine cannot confine a program."""
         try:
             if job.tests.kind == "stdio":
                 return self._run_scripts(job)
@@ -211,13 +167,17 @@ class Slot:
             raise
 
     def start(self) -> None:
-        """Starts the servers and checks what confines a program. Raises ServerLost, RuntimeError."""
+        """Starts the servers and checks what confines a program. Raises ServerLost, Interrupted, RuntimeError."""
         if self.processes():
             return
         self.programs = ServerProcess(self.bubblewrap)
         self.judges = ServerProcess()
-        self.level = self.programs.hello()
-        self.judges.hello()
+        try:
+            self.level = self.programs.level(self.interrupted)
+            self.judges.level(self.interrupted)
+        except BaseException:
+            self.stop()
+            raise
         if self.level.missing and not self.allow_weaker:
             self.stop()
             raise RuntimeError(
@@ -238,43 +198,43 @@ class Slot:
         self.programs = self.judges = None
 
     def _limits(self, cpu_s: float) -> dict[str, float]:
-        wall_s = self.budget.wall_factor * cpu_s + self.budget.wall_s
-        memory_mib, disk_mib = self.budget.memory_mib, self.budget.disk_mib
-        return {"cpu_s": cpu_s, "wall_s": wall_s, "memory_mib": memory_mib, "disk_mib": disk_mib}
+        return {"cpu_s": cpu_s, "memory_mib": self.budget.memory_mib, "disk_mib": self.budget.disk_mib}
+
+    def _may_be_idle_s(self, job: Job) -> float:
+        return self.budget.wall_factor * job.timeout_s + self.budget.wall_s
 
     def _run_functions(self, job: Job) -> Result:
         self.start()
         assert self.programs is not None
         assert self.judges is not None
         tests = job.tests
-        setup = tests.setup
-        program = {"role": "functions", "setup": setup, "program": job.program, **self._limits(job.timeout_s)}
-        tests_cpu_s = max(MAX_TESTS_CPU_S, job.timeout_s)
+        program = {
+            "role": "functions",
+            "setup": tests.setup,
+            "program": job.program,
+            **self._limits(job.timeout_s),
+        }
         judge = {
             "role": "tests",
             "kind": tests.kind,
-            "setup": setup,
+            "setup": tests.setup,
             "prefix": tests.prefix,
             "code": tests.code,
             "pairs": tests.pairs,
             "entry_point": tests.entry_point,
-            **self._limits(tests_cpu_s),
+            **self._limits(max(MAX_TESTS_CPU_S, job.timeout_s)),
         }
-        # The tests are idle while the program works, and are ended by its end; their own limit is for a loss of it.
-        tests_idle_s = job.timeout_s + self._limits(job.timeout_s)["wall_s"] + REPORT_TIMEOUT_S
-        judge["wall_s"] = tests_idle_s
         requests, replies = os.pipe(), os.pipe()
         try:
-            self.programs.start(program, (requests[0], replies[1]))
-            self.judges.start(judge, (replies[0], requests[1]))
+            tell(self.programs, program, (requests[0], replies[1]))
+            tell(self.judges, judge, (replies[0], requests[1]))
         finally:
             for descriptor in (*requests, *replies):
                 os.close(descriptor)
-        deadline = time.monotonic() + tests_idle_s + self._limits(tests_cpu_s)["wall_s"] + REPORT_TIMEOUT_S
-        judged = self.judges.report(deadline)
-        self.programs.start({"stop": True}, ())
-        ran = self.programs.report(time.monotonic() + REPORT_TIMEOUT_S)
-        return decide(ran, judged, job.timeout_s)
+        watch = Watch((self.programs, self.judges), self.interrupted)
+        watch.until(1, self._may_be_idle_s(job))
+        watch.stop()
+        return decide(watch.reports[0], watch.reports[1], job.timeout_s)
 
     def _run_scripts(self, job: Job) -> Result:
         """Every pair in a process of its own; the first that does not pass decides."""
@@ -285,7 +245,7 @@ class Slot:
             used = max(used, ran["cpu_s"])
             if output is None:
                 return result("output_limit", f"input {number}: more than {self.budget.output_mib} MiB", used)
-            found = fault(ran, job.timeout_s)
+            found = fault(ran, job.timeout_s) or (idle(used) if ran["end"] == "stopped" else None)
             if found is not None:
                 return result(found.status, f"input {number}: {found.detail}", used)
             if not same_output(output.decode("utf-8", "replace"), expected):
@@ -293,29 +253,39 @@ class Slot:
         return result("passed", "", used)
 
     def _run_script(self, job: Job, given: bytes) -> tuple[dict[str, Any], bytes | None]:
-        """The report and what was printed; None where that was too much."""
+        """The report and what was printed; None where that was too much. A program that was idle too long is stopped."""
         assert self.programs is not None
-        message = {
-            "role": "script",
-            "setup": job.tests.setup,
-            "program": job.program,
-            **self._limits(job.timeout_s),
-        }
+        message = {"role": "script", "setup": job.tests.setup, "program": job.program, **self._limits(job.timeout_s)}
         source, target = os.pipe()
         try:
             stdin = _readable(given)
             try:
-                self.programs.start(message, (stdin, target))
+                tell(self.programs, message, (stdin, target))
             finally:
                 os.close(stdin)
                 os.close(target)
-            deadline = time.monotonic() + message["wall_s"] + REPORT_TIMEOUT_S  # type: ignore[operator]
-            output = _read_all(source, self.budget.output_mib << 20, deadline)
-            if output is None:
-                self.programs.start({"stop": True}, ())
-            return self.programs.report(deadline), output
+            watch = Watch((self.programs,), self.interrupted)
+            output = self._printed(watch, source, self._may_be_idle_s(job))
+            if output is not None:
+                watch.until(0, self._may_be_idle_s(job))
+            watch.stop()
+            return watch.reports[0], output
         finally:
             os.close(source)
+
+    def _printed(self, watch: Watch, source: int, may_be_idle_s: float) -> bytes | None:
+        """What a program writes until it closes its output or is idle for too long; None where that is too much."""
+        content = bytearray()
+        while watch.idle_s <= may_be_idle_s:
+            if not watch.tick(source):
+                continue
+            chunk = os.read(source, 1 << 20)
+            content += chunk
+            if len(content) > self.budget.output_mib << 20:
+                return None
+            if not chunk:
+                break
+        return bytes(content)
 
 
 def _readable(content: bytes) -> int:
@@ -327,58 +297,3 @@ def _readable(content: bytes) -> int:
         return os.open(f"/proc/self/fd/{written}", os.O_RDONLY)
     finally:
         os.close(written)
-
-
-def _read_all(source: int, limit: int, deadline: float) -> bytes | None:
-    """Until the writers are gone; None beyond the limit. Raises ServerLost at the deadline."""
-    poll = select.poll()
-    poll.register(source, select.POLLIN)
-    content = bytearray()
-    while True:
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise ServerLost("a program was not ended in time")
-        chunk = os.read(source, 1 << 20)
-        if not chunk:
-            return bytes(content)
-        content += chunk
-        if len(content) > limit:
-            return None
-
-
-def fault(ran: dict[str, Any], timeout_s: float) -> Result | None:
-    """What is wrong with a program by its server's report alone; None for a plain end in time."""
-    end, code, used, note = ran["end"], int(ran["code"]), float(ran["cpu_s"]), str(ran["note"])
-    if end == "timeout" or used > timeout_s or (end == "signal" and code == signal.SIGXCPU):
-        return result("timeout", f"more than {timeout_s:g} s of CPU time", used)
-    if end in _ENDS:
-        return result(_ENDS[end], "too long without an end" if end == "wall" else "wrote too much", used)
-    if end == "exit" and code in _EXITS:
-        return result(_EXITS[code], note, used)
-    if end == "signal":
-        return result("error", f"ended by signal {code}", used)
-    if end == "exit" and code != 0:
-        return result("error", note or f"ended with exit status {code}", used)
-    return None
-
-
-def decide(ran: dict[str, Any], judged: dict[str, Any], timeout_s: float) -> Result:
-    """The verdict, from the reports on the program's process and on the tests' process."""
-    used = float(ran["cpu_s"])
-    if judged["end"] == "exit" and judged["code"] == 0:
-        finding = json.loads(judged["note"])
-        status, detail = finding["status"], str(finding["detail"])
-        if status == "tests":
-            return result("infra_error", detail, used)
-        own = fault(ran, timeout_s)
-        if own is not None and (status == "ended" or own.status in ("timeout", "disk_limit")):
-            return own
-        if status == "ended":
-            return result("error", "the program ended, or hung up, before its tests did", used)
-        return result(status, detail, used)
-    # The tests ran on values of the program, and it is these that were too much for them.
-    if judged["end"] in ("timeout", "wall") or (judged["end"] == "signal" and judged["code"] == signal.SIGXCPU):
-        own = fault(ran, timeout_s)
-        return own if own is not None else result("timeout", "the tests took too long on what it returned", used)
-    return result(
-        "error", f"the tests broke on what it returned: {judged['end']} {judged['code']} {judged['note']}", used
-    )

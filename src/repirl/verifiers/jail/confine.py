@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from repirl.verifiers.jail import landlock, seccomp
 
 OPEN_FILES = 64
+STACK_MIB = 256  # of the main thread, as it grows: recursion through functions in C, such as a cache's
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 
@@ -85,6 +86,7 @@ def set_limits(limits: Limits) -> None:
         resource.RLIMIT_AS: (limits.memory_mib << 20,) * 2,
         resource.RLIMIT_FSIZE: (limits.disk_mib << 20,) * 2,
         resource.RLIMIT_NOFILE: (OPEN_FILES,) * 2,
+        resource.RLIMIT_STACK: (STACK_MIB << 20,) * 2,
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MSGQUEUE: (0, 0),
         resource.RLIMIT_MEMLOCK: (0, 0),

@@ -12,10 +12,13 @@ from collections.abc import Iterable
 
 _CREATE, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 
-WRITE_FILE, READ_FILE, READ_DIR, REMOVE_FILE, MAKE_REG, TRUNCATE = (1 << bit for bit in (1, 2, 3, 5, 8, 14))
+WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG, REFER, TRUNCATE = (
+    1 << bit for bit in (1, 2, 3, 4, 5, 7, 8, 13, 14)
+)
 _IN_FILES = WRITE_FILE | READ_FILE | TRUNCATE
 READ = READ_FILE | READ_DIR
-SCRATCH = READ | WRITE_FILE | REMOVE_FILE | MAKE_REG | TRUNCATE  # plain files only: no folder, link, socket or pipe
+# Plain files and folders, which may be moved between its folders: no link, socket or pipe.
+SCRATCH = READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | REFER | TRUNCATE
 _BITS_OF_VERSION = {1: 13, 2: 14, 3: 15, 4: 15}  # 16 from version 5 on
 
 

@@ -68,6 +68,8 @@ def _conditions(pid: int) -> dict[str, list[Instruction]]:
         "tgkill": _one_of(0, (pid,)),
         "tkill": _one_of(0, (pid,)),
         "prlimit64": _one_of(0, (0, pid)),
+        # As on a file system without such attributes, so that a copy does without them.
+        **{name: [(_RETURN, 0, 0, _ERRNO | errno.ENOTSUP)] for name in ("listxattr", "llistxattr", "flistxattr")},
         "clone3": [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)],  # its flags are in memory; the C library then uses clone
         "clone": [
             _argument(0),

@@ -3,9 +3,10 @@
 Two for each slot. The program's server knows programs only; tests never enter it. Each reads messages from its control
 socket and ends when that does, or when the process that started it is gone.
 
-Job: {"role": "functions" | "script" | "tests", "cpu_s", "wall_s", "memory_mib", "disk_mib", and what the role reads},
-with the child's descriptors. Report: {"end": "exit" | "signal" | "timeout" | "wall" | "disk" | "stopped", "code": int,
-"cpu_s": float, "note": str}. {"stop": true} during a job ends it.
+Job: {"role": "functions" | "script" | "tests", "cpu_s", "memory_mib", "disk_mib", and what the role reads}, with the
+child's descriptors. Report: {"end": "exit" | "signal" | "timeout" | "disk" | "stopped", "code": int, "cpu_s": float,
+"note": str}. During a job {"stop": true} ends it, and {"look": true} is answered by how the child fares:
+{"elapsed_s", "idle_s", "stopped": by a signal}.
 """
 
 from __future__ import annotations
@@ -27,18 +28,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from repirl.verifiers.jail import agent, confine, judging, landlock, wire
-from repirl.verifiers.jail.processor import idle_s
+from repirl.verifiers.jail import agent, confine, judging, landlock, scratch, wire
+from repirl.verifiers.jail.processor import IdleTime, cpu_s, states
 
 CHECK_S = 0.05  # between looks at clock and disk
-MAX_FILES = 1_000
 MAX_NOTE = 1 << 16
 FIRST_OWN = 20  # descriptors of the server itself start here
 LAST_DESCRIPTOR = 1 << 16
 PR_SET_CHILD_SUBREAPER = 36
 COMMON = (
-    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools", "math",
-    "operator", "random", "re", "statistics", "string", "typing",
+    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "io", "itertools", "json",
+    "math", "operator", "random", "re", "statistics", "string", "typing",
 )  # fmt: skip
 
 
@@ -106,14 +106,14 @@ class Server:
                 job, descriptors = wire.receive(self.control, 3)
             except wire.Closed:
                 return
-            if "stop" in job:  # crossed with the report of a job that has ended
+            if "stop" in job or "look" in job:  # crossed with the report of a job that has ended
                 continue
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # read as the end of the socket next
                 wire.send(self.control, self.run(job, descriptors))
 
     def run(self, job: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """One job: fork, watch, clean up, report."""
-        if "numpy" in job.get("program", "") or "numpy" in job.get("code", ""):
+        if any("numpy" in job.get(part, "") for part in ("setup", "program", "code")):
             with contextlib.suppress(ImportError):  # so that children need not; the program gets the ImportError itself
                 __import__("numpy")
         gc.freeze()
@@ -128,8 +128,7 @@ class Server:
             self._child(job, [*descriptors, write])
         for descriptor in (*descriptors, write):
             os.close(descriptor)
-        started = time.monotonic()
-        end = self._watch(pid, job, started)
+        end = self._watch(pid, job)
         _, status, used = os.wait4(pid, 0)
         self._clean()
         os.set_blocking(read, False)
@@ -143,33 +142,28 @@ class Server:
             end = "exit"  # it was ending by itself: its pipes close, and the tests report, before it can be waited for
         if end == "exit" and code < 0:
             end, code = "signal", -code
-        cpu_s = used.ru_utime + used.ru_stime
-        return {"end": end, "code": code, "cpu_s": cpu_s, "note": note.decode("utf-8", "replace")}
+        took = used.ru_utime + used.ru_stime
+        return {"end": end, "code": code, "cpu_s": took, "note": note.decode("utf-8", "replace")}
 
-    def _watch(self, pid: int, job: dict[str, Any], started: float) -> str:
+    def _watch(self, pid: int, job: dict[str, Any]) -> str:
         """Waits until the child ends or has to; kills it then."""
+        idle = IdleTime(pid)
         handle = os.pidfd_open(pid)
         poll = select.poll()
         poll.register(handle, select.POLLIN)
         poll.register(self.control, select.POLLIN)
         poll.register(self.trainer, select.POLLIN)
-        clock = (~pid << 3) | 2  # clock_getcpuclockid(3): CPU time of the whole process
         end = ""
         try:
             while not end:
                 ready = {descriptor for descriptor, _ in poll.poll(CHECK_S * 1000)}
                 if handle in ready:
                     return "exit"
-                if self.trainer in ready:
+                idle.look()
+                if self.trainer in ready or (self.control.fileno() in ready and self._told_to_stop(idle)):
                     end = "stopped"
-                elif self.control.fileno() in ready:
-                    with contextlib.suppress(wire.Closed):
-                        wire.receive(self.control)
-                    end = "stopped"
-                elif time.clock_gettime(clock) > job["cpu_s"]:
+                elif cpu_s(pid) > job["cpu_s"]:
                     end = "timeout"
-                elif (gone := time.monotonic() - started) > job["wall_s"] and idle_s(pid, gone) > job["wall_s"]:
-                    end = "wall"
                 elif self._written(pid) > job["disk_mib"] << 20:
                     end = "disk"
             return end
@@ -178,19 +172,27 @@ class Server:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
             os.close(handle)
 
+    def _told_to_stop(self, idle: IdleTime) -> bool:
+        """Reads one message; answers a look."""
+        try:
+            message, _ = wire.receive(self.control)
+            if "look" in message:
+                found = {"elapsed_s": idle.elapsed_s, "idle_s": idle.seconds, "stopped": states(idle.pid) == {"T"}}
+                wire.send(self.control, found)
+                return False
+        except (wire.Closed, BrokenPipeError, ConnectionResetError):
+            pass
+        return True
+
     def _written(self, pid: int) -> int:
         """Bytes in the scratch folder and in files that have lost their name but are still open."""
-        total = count = 0
-        for entry in os.scandir(self.folder):
-            count += 1
-            with contextlib.suppress(FileNotFoundError):
-                total += entry.stat(follow_symlinks=False).st_blocks * 512
+        total = scratch.size(self.folder)
         with contextlib.suppress(OSError):  # the child has just ended
             for name in os.listdir(f"/proc/{pid}/fd"):
                 found = os.stat(f"/proc/{pid}/fd/{name}")
                 if stat.S_ISREG(found.st_mode) and not found.st_nlink:
                     total += found.st_blocks * 512
-        return total if count <= MAX_FILES else 1 << 62
+        return total
 
     def _clean(self) -> None:
         """Ends what a child without a seccomp filter may have started, and empties the scratch folder."""
@@ -201,11 +203,7 @@ class Server:
                     for child in _children():
                         os.kill(child, signal.SIGKILL)
                     time.sleep(0.001)
-        for entry in os.scandir(self.folder):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                os.unlink(entry.path)
+        scratch.empty(self.folder)
 
     def _child(self, job: dict[str, Any], descriptors: list[int]) -> NoReturn:
         """Order matters: what the program must not have is gone before it starts."""

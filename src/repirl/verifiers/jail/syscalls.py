@@ -61,6 +61,9 @@ FREE: dict[str, tuple[int | None, int | None]] = {
     "rename": (82, None),
     "renameat": (264, 38),
     "renameat2": (316, 276),
+    "mkdir": (83, None),
+    "mkdirat": (258, 34),
+    "rmdir": (84, None),
     "ftruncate": (77, 46),
     "truncate": (76, 45),
     "fsync": (74, 82),
@@ -148,4 +151,7 @@ CONDITIONAL: dict[str, tuple[int | None, int | None]] = {
     "prlimit64": (302, 261),
     "socketpair": (53, 199),
     "sendto": (44, 206),
+    "listxattr": (194, 11),
+    "llistxattr": (195, 12),
+    "flistxattr": (196, 13),
 }

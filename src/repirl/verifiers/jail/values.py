@@ -4,11 +4,13 @@ Typed and by value, never pickle: decoding builds only the types listed here, fr
 written. Neither direction recurses. Depth, number of items and size are capped.
 
 A value is a tag and its content. Leaves: a tag, for most of them a length, then bytes. Everything else: a tag, the number
-of children, the children. Numbers are big-endian.
+of children, the children. Numbers are big-endian. Containers of arguments are lent (`Lent`): one that came before is a
+reference to it, so that what was one object arrives as one, and what the other side does to it comes back.
 """
 
 from __future__ import annotations
 
+import builtins
 import collections
 import datetime
 import decimal
@@ -42,6 +44,18 @@ _VIEW_TYPES: dict[type, bytes] = {type({}.keys()): b"K", type({}.values()): b"V"
 _DTYPE = re.compile(r"[<>|=]?(\?|[biufc]\d{1,2}|[US]\d{1,6})")
 
 
+# Types that tests may hand to a program by name, beyond those that may come back.
+_GIVEN_TYPES: dict[str, type] = {
+    **{name: kind for name, kind in vars(builtins).items() if isinstance(kind, type)},
+    **{kind.__name__: kind for kind in (collections.Counter, collections.OrderedDict, collections.defaultdict)},
+    **{kind.__name__: kind for kind in (collections.deque, decimal.Decimal, fractions.Fraction)},
+    **_BUILTIN_TYPES,
+}
+TYPES_BACK: Mapping[str, type] = types.MappingProxyType(_BUILTIN_TYPES)
+TYPES_GIVEN: Mapping[str, type] = types.MappingProxyType(_GIVEN_TYPES)
+_LENT_TAGS = b"leqdOCBAI"  # of what can be changed in place
+
+
 class CodecError(ValueError):
     """A value that cannot be sent, or bytes that are none."""
 
@@ -50,17 +64,44 @@ class TooLarge(CodecError):
     """A value beyond the caps."""
 
 
+class Lent:
+    """The containers of one message, in their order. Both sides number them alike, and know them again in the answer."""
+
+    def __init__(self) -> None:
+        self.objects: list[Any] = []
+        self._places: dict[int, int] = {}  # by identity; `objects` keeps it valid
+
+    def add(self, value: Any) -> None:
+        """The next one."""
+        self._places[id(value)] = len(self.objects)
+        self.objects.append(value)
+
+    def put(self, later: Any, value: Any) -> None:
+        """The value in whose place something else was added."""
+        place = self._places[id(later)]
+        self.objects[place] = value
+        self._places[id(value)] = place
+
+    def place(self, value: Any) -> int | None:
+        """Its number, if it is one of them."""
+        return self._places.get(id(value))
+
+
 def encode(
     value: Any,
     *,
     export: Callable[[Any], Reference | None] = lambda _: None,
     classes: Mapping[str, type] = types.MappingProxyType({}),
     max_bytes: int = MAX_BYTES,
+    lent: Lent | None = None,
+    lend: bool = False,
+    named: Mapping[str, type] = TYPES_BACK,
 ) -> bytes:
     """Bytes of a value.
 
     export: turns an object that is no value into a reference, or None. classes: those whose instances go by value, by
-    name. Subclasses of built-in types go as the built-in type. Raises CodecError, TooLarge.
+    name. lent: containers that the other side knows by number; with `lend` those of this value are added. named: types
+    that go by their name. Subclasses of built-in types go as the built-in type. Raises CodecError, TooLarge.
     """
     out = bytearray()
     stack = [(value, 0)]
@@ -76,7 +117,13 @@ def encode(
         if leaf is not None:
             out += leaf
             continue
-        tag, children = _children(value, export, classes)
+        place = None if lent is None else lent.place(value)
+        if place is not None:
+            out += b"#" + struct.pack(">I", place)
+            continue
+        tag, children = _children(value, export, classes, named)
+        if lend and lent is not None and tag in _LENT_TAGS:
+            lent.add(value)
         if isinstance(children, bytes):
             out += tag + children
             continue
@@ -111,7 +158,7 @@ def _leaf(value: Any) -> bytes | None:
 
 
 def _children(
-    value: Any, export: Callable[[Any], Reference | None], classes: Mapping[str, type]
+    value: Any, export: Callable[[Any], Reference | None], classes: Mapping[str, type], named: Mapping[str, type]
 ) -> tuple[bytes, list[Any] | bytes]:
     """Tag and children of what is no leaf; or tag and bytes of a reference."""
     kind = type(value)
@@ -141,13 +188,13 @@ def _children(
         return b"x", [value.hour, value.minute, value.second, value.microsecond]
     if kind is datetime.timedelta:
         return b"X", [value.days, value.seconds, value.microseconds]
-    if kind is type and value in _BUILTIN_TYPES.values():
+    if isinstance(value, type) and named.get(value.__name__) is value:
         return b"P", [value.__name__]
-    if kind.__module__ == "numpy" and "numpy" in sys.modules:
+    reference = export(value) if kind.__module__ != "numpy" else None
+    if reference is None and kind.__module__ == "numpy" and "numpy" in sys.modules:
         return _numpy_children(value)
-    if kind.__name__ in classes:
-        return b"I", [kind.__name__, _attributes(value)]
-    reference = export(value)
+    if reference is None and kind.__name__ in classes:
+        return b"I", [kind.__name__, attributes(value)]
     if reference is not None:
         return b"R", reference[0].encode() + struct.pack(">Q", reference[1])
     return _base_children(value)
@@ -171,7 +218,14 @@ def _base_children(value: Any) -> tuple[bytes, list[Any]]:
     raise CodecError(f"an object of type {type(value).__name__!r} is no value that tests can compare")
 
 
-def _attributes(value: Any) -> dict[str, Any]:
+def plain(value: Any) -> Any:
+    """An instance of a subclass of a built-in type as that type. Raises CodecError for any other."""
+    tag, children = _base_children(value)
+    return _BUILDERS[tag](children)
+
+
+def attributes(value: Any) -> dict[str, Any]:
+    """Those of an instance, slots included."""
     found = dict(getattr(value, "__dict__", {}))
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())
@@ -195,10 +249,16 @@ def decode(
     *,
     resolve: Callable[[str, int], Any] | None = None,
     classes: Mapping[str, type] = types.MappingProxyType({}),
+    lent: Lent | None = None,
+    lend: bool = False,
+    named: Mapping[str, type] = TYPES_BACK,
 ) -> Any:
-    """The value of bytes; `resolve` makes an object of a reference. Raises CodecError and nothing else for bad bytes."""
+    """The value of bytes; `resolve` makes an object of a reference, `lent`, `lend` and `named` are as in `encode`.
+
+    Raises CodecError and nothing else for bad bytes.
+    """
     try:
-        return _decode(data, resolve, classes)
+        return _decode(data, resolve, classes, lent or Lent(), lend, named)
     except CodecError:
         raise
     except MemoryError:
@@ -207,21 +267,30 @@ def decode(
         raise CodecError(f"bytes that hold no value: {error}") from None
 
 
-def _decode(data: bytes, resolve: Callable[[str, int], Any] | None, classes: Mapping[str, type]) -> Any:
+def _decode(
+    data: bytes,
+    resolve: Callable[[str, int], Any] | None,
+    classes: Mapping[str, type],
+    lent: Lent,
+    lend: bool,
+    named: Mapping[str, type],
+) -> Any:
     if len(data) > MAX_BYTES:
         raise TooLarge(f"a message of {len(data)} bytes")
-    stack: list[tuple[bytes, int, list[Any]]] = [
-        (b"", 1, [])
-    ]  # open containers: tag, number of children, children so far
+    # Open containers: tag, number of children, children so far, and the object itself where it is lent before it is filled.
+    stack: list[tuple[bytes, int, list[Any], Any]] = [(b"", 1, [], None)]
     position = items = 0
     while True:
         while len(stack[-1][2]) == stack[-1][1]:
-            tag, _, children = stack.pop()
+            tag, _, children, begun = stack.pop()
             if not stack:
                 if position != len(data):
                     raise CodecError("bytes after the value")
                 return children[0]
-            stack[-1][2].append(_built(tag, children, classes))
+            made = _built(tag, children, classes, begun, named)
+            if type(begun) is _Later:
+                lent.put(begun, made)
+            stack[-1][2].append(made)
         if position >= len(data):
             raise CodecError("bytes end inside a value")
         items += 1
@@ -241,6 +310,10 @@ def _decode(data: bytes, resolve: Callable[[str, int], Any] | None, classes: Map
             kind, number = struct.unpack_from(">cQ", data, position)
             position += 9
             into.append(resolve(kind.decode("latin-1"), number))
+        elif tag == b"#":
+            (place,) = struct.unpack_from(">I", data, position)
+            position += 4
+            into.append(lent.objects[place])
         else:
             (count,) = struct.unpack_from(">I", data, position)
             position += 4
@@ -249,8 +322,31 @@ def _decode(data: bytes, resolve: Callable[[str, int], Any] | None, classes: Map
             if tag in b"isb":
                 into.append(_text_or_number(tag, data[position : position + count]))
                 position += count
-            else:
-                stack.append((tag, count, []))
+                continue
+            begun = None
+            if lend and tag in _LENT_TAGS:
+                begun = _begun(tag, data, position, classes)
+                lent.add(begun)
+            stack.append((tag, count, [], begun))
+
+
+def _begun(tag: bytes, data: bytes, position: int, classes: Mapping[str, type]) -> Any:
+    """A lent container before its content is known, so that what is in it can refer to it."""
+    if tag == b"I":
+        (size,) = struct.unpack_from(">I", data, position + 1)
+        kind = classes[data[position + 5 : position + 5 + size].decode()]
+        return object.__new__(kind)
+    return {
+        b"l": list,
+        b"e": set,
+        b"q": collections.deque,
+        b"O": collections.OrderedDict,
+        b"C": collections.Counter,
+    }.get(tag, {b"B": bytearray, b"A": _Later}.get(tag, dict))()
+
+
+class _Later:
+    """In the place of an array, which is made at once."""
 
 
 def _text_or_number(tag: bytes, content: bytes) -> Any:
@@ -276,18 +372,22 @@ def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
     return list(zip(items[::2], items[1::2], strict=True))
 
 
-def _instance(items: list[Any], classes: Mapping[str, type]) -> Any:
-    name, attributes = _only(items, str, dict)
+def _instance(items: list[Any], classes: Mapping[str, type], begun: Any) -> Any:
+    name, found = _only(items, str, dict)
     if name not in classes:
         raise CodecError(f"an instance of {name!r}, which the tests do not define")
-    kind = classes[name]
-    made: Any = object.__new__(kind)
-    for key, value in attributes.items():
-        # A program must not put a function of its own in the place of a method that the tests will call.
-        if type(key) is not str or key.startswith("__") or callable(getattr(kind, key, None)):
-            raise CodecError(f"an instance of {name!r} with the attribute {key!r:.100}")
-        object.__setattr__(made, key, value)
+    made: Any = object.__new__(classes[name]) if begun is None else begun
+    set_attributes(made, found)
     return made
+
+
+def set_attributes(made: Any, found: Mapping[Any, Any]) -> None:
+    """Raises CodecError for what is no plain attribute of an instance."""
+    for key, value in found.items():
+        # A program must not put a function of its own in the place of a method that the tests will call.
+        if type(key) is not str or key.startswith("__") or callable(getattr(type(made), key, None)):
+            raise CodecError(f"an instance of {type(made).__name__!r} with the attribute {key!r:.100}")
+        object.__setattr__(made, key, value)
 
 
 def _array(items: list[Any]) -> Any:
@@ -330,15 +430,25 @@ _BUILDERS: dict[bytes, Callable[[list[Any]], Any]] = {
     b"y": lambda items: datetime.date(*_integers(items, 3)),
     b"x": lambda items: datetime.time(*_integers(items, 4)),  # type: ignore[arg-type]
     b"X": lambda items: datetime.timedelta(*_integers(items, 3)),
-    b"P": lambda items: _BUILTIN_TYPES[_only(items, str)[0]],
     b"A": _array,
     b"G": lambda items: _array(items)[()],
 }
 
 
-def _built(tag: bytes, items: list[Any], classes: Mapping[str, type]) -> Any:
+def _built(tag: bytes, items: list[Any], classes: Mapping[str, type], begun: Any, named: Mapping[str, type]) -> Any:
     if tag == b"I":
-        return _instance(items, classes)
+        return _instance(items, classes, begun)
+    if tag == b"P":
+        return named[_only(items, str)[0]]
     if tag not in _BUILDERS:
         raise CodecError(f"unknown tag {tag!r}")
-    return _BUILDERS[tag](items)
+    made = _BUILDERS[tag](items)
+    if begun is None:
+        return made
+    if isinstance(begun, dict | set):
+        begun.update(made)
+    elif isinstance(begun, _Later):
+        return made
+    else:
+        begun.extend(made)
+    return begun

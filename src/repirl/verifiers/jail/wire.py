@@ -46,17 +46,21 @@ def _exactly(descriptor: int, size: int) -> bytes:
     return bytes(content)
 
 
-def send(connection: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
-    """A JSON message, with copies of descriptors. Raises OSError."""
+def framed(message: dict[str, Any]) -> bytes:
+    """A JSON message with its length. Raises ValueError for one beyond the limit."""
     content = json.dumps(message).encode()
     if len(content) > MAX_FRAME:
         raise ValueError(f"a program with its tests takes {len(content)} bytes; the limit is {MAX_FRAME}")
-    socket.send_fds(connection, [struct.pack(">I", len(content))], descriptors)
-    connection.sendall(content)
+    return struct.pack(">I", len(content)) + content
+
+
+def send(connection: socket.socket, message: dict[str, Any]) -> None:
+    """Writes a message to somebody who reads. Raises OSError."""
+    connection.sendall(framed(message))
 
 
 def receive(connection: socket.socket, max_descriptors: int = 0) -> tuple[dict[str, Any], list[int]]:
-    """A message of `send` and its descriptors. Raises Closed."""
+    """A message and its descriptors. Raises Closed."""
     try:
         header, descriptors, _, _ = socket.recv_fds(connection, 4, max_descriptors)
         if not header:
