@@ -145,7 +145,7 @@ class Recorded(InProcess):
         self.responses = responses
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, samples: int, seeds: Sequence[int], temperature: float | None = None
+        self, prompts: Sequence[Sequence[int]], *, samples: int, seeds: Sequence[int], temperature: float = 1.0
     ) -> list[list[Response]]:
         """The first `samples` of each prompt."""
         return [self.responses[tuple(prompt)][:samples] for prompt in prompts]

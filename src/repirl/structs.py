@@ -196,12 +196,10 @@ class Codec(Protocol):
 class Generator(ABC):
     """Samples responses from a policy. A base class and not a Protocol, because configurations name its implementations.
 
-    temperature: of training; 1 samples from the policy itself.
     truncated: samples come from a part of the distribution only (top-p, top-k, min-p): training refuses it.
     gives_log_probs: responses carry the sampler's own log-probabilities.
     """
 
-    temperature: float = 1.0
     truncated: bool = False
     gives_log_probs: bool = False
 
@@ -224,11 +222,11 @@ class Generator(ABC):
         *,
         samples: int,
         seeds: Sequence[int],
-        temperature: float | None = None,
+        temperature: float = 1.0,
     ) -> list[list[Response]]:
         """`samples` responses to each prompt; `seeds[i]` alone decides the randomness of prompt i.
 
-        temperature: 0 takes the likeliest token; None = the setting.
+        temperature: 1 samples from the policy itself; 0 takes the likeliest token.
         """
 
     def close(self) -> None:  # noqa: B027

@@ -12,7 +12,6 @@ from repirl.modules.prm_objectives import IRL
 from repirl.modules.prompt_filter import PromptFilter
 from repirl.modules.settings import Advantage, Surrogate
 from repirl.objectives.irl import irl_coefficients
-from repirl.rollout.transformers import InProcess
 from tests.modules.tiny import EvenDigits, make_module, run
 
 
@@ -73,8 +72,8 @@ def test_experts_outside_z_may_be_moved() -> None:
         ({"prm": None}, "without prm and without verifier there is nothing to learn from"),
         ({"prompt_filter": PromptFilter(kind="strict")}, "prompt_filter 'strict' needs a verifier"),
         ({"prompt_filter": PromptFilter(kind="reorder_half")}, "prompt_filter 'reorder_half' needs a verifier"),
-        ({"rollout": InProcess(temperature=0.7)}, "rollout.temperature must be 1 in training"),
-        ({"rollout": InProcess(temperature=0.0)}, "rollout.temperature must be 1 in training"),
+        ({"eval_temperature": -0.5}, "eval_temperature must not be negative"),
+        ({"eval_temperature": float("nan")}, "eval_temperature must not be negative"),
         ({"samples": 0}, "samples must be at least 1, not 0"),
     ],
 )

@@ -30,10 +30,10 @@ def shared() -> Iterator[VLLM]:
 
 
 def greedy(policy: Policy, limit: int = 16) -> list[list[tuple[int, ...]]]:
-    loop = InProcess(temperature=0.0)
+    loop = InProcess()
     decode = ChatCodec(policy.tokenizer).decode
     loop.attach(policy.model, decode=decode, pad_id=PAD, eos_ids=(EOS,), max_response_tokens=limit)
-    return ids(loop.generate(PROMPTS, samples=1, seeds=SEEDS))
+    return ids(loop.generate(PROMPTS, samples=1, seeds=SEEDS, temperature=0.0))
 
 
 def test_log_probs_are_those_of_the_training_forward_pass(shared: VLLM) -> None:

@@ -32,6 +32,6 @@ def accuracy(
     )
     evaluation = Evaluation()
     evaluation.start()
-    evaluation.add(actor, prompts, 0, samples, seed)
+    evaluation.add(actor, prompts, 0, samples, seed, temperature=1.0)
     found = evaluation.results("val")
     return {kind: found[f"val/{kind}_accuracy"] for kind in ("greedy", "sampled")}

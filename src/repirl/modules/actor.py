@@ -117,9 +117,10 @@ class Evaluation:
         batch_index: int,
         samples: int,
         seed: int,
+        temperature: float,
         scores: Scores | None = None,
     ) -> None:
-        """Answers the prompts greedily and `samples` times at temperature 1.
+        """Answers the prompts greedily and `samples` times at `temperature`.
 
         What is sampled depends on the seed and the problem alone: not on the batch, the ranks, or other problems.
         """
@@ -129,7 +130,7 @@ class Evaluation:
         greedy = _answered(actor, prompts, actor.sample(prompts, seeds, samples=1, key=(seed,), temperature=0.0))
         sampled: list[list[Answer]] = [[] for _ in prompts]
         if samples:
-            rows = actor.sample(prompts, seeds, samples=samples, key=(seed,), temperature=1.0)
+            rows = actor.sample(prompts, seeds, samples=samples, key=(seed,), temperature=temperature)
             sampled = _answered(actor, prompts, rows, scores)
         self._records += [
             ProblemRecord(

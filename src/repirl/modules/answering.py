@@ -20,10 +20,14 @@ class Answering(LightningModule):
         actor: the policy with its codec, generator and verifier.
         eval_samples: sampled responses a problem, beside the greedy one.
         seed: of what is sampled.
+        eval_temperature: of sampled responses; 1 samples from the policy itself.
     """
 
-    def __init__(self, actor: Actor, eval_samples: int, seed: int) -> None:
+    def __init__(self, actor: Actor, eval_samples: int, seed: int, eval_temperature: float) -> None:
         super().__init__()
+        if not eval_temperature >= 0:
+            raise ValueError(f"eval_temperature must not be negative, not {eval_temperature}")
+        self.eval_temperature = eval_temperature
         self.actor, self.eval_samples, self.seed = actor, eval_samples, seed
         self.policy = actor.policy
         self.max_prompt_tokens, self.max_response_tokens = actor.text.max_prompt_tokens, actor.text.max_response_tokens
@@ -69,7 +73,9 @@ class Answering(LightningModule):
 
     def validation_step(self, batch: list[Prompt], batch_idx: int) -> None:
         """Answers greedily and by sampling; a reward model scores the sampled answers."""
-        self.evaluation.add(self.actor, batch, batch_idx, self.eval_samples, self.seed, self.mean_rewards)
+        self.evaluation.add(
+            self.actor, batch, batch_idx, self.eval_samples, self.seed, self.eval_temperature, self.mean_rewards
+        )
 
     def on_validation_epoch_end(self) -> None:
         log_results(self, self.evaluation.results("val"))

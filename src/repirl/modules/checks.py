@@ -17,10 +17,6 @@ def check_settings(module: RePIRL) -> None:
     verifier, rollout = module.actor.verifier, module.actor.rollout
     if module.samples < 1:
         raise ValueError(f"samples must be at least 1, not {module.samples}")
-    if rollout.temperature != 1.0:
-        raise ValueError(
-            "rollout.temperature must be 1 in training: the importance weights assume samples of the policy itself"
-        )
     if rollout.truncated:
         raise ValueError(
             "rollout samples from a part of the distribution only (top_p, top_k or min_p): its log-probabilities would be "
@@ -53,6 +49,11 @@ def check_precision(trainer: Trainer, stage: str, models: Iterable[Policy | None
         raise ValueError(
             f"trainer.precision {precision!r} would turn rewards, advantages and rotary frequencies into that type too; "
             f"leave it at 32-true, and give the weights their type by policy.dtype: {dtype}"
+        )
+    if precision == "16-mixed" and trainer.world_size > 1:
+        raise ValueError(
+            "trainer.precision '16-mixed' on several processes: a rank whose own gradients are finite would step where "
+            "another's are not; set trainer.precision to bf16-mixed"
         )
     for dtype in {model.dtype for model in models if model is not None} if stage == "fit" else ():
         if dtype == "float16" and precision != "16-mixed":

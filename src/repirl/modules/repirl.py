@@ -68,6 +68,7 @@ class RePIRL(Answering):
         micro_batch_tokens: tokens in one forward-backward pass; changes memory and speed, never the gradient.
         policy_clip_norm, prm_clip_norm: of the global gradient norm.
         eval_samples: sampled responses a problem in validation, beside the greedy one.
+        eval_temperature: of those; rollouts of training are always at 1, samples of the policy itself.
         seed: of rollouts.
     """
 
@@ -93,9 +94,10 @@ class RePIRL(Answering):
         policy_clip_norm: float = 1.0,
         prm_clip_norm: float = 10.0,
         eval_samples: int = 1,
+        eval_temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(Actor(policy, text, rollout or InProcess(), verifier), eval_samples, seed)
+        super().__init__(Actor(policy, text, rollout or InProcess(), verifier), eval_samples, seed, eval_temperature)
         self.automatic_optimization = False
         self.prm = prm
         self.policy_optimizer, self.prm_optimizer = policy_optimizer, prm_optimizer
@@ -403,10 +405,16 @@ class RePIRL(Answering):
         bad = (~values.isfinite()).any(-1)
         if not any_rank(bool(bad.any()), self.device):
             return
-        named = ", ".join(map(repr, experience.prompt_ids_of(bad))) or "on another rank"
+        if not any_rank(not bool(bad.all()), self.device):  # no prompt's fault
+            where, advice = (
+                "all prompts",
+                "lower the learning rate, or give policy.dtype more range: float32 or bfloat16",
+            )
+        else:
+            where = "prompt " + (", ".join(map(repr, experience.prompt_ids_of(bad))) or "on another rank")
+            advice = "lower the learning rate, or remove the prompt"
         raise FloatingPointError(
-            f"iteration {self.global_step}: {what} is NaN or infinite for prompt {named}; nothing was updated by it. "
-            "Lower the learning rate, or remove the prompt"
+            f"iteration {self.global_step}: {what} is NaN or infinite for {where}; nothing was updated by it: {advice}"
         )
 
     def _timed(self, phase: str) -> AbstractContextManager[None]:

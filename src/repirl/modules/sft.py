@@ -38,9 +38,10 @@ class SFT(Answering):
         micro_batch_tokens: int = 16384,
         policy_clip_norm: float = 1.0,
         eval_samples: int = 1,
+        eval_temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(Actor(policy, text, rollout or InProcess(), verifier), eval_samples, seed)
+        super().__init__(Actor(policy, text, rollout or InProcess(), verifier), eval_samples, seed, eval_temperature)
         self.automatic_optimization = False
         self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
         self.micro_batch_tokens, self.policy_clip_norm = micro_batch_tokens, policy_clip_norm

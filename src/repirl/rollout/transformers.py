@@ -23,19 +23,14 @@ class InProcess(Generator):
     """Samples by the policy's own forward pass.
 
     Args:
-        temperature: 1 samples from the policy itself; 0 is greedy. Training refuses anything but 1.
         max_batch_rows: rows decoded at a time.
         stop_strings: a response ends when its text contains one (besides EOS).
     """
 
-    def __init__(
-        self, temperature: float = 1.0, max_batch_rows: int = 128, stop_strings: list[str] | None = None
-    ) -> None:
-        if temperature < 0 or max_batch_rows < 1:
-            raise ValueError(
-                f"rollout: temperature {temperature} must be >= 0 and max_batch_rows {max_batch_rows} >= 1"
-            )
-        self.temperature, self.max_batch_rows, self.stop_strings = temperature, max_batch_rows, stop_strings or []
+    def __init__(self, max_batch_rows: int = 128, stop_strings: list[str] | None = None) -> None:
+        if max_batch_rows < 1:
+            raise ValueError(f"rollout: max_batch_rows must be at least 1, not {max_batch_rows}")
+        self.max_batch_rows, self.stop_strings = max_batch_rows, stop_strings or []
 
     def attach(
         self,
@@ -57,12 +52,11 @@ class InProcess(Generator):
         *,
         samples: int,
         seeds: Sequence[int],
-        temperature: float | None = None,
+        temperature: float = 1.0,
     ) -> list[list[Response]]:
-        """`samples` responses to each prompt, of at most max_response_tokens tokens; `temperature` overrides the setting."""
+        """`samples` responses to each prompt, of at most max_response_tokens tokens; `temperature` 0 is greedy."""
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
-        temperature = self.temperature if temperature is None else temperature
         step = max(1, self.max_batch_rows // samples)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # similar lengths pad least
         found: dict[int, list[Response]] = {}

@@ -22,7 +22,6 @@ class VLLM(Generator):
     """Samples by vLLM, and gives its log-probabilities.
 
     Args:
-        temperature: 1 samples from the policy itself; 0 is greedy. Training refuses anything but 1.
         top_p, top_k, min_p: sample from a part of the distribution; for evaluation alone, training refuses it.
         stop_strings: a response ends when its text contains one (besides EOS).
         server: address of a `python -m repirl.rollout.vllm_server`, or one for each process in the order of ranks; None =
@@ -35,7 +34,6 @@ class VLLM(Generator):
 
     def __init__(
         self,
-        temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
         min_p: float = 0.0,
@@ -44,14 +42,13 @@ class VLLM(Generator):
         sleep: bool = False,
         engine: dict[str, Any] | None = None,
     ) -> None:
-        if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or not 0 <= min_p <= 1:
+        if not 0 < top_p <= 1 or top_k < 0 or not 0 <= min_p <= 1:
             raise ValueError(
-                f"rollout: temperature {temperature} must be >= 0, top_p {top_p} in (0, 1], top_k {top_k} >= 0 (0 = all "
-                f"tokens) and min_p {min_p} in [0, 1]"
+                f"rollout: top_p {top_p} in (0, 1], top_k {top_k} >= 0 (0 = all tokens) and min_p {min_p} in [0, 1]"
             )
         if taken := sorted(RESERVED & (engine or {}).keys()):
             raise ValueError(f"rollout.engine: {', '.join(taken)} cannot be set, repirl decides it: remove it")
-        self.temperature, self.top_p, self.top_k, self.min_p = temperature, top_p, top_k, min_p
+        self.top_p, self.top_k, self.min_p = top_p, top_k, min_p
         self.truncated = top_p < 1 or top_k > 0 or min_p > 0
         self.stop_strings, self.server, self.sleep, self.engine = stop_strings or [], server, sleep, engine or {}
         self._engine: Engine | RemoteEngine | None = None
@@ -78,9 +75,9 @@ class VLLM(Generator):
         *,
         samples: int,
         seeds: Sequence[int],
-        temperature: float | None = None,
+        temperature: float = 1.0,
     ) -> list[list[Response]]:
-        """`samples` responses to each prompt, of at most max_response_tokens tokens; `temperature` overrides the setting.
+        """`samples` responses to each prompt, of at most max_response_tokens tokens; `temperature` 0 is greedy.
 
         Each row has a seed of its own. Equal seeds give equal rows as far as logits are equal, which in vLLM may depend on
         the batch by a rounding.
@@ -103,7 +100,7 @@ class VLLM(Generator):
             [list(prompt) for prompt in prompts for _ in range(samples)],
             [row_seed(seed, row) for seed in seeds for row in range(samples)],
             Sampling(
-                temperature=self.temperature if temperature is None else temperature,
+                temperature=temperature,
                 top_p=self.top_p,
                 top_k=self.top_k,
                 min_p=self.min_p,
