@@ -168,7 +168,7 @@ def below(pid: int) -> list[int]:
 def signalled(folder: Path, number: int, devices: int, whom: str, dice: random.Random) -> dict[str, Any]:
     """One signal (SIGSTOP: a frozen rank); how the run ended and what is left."""
     shutil.rmtree(folder, ignore_errors=True)
-    timeout = 30.0 if number == signal.SIGSTOP else 1800.0
+    timeout = 60.0 if number == signal.SIGSTOP else 1800.0
     path = configuration(folder, devices, timeout, steps=100_000, width=32)
     metrics, last = folder / "metrics.csv", folder / "checkpoints" / "last.ckpt"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -281,7 +281,7 @@ def render(found: dict[str, Any]) -> str:
         ]
         rows.append(f"| {name} | {' | '.join(map(str, counts))} |")
     signals = []
-    for name, some in [*found["signals"].items(), ("SIGSTOP, 2 processes, second (waits 30 s)", found["frozen"])]:
+    for name, some in [*found["signals"].items(), ("SIGSTOP, 2 processes, second (waits 60 s)", found["frozen"])]:
         seconds = [one["seconds"] for one in some]
         spread = f"{min(seconds):.1f} to {max(seconds):.1f}, median {statistics.median(seconds):.1f}"
         statuses = ", ".join(str(s) for s in sorted({one["status"] for one in some}, key=str))

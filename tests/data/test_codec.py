@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from tokenizers import processors
@@ -193,3 +194,13 @@ def test_token_lists_are_checked_and_tokenizers_survive_saving(tmp_path: object)
     loaded = AutoTokenizer.from_pretrained(str(tmp_path))
     assert loaded("ababa b.\n")["input_ids"] == [7, 3, 2, 4, 3, 6, 5]
     assert loaded.decode([7, 3, 2, 4, 3, 6, 5]) == "ababa b.\n"
+
+
+def test_a_saved_vocabulary_of_its_own_is_read_again(tmp_path: Path) -> None:
+    """Loaded from a folder it is the library's own class, whose errors are of no class of their own."""
+    character_tokenizer([*"ab", "\n"]).save_pretrained(tmp_path)
+    codec = ChatCodec(AutoTokenizer.from_pretrained(tmp_path))
+    assert codec.encode_prompt("ab") == (2, 3, 4)
+    assert codec.encode_response("b") == (3, 1)
+    with pytest.raises(ValueError, match=r"cannot encode the text: .*Missing"):
+        codec.encode_response("c")

@@ -172,16 +172,24 @@ class ChatCodec:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _tokens(self, texts: Sequence[str], *, parse_special: bool = True) -> list[tuple[int, ...]]:
+        return self._encoded(texts, add_special_tokens=False, split_special_tokens=not parse_special)
+
+    def _encoded(self, texts: Sequence[str], **options: bool) -> list[tuple[int, ...]]:
+        """What the tokenizer makes of the texts. Raises ValueError where it has no token for a character."""
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not parse_special)
-        return [tuple(ids) for ids in encoded["input_ids"]]
+        try:
+            return [tuple(ids) for ids in self.tokenizer(list(texts), **options)["input_ids"]]
+        except Exception as error:
+            if type(error) is not Exception:  # the tokenizers library raises nothing more specific
+                raise
+            raise ValueError(f"this tokenizer cannot encode the text: {error}") from error
 
     def _with_beginning(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """The texts after what the tokenizer itself puts before a text: its beginning-of-text token, or nothing."""
         if not texts:
             return []
-        bare, full = self._tokens(texts), [tuple(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
+        bare, full = self._tokens(texts), self._encoded(texts)
         return [_beginning(b, f) + b for b, f in zip(bare, full, strict=True)]
 
     def _rendered(self, problem: str, response: str | None = None) -> str:
