@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from repirl.data.expert import ExpertData
 from repirl.models.prm import PRM, Kind
+from repirl.modules.learning_rate import WarmupDecay
 from repirl.modules.optimizers import make_optimizer
-from repirl.modules.phases import Schedule
 from repirl.modules.settings import Surrogate
 from repirl.modules.sft import SFT
 from tests.modules.tiny import TEXT, EvenDigits, Run, distance, make_data, make_module, make_policy, run, with_experts
@@ -295,18 +295,18 @@ def test_rate_zero_moves_nothing_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_a_linear_schedule_scales_the_new_rate(tmp_path: Path) -> None:
-    schedule = Schedule(learning_rate="linear")
     path = tmp_path / "some.ckpt"
-    first = run(full(schedule=schedule), data(), steps=4)
+    falling = partial(WarmupDecay, iterations=8)
+    first = run(full(policy_scheduler=falling), data(), steps=4)
     first.trainer.save_checkpoint(path)
     # at iteration 4 of 8 half of the rate is left, of the configured one and not of that of the checkpoint
-    changed = full(schedule=schedule, policy_optimizer=partial(torch.optim.AdamW, lr=1e-4))
+    changed = full(policy_scheduler=falling, policy_optimizer=partial(torch.optim.AdamW, lr=1e-4))
     seen: list[float] = []
     before = changed.training_step
 
     def step(batch: Any, batch_idx: int) -> None:
-        before(batch, batch_idx)
         seen.append(changed.trainer.optimizers[0].param_groups[0]["lr"])
+        before(batch, batch_idx)
 
     changed.training_step = step
     run(changed, data(), steps=8, ckpt_path=path)

@@ -15,11 +15,11 @@ from lightning.pytorch.loggers import CSVLogger
 from repirl import checkpoints
 from repirl.callbacks.checkpoint import Checkpoint
 from repirl.models.prm import PRM
-from repirl.modules.prm_objectives import IRL
+from repirl.modules.prm_objectives import IRL, Discriminator, Prime, PRMObjective, StepCrossEntropy
 from repirl.modules.prompt_filter import PromptFilter
 from repirl.modules.sft import SFT
 from repirl.structs import Problem, Verdict, Verifier
-from tests.modules.tiny import ADAM, SGD, TEXT, make_data, make_module, make_policy, problems, run
+from tests.modules.tiny import ADAM, SGD, TEXT, EvenDigits, make_data, make_module, make_policy, problems, run
 
 
 def saved(folder: Path, **options: Any) -> Path:
@@ -188,6 +188,8 @@ def test_a_figure_that_an_iteration_does_not_measure_is_an_empty_cell(tmp_path: 
             assert {name for name in measured if name.startswith(("prm/", "policy/"))} <= {
                 "prm/prompts_used",
                 "prm/prompts_skipped",
+                "prm/lr",
+                "policy/lr",
             }
             assert row["prompts/kept"] == "0.0"
         else:
@@ -233,6 +235,27 @@ def test_a_run_is_not_resumed_over_other_data(tmp_path: Path, what: str, named: 
     assert run(make_module(), make_data(problems(8)), steps=2, ckpt_path=path).trainer.global_step == 2
     with pytest.raises(ValueError, match=rf"over other training data: .*{named}"):
         run(make_module(), make_data(changed(what)), steps=2, ckpt_path=path)
+
+
+@pytest.mark.parametrize(
+    ("objective", "measure"),
+    [
+        (IRL(), "reference"),
+        (IRL(base_measure="uniform"), "uniform"),
+        (Discriminator(), "uniform"),
+        (Discriminator(logit="gail"), None),
+        (Prime(), None),
+        (StepCrossEntropy(), None),
+    ],
+)
+def test_every_objective_s_checkpoint_says_what_its_rewards_are_relative_to(
+    tmp_path: Path, objective: PRMObjective, measure: str | None
+) -> None:
+    path = saved(tmp_path, objective=objective, verifier=EvenDigits())
+    assert checkpoints.read(path)["repirl"]["base_measure"] == measure
+    assert (
+        run(make_module(objective=objective, verifier=EvenDigits()), steps=2, ckpt_path=path).trainer.global_step == 2
+    )
 
 
 def test_sft_checkpoints_are_checked_too(tmp_path: Path) -> None:

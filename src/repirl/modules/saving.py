@@ -71,7 +71,7 @@ def description(module: Answering) -> dict[str, Any]:
     prm, objective = getattr(module, "prm", None), getattr(module, "objective", None)
     if prm is None or objective is None:
         return {"version": __version__, "prm": None, "base_measure": None}
-    measure = "reference" if objective.needs_reference else "uniform" if objective.models_density else None
+    measure = "reference" if objective.needs_reference else "uniform" if objective.needs_log_probs else None
     return {"version": __version__, "prm": prm.meaning(), "base_measure": measure}
 
 
