@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 from repirl import checkpoints
 from repirl.callbacks.checkpoint import Checkpoint
+from repirl.modules import stopping
 from repirl.modules.sft import SFT
 from repirl.modules.stopping import Stopped
 from tests.modules.tiny import (
@@ -104,6 +105,21 @@ def test_a_run_stopped_in_validation_trains_on_exactly_and_its_next_validations_
     wanted = [row for row in whole.figures if row["step"] >= 2]
     assert [row for row in rest.figures if row["step"] >= 2] == wanted
     assert sum("val/greedy_accuracy" in row for row in wanted) == 2
+
+
+def test_a_signal_in_the_middle_of_a_vote_counts_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    votes = []
+
+    def gather(mine: torch.Tensor) -> torch.Tensor:
+        votes.append(int(mine))
+        if len(votes) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return mine
+
+    monkeypatch.setattr(stopping, "gather_rows", gather)
+    with pytest.raises(Stopped):
+        run(module("sft"), steps=9, **options(tmp_path))
+    assert votes == [0, 0, 15]
 
 
 def test_without_checkpoints_it_says_that_nothing_was_saved(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,8 +124,10 @@ class StopOnSignal(Callback):
     def _any_received(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Whether any rank got a signal; then all ranks have got it."""
         mine = torch.tensor([self._received], device=pl_module.device)
-        self._received = int(gather_rows(mine).max())
-        return self._received > 0
+        of_any = int(gather_rows(mine).max())
+        if of_any:  # never back to 0: a signal may have come since `mine` was read, and has its vote the next time
+            self._received = of_any
+        return of_any > 0
 
     def _leave_evaluation(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._any_received(trainer, pl_module):
