@@ -187,6 +187,7 @@ INTERRUPTED = """
 import os, signal, sys
 from repirl.structs import CodeTests
 from repirl.verifiers.sandbox import Job, Sandbox
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have ignored it
 sandbox = Sandbox(workers=2, bubblewrap=False)
 jobs = [Job("import time\\n{body}", CodeTests("asserts", "pass"), 10000.0)] * {count}
 sandbox.run_many([Job("0", CodeTests("asserts", "pass"), 1.0)] * 4)
