@@ -117,7 +117,7 @@ class Evaluation:
         batch_index: int,
         samples: int,
         seed: int,
-        temperature: float,
+        temperature: float = 1.0,
         scores: Scores | None = None,
     ) -> None:
         """Answers the prompts greedily and `samples` times at `temperature`.
