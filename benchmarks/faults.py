@@ -307,11 +307,11 @@ optimiser states and data state equal, bit by bit, to those of a run that nobody
 
 ## Signals and a frozen process
 
-Seconds from the signal to the end of the process that was started, on a 2-core machine with other work. A run that had not
-ended after {LIMIT_S:.0f} s counts as hanging.
+Seconds from the signal to the end of the process that was started, on a 2-core machine with nothing else running. A run
+that had not ended after {LIMIT_S:.0f} s counts as hanging.
 
-In the first measurement one run of 80 hung (SIGTERM, 2 processes, first): its signal came in the middle of the ranks'
-vote and was forgotten. That is mended, with a test, and this row was measured again; the others are from before.
+In a first measurement one run of 80 hung (SIGTERM, 2 processes, first): its signal came in the middle of the ranks' vote
+and was forgotten. That is mended, with a test, and all rows here were measured afterwards.
 
 | signal | runs | hang | exit status | all processes gone | seconds |
 |---|---|---|---|---|---|

@@ -135,6 +135,14 @@ def test_a_signal_to_any_of_two_processes_ends_both(folder: Path, number: int, s
     assert checkpoints.read(folder / "out/saved/last.ckpt")["global_step"] >= 4
 
 
+def test_a_killed_process_ends_the_other_soon(folder: Path) -> None:
+    with running(folder, *TWO) as process:
+        second = second_rank(process)
+        os.kill(second, signal.SIGKILL)
+        assert process.wait(120) != 0
+    checkpoints.read(folder / "out/saved/last.ckpt")
+
+
 def test_a_frozen_process_is_told_after_the_stated_time_and_nothing_stays(folder: Path) -> None:
     with running(folder, *TWO, "--trainer.strategy.init_args.timeout_s=60") as process:
         second = second_rank(process)
