@@ -62,7 +62,7 @@ def configuration(
     }
     if devices > 1:
         trainer["strategy"] = {
-            "class_path": "repirl.modules.distributed.ReplicatedStrategy",
+            "class_path": "repirl.modules.strategies.ReplicatedStrategy",
             "init_args": {"process_group_backend": "gloo", "timeout_s": timeout_s},
         }
     sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -47,10 +47,10 @@ from workloads import (
 )
 
 from repirl.data.codec import ChatCodec
+from repirl.learning.schedule import Schedule
 from repirl.models.loading import load_tokenizer
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
-from repirl.modules.phases import Schedule
 from repirl.modules.repirl import RePIRL
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Expert, Problem, Prompt, Response, Verdict

@@ -16,8 +16,8 @@ import torch
 from machine import use_clock
 from workloads import PHASES, Batches, Work, is_right, module_of, synthetic_prompts
 
-from repirl.modules.prm_objectives import IRL
-from repirl.modules.settings import Advantage
+from repirl.learning.prm_objectives import IRL
+from repirl.learning.settings import Advantage
 
 LEARNING_RATE = 1e-5
 

@@ -25,13 +25,14 @@ sys.path.insert(0, str(ROOT))
 
 from tests.modules.tiny import ADAM, TEXT, EvenDigits, make_data, make_module, make_policy, run, with_experts  # noqa: E402
 
+from repirl.distributed import rank  # noqa: E402
+from repirl.learning.prm_objectives import IRL, Discriminator, Prime, StepCrossEntropy  # noqa: E402
+from repirl.learning.prompt_filter import PromptFilter  # noqa: E402
+from repirl.learning.schedule import Schedule  # noqa: E402
+from repirl.learning.settings import Advantage, Surrogate  # noqa: E402
 from repirl.models.prm import PRM  # noqa: E402
-from repirl.modules.distributed import ReplicatedStrategy, rank  # noqa: E402
-from repirl.modules.phases import Schedule  # noqa: E402
-from repirl.modules.prm_objectives import IRL, Discriminator, Prime, StepCrossEntropy  # noqa: E402
-from repirl.modules.prompt_filter import PromptFilter  # noqa: E402
-from repirl.modules.settings import Advantage, Surrogate  # noqa: E402
 from repirl.modules.sft import SFT  # noqa: E402
+from repirl.modules.strategies import ReplicatedStrategy  # noqa: E402
 from repirl.objectives.advantages import OutcomeEstimator  # noqa: E402
 
 ITERATIONS = 3

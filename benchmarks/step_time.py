@@ -16,10 +16,10 @@ from pathlib import Path
 from machine import described
 from workloads import PHASES, SHAPES, Unending, Work, iterate, parameters, policy_of, synthetic_prompts
 
+from repirl.learning.schedule import Schedule
+from repirl.learning.settings import Text
 from repirl.models.prm import PRM, Kind
-from repirl.modules.phases import Schedule
 from repirl.modules.repirl import RePIRL
-from repirl.modules.settings import Text
 from repirl.verifiers.math import MathVerifier
 
 

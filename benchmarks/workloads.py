@@ -14,13 +14,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repirl.data.loaders import PromptBatch
+from repirl.learning.prm_objectives import IRL
+from repirl.learning.schedule import Schedule
+from repirl.learning.settings import Advantage, Text
 from repirl.models.loading import Dtype
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
-from repirl.modules.phases import Schedule
-from repirl.modules.prm_objectives import IRL
 from repirl.modules.repirl import RePIRL
-from repirl.modules.settings import Advantage, Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Expert, Problem, Prompt, Verdict, Verifier
 

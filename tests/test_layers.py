@@ -14,8 +14,9 @@ LAYERS = (
     {"cli"},
     {"applications", "callbacks"},
     {"modules"},
+    {"learning"},
     {"models", "rollout", "verifiers", "data"},
-    {"objectives", "metrics", "weights", "equality", "checkpoints", "folders"},
+    {"objectives", "metrics", "distributed", "weights", "equality", "checkpoints", "folders"},
     {"structs"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}

@@ -49,7 +49,7 @@ data:
 """
 TWO = [
     "--trainer.devices=2",
-    "--trainer.strategy.class_path=repirl.modules.distributed.ReplicatedStrategy",
+    "--trainer.strategy.class_path=repirl.modules.strategies.ReplicatedStrategy",
     "--trainer.strategy.init_args.process_group_backend=gloo",
 ]
 

@@ -51,7 +51,7 @@ def irl(**switches: Any) -> dict[str, Any]:
 
 def other(name: str, **switches: Any) -> dict[str, Any]:
     """Another objective than IRL."""
-    return {"objective": {"class_path": f"repirl.modules.prm_objectives.{name}", "init_args": switches}}
+    return {"objective": {"class_path": f"repirl.learning.prm_objectives.{name}", "init_args": switches}}
 
 
 def prm(**switches: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 LAZY = {
-    "IRL": "repirl.modules.prm_objectives",
+    "IRL": "repirl.learning.prm_objectives",
     "PRM": "repirl.models.prm",
     "Policy": "repirl.models.policy",
     "RePIRL": "repirl.modules.repirl",

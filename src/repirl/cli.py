@@ -20,9 +20,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from repirl import config
 from repirl.callbacks.checkpoint import Checkpoint
 from repirl.config.errors import explain
+from repirl.distributed import lost_process
 from repirl.folders import claimed
-from repirl.modules.distributed import end_launched, lost_process
 from repirl.modules.saving import newest_checkpoint
+from repirl.modules.strategies import end_launched
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's own calls
 for _noise in (  # Lightning's own calls, and advice that does not apply to this module

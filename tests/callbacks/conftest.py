@@ -5,10 +5,10 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from repirl.data.expert import ExpertData
 from repirl.data.sources import Rows
+from repirl.learning.settings import Text
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.repirl import RePIRL
-from repirl.modules.settings import Text
 from repirl.verifiers.math import MathVerifier
 
 TOKENS = [*"0123456789+= .:Ans\n", "The", " answer is ", "\\boxed{", "}"]

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 UNREADABLE = "t(0,4]"
 TWO = [
     "--trainer.devices=2",
-    "--trainer.strategy.class_path=repirl.modules.distributed.ReplicatedStrategy",
+    "--trainer.strategy.class_path=repirl.modules.strategies.ReplicatedStrategy",
     "--trainer.strategy.init_args.process_group_backend=gloo",
 ]
 

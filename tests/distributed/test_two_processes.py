@@ -66,4 +66,4 @@ def test_the_runs_moved_the_weights_and_the_filter_left_uneven_ranks(of_two: dic
 
 def test_plain_ddp_is_refused(of_two: dict[str, Any]) -> None:
     assert of_two["refusal"].startswith("trainer.strategy is DDPStrategy on 2 processes; set trainer.strategy")
-    assert "repirl.modules.distributed.ReplicatedStrategy" in of_two["refusal"]
+    assert "repirl.modules.strategies.ReplicatedStrategy" in of_two["refusal"]

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from repirl.distributed import gather_objects, rank
+from repirl.learning.prm_objectives import IRL, Discriminator, Prime, StepCrossEntropy
+from repirl.learning.prompt_filter import PromptFilter
+from repirl.learning.schedule import Schedule
+from repirl.learning.settings import Surrogate
 from repirl.models.prm import PRM
-from repirl.modules.distributed import ReplicatedStrategy, gather_objects, rank
-from repirl.modules.phases import Schedule
-from repirl.modules.prm_objectives import IRL, Discriminator, Prime, StepCrossEntropy
-from repirl.modules.prompt_filter import PromptFilter
-from repirl.modules.settings import Surrogate
 from repirl.modules.sft import SFT
+from repirl.modules.strategies import ReplicatedStrategy
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Response
 from tests.modules.tiny import SGD, TEXT, EvenDigits, make_data, make_module, make_policy, run, with_experts

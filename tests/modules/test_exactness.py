@@ -7,11 +7,11 @@ from functools import partial
 import pytest
 import torch
 
+from repirl.learning.schedule import Schedule
+from repirl.learning.settings import Surrogate
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
-from repirl.modules.phases import Schedule
 from repirl.modules.repirl import RePIRL
-from repirl.modules.settings import Surrogate
 from repirl.modules.sft import SFT
 from repirl.rollout import past
 from tests.modules.tiny import (

@@ -15,12 +15,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from repirl.data.prompts import CurriculumSampler
+from repirl.learning.prm_objectives import IRL, Discriminator, Evidence, Prime, PRMObjective, StepCrossEntropy
+from repirl.learning.prompt_filter import PromptFilter, keep_prompts
+from repirl.learning.schedule import Schedule
+from repirl.learning.settings import Advantage, Surrogate
 from repirl.models.prm import PRM
-from repirl.modules.phases import Schedule
-from repirl.modules.prm_objectives import IRL, Discriminator, Evidence, Prime, PRMObjective, StepCrossEntropy
-from repirl.modules.prompt_filter import PromptFilter, keep_prompts
 from repirl.modules.repirl import RePIRL
-from repirl.modules.settings import Advantage, Surrogate
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Problem, Response, Verdict, Verifier
 from tests.modules.tiny import (

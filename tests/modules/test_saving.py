@@ -14,9 +14,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from repirl import checkpoints
 from repirl.callbacks.checkpoint import Checkpoint
+from repirl.learning.prm_objectives import IRL, Discriminator, Prime, PRMObjective, StepCrossEntropy
+from repirl.learning.prompt_filter import PromptFilter
 from repirl.models.prm import PRM
-from repirl.modules.prm_objectives import IRL, Discriminator, Prime, PRMObjective, StepCrossEntropy
-from repirl.modules.prompt_filter import PromptFilter
 from repirl.modules.sft import SFT
 from repirl.structs import Problem, Verdict, Verifier
 from tests.modules.tiny import ADAM, SGD, TEXT, EvenDigits, make_data, make_module, make_policy, problems, run

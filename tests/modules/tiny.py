@@ -17,10 +17,10 @@ from torch import Tensor
 from repirl.data.arithmetic import RunningSums
 from repirl.data.expert import ExpertData
 from repirl.data.sources import Source
+from repirl.learning.settings import Text
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.repirl import RePIRL
-from repirl.modules.settings import Text
 from repirl.structs import Problem, Verdict, Verifier
 
 TOKENS = [*"0123456789", *"abcd", "\\boxed{", "}", "\n"]

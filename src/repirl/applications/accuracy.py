@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from repirl.data.expert import encode_problems
+from repirl.learning.actor import Actor
+from repirl.learning.evaluation import Evaluation
+from repirl.learning.settings import Text
 from repirl.models.policy import Policy
-from repirl.modules.actor import Actor, Evaluation
-from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Problem, Verifier
 from repirl.verifiers.exact import ExactVerifier

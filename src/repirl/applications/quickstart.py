@@ -208,8 +208,8 @@ def measure(place: Path) -> None:
     from repirl import checkpoints
     from repirl.applications.accuracy import accuracy
     from repirl.data.arithmetic import RunningSums
+    from repirl.learning.settings import Text
     from repirl.models.policy import Policy
-    from repirl.modules.settings import Text
 
     text = Text(max_prompt_tokens=32, max_response_tokens=20)
     curve_set = RunningSums(CURVE_PROBLEMS, seed=3, split="val", solution=False).load()

@@ -14,8 +14,8 @@ from repirl.data.collate import collate_rows
 from repirl.data.expert import final_answer_appended
 from repirl.data.sources import Source, read_plain
 from repirl.data.tables import read_jsonl
+from repirl.distributed import gather_rows, rank, world_size
 from repirl.metrics import auroc
-from repirl.modules.distributed import gather_rows, rank, world_size
 from repirl.objectives.reduce import response_means
 
 Kind = Literal["correct", "failed", "expert"]

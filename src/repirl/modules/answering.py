@@ -6,10 +6,11 @@ from lightning.pytorch import Callback, LightningModule
 
 from repirl import checkpoints
 from repirl.data.codec import ChatCodec
-from repirl.modules.actor import Actor, Evaluation, log_results, predict
-from repirl.modules.distributed import require_explicit_gradients
+from repirl.learning.actor import Actor
+from repirl.learning.evaluation import Evaluation, predict
 from repirl.modules.saving import check_checkpoint, description, require_working, use_safe_files
 from repirl.modules.stopping import StopOnSignal
+from repirl.modules.strategies import require_explicit_gradients
 from repirl.structs import Prompt, Response, Verifier
 
 
@@ -78,7 +79,7 @@ class Answering(LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        log_results(self, self.evaluation.results("val"))
+        self._log_results("val")
 
     def on_test_epoch_start(self) -> None:
         self.evaluation.start()
@@ -88,7 +89,12 @@ class Answering(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        log_results(self, self.evaluation.results("test"))
+        self._log_results("test")
+
+    def _log_results(self, prefix: str) -> None:
+        """Logs the figures over all ranks, accuracies in the progress bar."""
+        for name, value in self.evaluation.results(prefix).items():
+            self.log(name, value, prog_bar=name.endswith("_accuracy"))
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
         """One record a problem: the greedy response, its verdict where a gold answer is known, its token rewards."""

@@ -3,8 +3,8 @@
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from repirl.modules.distributed import gather_objects
-from repirl.modules.experience import Experience
+from repirl.distributed import gather_objects
+from repirl.learning.batch import Experience
 
 
 def tell_sampler(trainer: Trainer, experience: Experience, groups: Tensor, accuracy: Tensor) -> None:

@@ -12,15 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from repirl.data.collate import collate_rows, select
-from repirl.metrics import prm_diagnostics, saturated_share
-from repirl.models.policy import Policy
-from repirl.models.prm import PRM
-from repirl.modules.actor import Actor, UsableExperts, outcome_of
-from repirl.modules.answering import Answering
-from repirl.modules.checks import check_precision, check_settings
-from repirl.modules.counting import count_iteration, forget_figures, uncount_optimizer_steps
-from repirl.modules.curriculum import tell_sampler
-from repirl.modules.distributed import (
+from repirl.distributed import (
     any_rank,
     gather_rows,
     own_rows,
@@ -29,16 +21,24 @@ from repirl.modules.distributed import (
     sum_over_ranks,
     world_size,
 )
-from repirl.modules.experience import Experience, build_experience
-from repirl.modules.learning_rate import FineTuningAdamW, Schedules, rate_of
-from repirl.modules.micro_batches import micro_batches
-from repirl.modules.optimizers import make_optimizer
-from repirl.modules.phases import Schedule, policy_passes, prm_passes
-from repirl.modules.prm_objectives import IRL, Evidence, PRMObjective, log_ratio
-from repirl.modules.prompt_filter import PromptFilter, group_accuracy, keep_prompts
-from repirl.modules.recorder import Recorder, over_micro_batches, rollout_figures
-from repirl.modules.sampler_gap import SamplerGap, with_ratios, without_far_rollouts
-from repirl.modules.settings import Advantage, Surrogate, Text
+from repirl.learning.actor import Actor, UsableExperts, outcome_of
+from repirl.learning.batch import Experience, build_experience
+from repirl.learning.learning_rate import FineTuningAdamW, Schedules, rate_of
+from repirl.learning.optimizers import make_optimizer
+from repirl.learning.prm_objectives import IRL, Evidence, PRMObjective, log_ratio
+from repirl.learning.prompt_filter import PromptFilter, group_accuracy, keep_prompts
+from repirl.learning.recorder import Recorder, over_micro_batches, rollout_figures
+from repirl.learning.sampler_gap import SamplerGap, with_ratios, without_far_rollouts
+from repirl.learning.schedule import Schedule, policy_passes, prm_passes
+from repirl.learning.settings import Advantage, Surrogate, Text
+from repirl.metrics import prm_diagnostics, saturated_share
+from repirl.models.micro_batches import micro_batches
+from repirl.models.policy import Policy
+from repirl.models.prm import PRM
+from repirl.modules.answering import Answering
+from repirl.modules.checks import check_precision, check_settings
+from repirl.modules.counting import count_iteration, forget_figures, uncount_optimizer_steps
+from repirl.modules.curriculum import tell_sampler
 from repirl.objectives.advantages import RewardSource, combine, others_active, scale_rewards
 from repirl.objectives.policy import loss_denominator, policy_objective, row_weights
 from repirl.objectives.reduce import last_token, masked_mean, response_means
@@ -57,14 +57,14 @@ class RePIRL(Answering):
         prm: the process reward model; None = outcome reward only (RLOO, GRPO by `advantage`).
         verifier: judges final answers; None = no outcome label is read, in training or evaluation.
         policy_optimizer, prm_optimizer: constructors over parameters.
-        policy_scheduler, prm_scheduler: constructors over optimisers, stepped once an iteration (modules/learning_rate.py);
+        policy_scheduler, prm_scheduler: constructors over optimisers, stepped once an iteration (learning/learning_rate.py);
             None = constant rates.
         samples: rollouts a prompt (K).
-        objective: what the PRM is trained on (modules/prm_objectives.py); None = `IRL` with its defaults.
-        text, advantage, surrogate: see modules/settings.py. schedule: modules/phases.py.
-        prompt_filter: modules/prompt_filter.py.
+        objective: what the PRM is trained on (learning/prm_objectives.py); None = `IRL` with its defaults.
+        text, advantage, surrogate: see learning/settings.py. schedule: learning/schedule.py.
+        prompt_filter: learning/prompt_filter.py.
         rollout: what samples responses; None = the policy's own forward pass.
-        sampler_gap: what is done where the sampler's probabilities differ from the policy's (modules/sampler_gap.py).
+        sampler_gap: what is done where the sampler's probabilities differ from the policy's (learning/sampler_gap.py).
         micro_batch_tokens: tokens in one forward-backward pass; changes memory and speed, never the gradient.
         policy_clip_norm, prm_clip_norm: of the global gradient norm.
         eval_samples: sampled responses a problem in validation, beside the greedy one.

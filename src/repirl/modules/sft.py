@@ -7,15 +7,15 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 
 from repirl.data.collate import collate_rows, select
+from repirl.distributed import any_rank, sum_and_clip, sum_over_ranks
+from repirl.learning.actor import Actor
+from repirl.learning.learning_rate import FineTuningAdamW, Schedules, rate_of
+from repirl.learning.optimizers import make_optimizer
+from repirl.learning.settings import Text
+from repirl.models.micro_batches import micro_batches
 from repirl.models.policy import Policy
-from repirl.modules.actor import Actor
 from repirl.modules.answering import Answering
 from repirl.modules.checks import check_precision
-from repirl.modules.distributed import any_rank, sum_and_clip, sum_over_ranks
-from repirl.modules.learning_rate import FineTuningAdamW, Schedules, rate_of
-from repirl.modules.micro_batches import micro_batches
-from repirl.modules.optimizers import make_optimizer
-from repirl.modules.settings import Text
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Generator, Prompt, Verifier
 

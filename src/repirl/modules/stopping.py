@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
-from repirl.modules.distributed import gather_rows
+from repirl.distributed import gather_rows
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from repirl.learning.prm_objectives import IRL
+from repirl.learning.prompt_filter import PromptFilter
+from repirl.learning.settings import Advantage, Surrogate
 from repirl.models.prm import PRM
-from repirl.modules.prm_objectives import IRL
-from repirl.modules.prompt_filter import PromptFilter
-from repirl.modules.settings import Advantage, Surrogate
 from repirl.objectives.irl import irl_coefficients
 from tests.modules.tiny import EvenDigits, make_module, run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from repirl.modules.micro_batches import micro_batches, packed_batches, padded_batches
+from repirl.models.micro_batches import micro_batches, packed_batches, padded_batches
 from tests.models.tiny import rows_of
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from repirl.modules.distributed import gather_rows, sum_over_ranks
-from repirl.modules.experience import Experience
+from repirl.distributed import gather_rows, sum_over_ranks, warn_once
+from repirl.learning.batch import Experience
 from repirl.objectives.reduce import masked_mean
 from repirl.structs import Verdict
 
@@ -76,6 +75,6 @@ def rollout_figures(
             found["accuracy"] = masked_mean(outcome, known)
         found["answer_timeout"] = timeouts / len(outcome)
         if found["answer_timeout"] > 0.01:
-            rank_zero_warn(f"{float(found['answer_timeout']):.0%} of the answers could not be judged in time, reward 0")
+            warn_once(f"{float(found['answer_timeout']):.0%} of the answers could not be judged in time, reward 0")
     written = sum(len(p.experts) for p in experience.prompts) - int(experience.is_expert.sum())
     return {"rollout": found, "prompts": {"experts_dropped": sum_over_ranks(outcome.new_tensor(written))}}

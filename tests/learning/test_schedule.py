@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from repirl.modules.phases import Schedule, parts, policy_passes, prm_passes
+from repirl.learning.schedule import Schedule, parts, policy_passes, prm_passes
 
 ROOT = Path(__file__).parents[2]
 

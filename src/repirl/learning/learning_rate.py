@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from inspect import signature
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import ParamsT
 
+from repirl.distributed import warn_once
+
+Constructor = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+"""A scheduler class with its settings, without the optimiser."""
 Decay = Literal["constant", "linear", "cosine"]
 
 
@@ -99,7 +102,7 @@ class Schedules:
     def __init__(self) -> None:
         self._configured: dict[str, tuple[LRScheduler, dict[str, Any]]] = {}
 
-    def add(self, name: str, constructor: LRSchedulerCallable, optimizer: Optimizer, max_steps: int) -> LRScheduler:
+    def add(self, name: str, constructor: Constructor, optimizer: Optimizer, max_steps: int) -> LRScheduler:
         """Makes the scheduler of an optimiser.
 
         Raises ValueError for a scheduler that follows a metric, or one that must know the end and does not.
@@ -108,7 +111,7 @@ class Schedules:
         if isinstance(scheduler, ReduceLROnPlateau):
             raise ValueError(
                 f"{name}_scheduler: ReduceLROnPlateau follows a metric, and schedules are stepped once an iteration; name "
-                "another, such as repirl.modules.learning_rate.WarmupDecay"
+                "another, such as repirl.learning.learning_rate.WarmupDecay"
             )
         if isinstance(scheduler, WarmupDecay) and scheduler.iterations is None and scheduler.decay != "constant":
             if max_steps < 1:
@@ -127,13 +130,13 @@ class Schedules:
             if scheduler.last_epoch != iteration and isinstance(scheduler, WarmupDecay):
                 scheduler.last_epoch = iteration
             elif scheduler.last_epoch != iteration:
-                rank_zero_warn(
+                warn_once(
                     f"{name}_scheduler: the checkpoint of iteration {iteration} has none such; {type(scheduler).__name__} "
                     f"starts at its iteration {scheduler.last_epoch}. WarmupDecay would start at {iteration}"
                 )
             changed = {key for key in configured if key != "base_lrs" and found[key] != configured[key]}
             for key in sorted(changed):
-                rank_zero_warn(
+                warn_once(
                     f"{name}_scheduler: {key} is {configured[key]} now and was {found[key]} in the checkpoint. The schedule "
                     f"goes on from iteration {iteration} with {configured[key]}, so that its rate may jump"
                 )

@@ -1,42 +1,16 @@
-"""What crosses ranks: one gather for rows, one sum for gradients, one vote for trouble; and the strategy that allows it.
+"""What crosses ranks: one gather for rows, one sum for gradients, one vote for trouble.
 
 Every rank may hold another number of rows and columns. With one process all of this is the identity.
 """
 
 import re
-import signal
+import warnings
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Trainer
-from lightning.pytorch.overrides.distributed import _sync_module_states
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-
-
-class ReplicatedStrategy(DDPStrategy):
-    """One replica per process without DDP's wrapper: gradients are summed explicitly, once per optimiser step.
-
-    The wrapper reduces in backward hooks, which hang or double when ranks run different numbers of micro-batches, and
-    fails when a backward pass touches only one of two sub-models.
-
-    Args:
-        process_group_backend: `gloo` or `nccl`; None = by the device.
-        timeout_s: seconds that a process waits for the others before it gives up; one may be slower than another by as
-            much (longer responses, a busy verifier).
-    """
-
-    def __init__(self, process_group_backend: str | None = None, timeout_s: float = 1800.0) -> None:
-        super().__init__(process_group_backend=process_group_backend, timeout=timedelta(seconds=timeout_s))
-
-    def configure_ddp(self) -> None:
-        """Copies rank 0's weights to all ranks instead of wrapping the module."""
-        assert self.model is not None
-        _sync_module_states(self.model)
-
 
 _LOST = re.compile(
     r"(?P<late>timed out|timeout)|connection (?:closed|reset|refused)|broken pipe|peer|remote process exited", re.I
@@ -57,21 +31,6 @@ def lost_process(error: RuntimeError) -> str | None:
     return "another process was lost: it ended or was killed; its own output says why"
 
 
-def end_launched(trainer: Trainer) -> None:
-    """Kills the processes that this one has started, also stopped ones: they would stay."""
-    if trainer.strategy.launcher is not None:
-        trainer.strategy.launcher.kill(signal.SIGKILL)
-
-
-def require_explicit_gradients(trainer: Trainer) -> None:
-    """Raises ValueError where several processes would train without `ReplicatedStrategy`."""
-    if trainer.world_size > 1 and not isinstance(trainer.strategy, ReplicatedStrategy):
-        raise ValueError(
-            f"trainer.strategy is {type(trainer.strategy).__name__} on {trainer.world_size} processes; "
-            "set trainer.strategy.class_path to repirl.modules.distributed.ReplicatedStrategy"
-        )
-
-
 def world_size() -> int:
     """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -80,6 +39,12 @@ def world_size() -> int:
 def rank() -> int:
     """This process's number."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def warn_once(message: str) -> None:
+    """Warns on the first process alone: all have found the same."""
+    if rank() == 0:
+        warnings.warn(message, stacklevel=3)
 
 
 def gather_rows(tensor: Tensor) -> Tensor:

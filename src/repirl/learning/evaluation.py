@@ -1,104 +1,16 @@
-"""The policy as something that answers problems: rollouts, verdicts and their summary. Shared by all modules."""
+"""What is found when a policy answers problems: in validation and test, and in prediction."""
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import cached_property
+from dataclasses import asdict
 from typing import Any
 
-from lightning.pytorch import LightningModule
-
-from repirl.data.codec import ChatCodec
-from repirl.models.policy import Policy
-from repirl.modules.distributed import gather_objects, rank, world_size
-from repirl.modules.records import Answer, ProblemRecord, summarise
-from repirl.modules.settings import Text
-from repirl.rollout.transformers import row_seed
-from repirl.structs import Expert, Generator, Problem, Prompt, Response, Verdict, Verifier
+from repirl.distributed import gather_objects, rank, world_size
+from repirl.learning.actor import Actor
+from repirl.learning.records import Answer, ProblemRecord, summarise
+from repirl.structs import Prompt, Response, Verdict
 from repirl.verifiers.answers import extract_answer, normalise
 from repirl.verifiers.format import has_answer
-
-
-class Actor:
-    """A policy with its codec, its generator and, where given, a verifier."""
-
-    def __init__(self, policy: Policy, text: Text, rollout: Generator, verifier: Verifier | None) -> None:
-        self.policy, self.text, self.rollout, self.verifier = policy, text, rollout, verifier
-
-    @cached_property
-    def codec(self) -> ChatCodec:
-        """How this policy's tokenizer writes problems and reads responses."""
-        text = self.text
-        return ChatCodec(
-            self.policy.tokenizer,
-            instruction=text.instruction,
-            template=text.template,
-            prompt_format=text.prompt_format,
-            template_options=text.template_options,
-        )
-
-    def load(self) -> None:
-        """Loads the policy's weights and lets the generator sample from them."""
-        self.rollout.attach(
-            self.policy.load().model,
-            decode=self.codec.decode,
-            pad_id=self.codec.pad_id,
-            eos_ids=self.codec.eos_ids,
-            max_response_tokens=self.text.max_response_tokens,
-        )
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        positions: Sequence[int],
-        *,
-        samples: int,
-        key: Sequence[int],
-        temperature: float,
-    ) -> list[list[Response]]:
-        """`samples` responses a prompt; the randomness of each comes from (key, its position in the global batch)."""
-        seeds = [row_seed(*key, position) for position in positions]
-        return self.rollout.generate(
-            [p.token_ids for p in prompts], samples=samples, seeds=seeds, temperature=temperature
-        )
-
-    def close(self) -> None:
-        """Ends the worker processes of generator and verifier; safe to call twice."""
-        self.rollout.close()
-        if self.verifier is not None:
-            self.verifier.close()
-
-    def verify(self, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[list[Verdict | None]]:
-        """A verdict for each text of each problem; None everywhere without a verifier."""
-        if self.verifier is None:
-            return [[None] * len(row) for row in texts]
-        flat = [(problem, text) for problem, row in zip(problems, texts, strict=True) for text in row]
-        verdicts = iter(self.verifier.verify([p for p, _ in flat], [t for _, t in flat]))
-        return [[next(verdicts) for _ in row] for row in texts]
-
-
-class UsableExperts:
-    """Experts with the verifier's word on each, asked once; those it rejects are left out with `drop_wrong`."""
-
-    def __init__(self, actor: Actor, *, drop_wrong: bool) -> None:
-        self.actor, self.drop_wrong = actor, drop_wrong
-        self._known: dict[tuple[str, str], bool | None] = {}
-
-    def of(self, prompt: Prompt) -> list[Expert]:
-        """The prompt's."""
-        name = prompt.problem.id
-        unknown = [e for e in prompt.experts if (name, e.text) not in self._known]
-        verdicts = self.actor.verify([prompt.problem], [[e.text for e in unknown]])[0]
-        for expert, verdict in zip(unknown, verdicts, strict=True):
-            self._known[name, expert.text] = None if verdict is None else verdict.correct
-        judged = [replace(e, correct=self._known[name, e.text]) for e in prompt.experts]
-        return [e for e in judged if e.correct is not False or not self.drop_wrong]
-
-
-def outcome_of(verdict: Verdict | None) -> float:
-    """1 right, 0 wrong, NaN where nothing is known."""
-    return float("nan") if verdict is None or verdict.correct is None else float(verdict.correct)
-
 
 Scores = Callable[[list[Prompt], list[Response]], Sequence[float] | None]
 
@@ -185,12 +97,6 @@ def _answer(prompt: Prompt, response: Response, verdict: Verdict | None, reward:
         readable=has_answer(response.text) if verdict is None else verdict.status != "no_answer",
         prm_mean_reward=reward,
     )
-
-
-def log_results(module: LightningModule, results: dict[str, float]) -> None:
-    """Logs them, accuracies in the progress bar."""
-    for name, value in results.items():
-        module.log(name, value, prog_bar=name.endswith("_accuracy"))
 
 
 def predict(

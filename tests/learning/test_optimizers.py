@@ -13,10 +13,10 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from repirl.data.expert import ExpertData
+from repirl.learning.learning_rate import WarmupDecay
+from repirl.learning.optimizers import make_optimizer
+from repirl.learning.settings import Surrogate
 from repirl.models.prm import PRM, Kind
-from repirl.modules.learning_rate import WarmupDecay
-from repirl.modules.optimizers import make_optimizer
-from repirl.modules.settings import Surrogate
 from repirl.modules.sft import SFT
 from tests.modules.tiny import TEXT, EvenDigits, Run, distance, make_data, make_module, make_policy, run, with_experts
 

@@ -7,17 +7,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+Constructor = Callable[[list[nn.Parameter]], Optimizer]
+"""An optimiser class with its settings, without the weights."""
 _HALF = (torch.bfloat16, torch.float16)
 _MASTER = "repirl_master"  # the attribute by which a weight in half precision knows its master
 _CLASS, _WEIGHTS = "repirl_class", "repirl_weights"  # what is stored beside PyTorch's own keys
 
 
 def make_optimizer(
-    constructor: OptimizerCallable, trained: Iterable[nn.Parameter], name: str, checkpoint: Callable[[], object]
+    constructor: Constructor, trained: Iterable[nn.Parameter], name: str, checkpoint: Callable[[], object]
 ) -> Optimizer:
     """The optimiser of those of the parameters that are trained.
 
@@ -92,7 +93,7 @@ def _as_configured(
     optimizer: Optimizer,
     state: dict[str, Any],
     *,
-    constructor: OptimizerCallable,
+    constructor: Constructor,
     name: str,
     checkpoint: Callable[[], object],
 ) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _as_configured(
     return {"state": state["state"], "param_groups": kept}
 
 
-def _missing(constructor: OptimizerCallable, optimizer: Optimizer, state: dict[str, Any]) -> list[str]:
+def _missing(constructor: Constructor, optimizer: Optimizer, state: dict[str, Any]) -> list[str]:
     """What such an optimiser keeps of a weight after a step, and the state does not: AdamW's amsgrad, for example."""
     weights, missing = _weights(optimizer), set[str]()
     needed = {weight.ndim: _kept(constructor, weight.ndim) for weight in weights}
@@ -133,7 +134,7 @@ def _missing(constructor: OptimizerCallable, optimizer: Optimizer, state: dict[s
     return sorted(missing)
 
 
-def _kept(constructor: OptimizerCallable, dimensions: int) -> set[str]:
+def _kept(constructor: Constructor, dimensions: int) -> set[str]:
     weight = nn.Parameter(torch.zeros((2,) * dimensions))
     weight.grad = torch.zeros_like(weight)
     optimizer = constructor([weight])

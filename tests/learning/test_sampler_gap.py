@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from repirl.modules.sampler_gap import SamplerGap
-from repirl.modules.settings import Surrogate
+from repirl.learning.sampler_gap import SamplerGap
+from repirl.learning.settings import Surrogate
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Response
 from tests.modules.tiny import EvenDigits, Run, distance, make_module, run, start_weights

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from repirl.data.collate import collate_rows
-from repirl.modules.distributed import gather_rows
-from repirl.modules.phases import parts
-from repirl.modules.prm_objectives import Evidence
+from repirl.distributed import gather_rows
+from repirl.learning.prm_objectives import Evidence
+from repirl.learning.schedule import parts
 from repirl.structs import Expert, Prompt, Response, Rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from repirl.modules.recorder import Recorder, over_micro_batches
+from repirl.learning.recorder import Recorder, over_micro_batches
 
 CPU = torch.device("cpu")
 

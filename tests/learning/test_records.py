@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from repirl.modules.actor import Actor, Evaluation
-from repirl.modules.records import Answer, ProblemRecord, summarise
+from repirl.learning.actor import Actor
+from repirl.learning.evaluation import Evaluation
+from repirl.learning.records import Answer, ProblemRecord, summarise
 from repirl.rollout.transformers import InProcess
 from repirl.structs import CodeTests, Problem, Prompt, Verdict, Verifier
 from tests.modules.tiny import RIGHT, TEXT, make_policy

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from repirl.modules.distributed import gather_rows
-from repirl.modules.experience import Experience
+from repirl.distributed import gather_rows
+from repirl.learning.batch import Experience
 from repirl.objectives.reduce import masked_mean
 from repirl.objectives.sampler import RatioLevel, gap_figures, is_far, truncated_ratios
 

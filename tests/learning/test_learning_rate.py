@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR,
 from transformers import get_cosine_schedule_with_warmup
 
 from repirl.cli import RepirlCLI
-from repirl.modules.learning_rate import FineTuningAdamW, WarmupDecay
-from repirl.modules.phases import Schedule
+from repirl.learning.learning_rate import FineTuningAdamW, WarmupDecay
+from repirl.learning.schedule import Schedule
 from repirl.modules.repirl import RePIRL
 from repirl.modules.sft import SFT
 from tests.modules.tiny import TEXT, WRONG, EvenDigits, distance, make_data, make_module, make_policy, run, with_experts
@@ -240,7 +240,7 @@ def test_no_default_rate_is_far_too_high_for_a_pretrained_model(module: str, key
         return Parse(["fit", f"--model={module}", *POLICY, *DATA, *words]).config.fit.model.init_args[key]
 
     default = parsed()
-    assert default.class_path == "repirl.modules.learning_rate.FineTuningAdamW"
+    assert default.class_path == "repirl.learning.learning_rate.FineTuningAdamW"
     assert (default.init_args.lr, default.init_args.weight_decay) == (1e-6, 0.0)
     assert parsed(f"--model.{key}.lr=3e-6").init_args.lr == 3e-6
     other = parsed(f"--model.{key}=torch.optim.AdamW", f"--model.{key}.lr=2e-5", f"--model.{key}.weight_decay=0.1")
@@ -255,7 +255,7 @@ def test_schedulers_are_named_like_optimisers() -> None:
             "--model=repirl.RePIRL",
             *POLICY,
             *DATA,
-            "--model.policy_scheduler=repirl.modules.learning_rate.WarmupDecay",
+            "--model.policy_scheduler=repirl.learning.learning_rate.WarmupDecay",
             "--model.policy_scheduler.warmup=10",
             "--model.prm_scheduler=torch.optim.lr_scheduler.CosineAnnealingLR",
             "--model.prm_scheduler.T_max=50",
