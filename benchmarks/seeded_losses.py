@@ -33,7 +33,7 @@ from repirl.learning.settings import Advantage, Surrogate  # noqa: E402
 from repirl.models.prm import PRM  # noqa: E402
 from repirl.modules.sft import SFT  # noqa: E402
 from repirl.modules.strategies import ReplicatedStrategy  # noqa: E402
-from repirl.objectives.advantages import OutcomeEstimator  # noqa: E402
+from repirl.objectives.estimators import OutcomeEstimator  # noqa: E402
 
 ITERATIONS = 3
 SGD = partial(torch.optim.SGD, lr=0.1)

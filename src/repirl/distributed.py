@@ -48,11 +48,11 @@ def warn_once(message: str) -> None:
 
 
 def gather_rows(tensor: Tensor) -> Tensor:
-    """The rows of all ranks, [sum of N_r, ...], in rank order; a second dimension is right-padded with 0 to the largest."""
+    """The rows of all ranks, [sum of N_r, ...], in rank order; other dimensions are right-padded with 0 to the largest."""
     if world_size() == 1:
         return tensor
     kind = tensor.dtype
-    tensor = tensor.detach().long() if kind == torch.bool else tensor.detach()
+    tensor = tensor.detach().byte() if kind == torch.bool else tensor.detach()
     shape = torch.tensor(tensor.shape, device=tensor.device)
     shapes = [torch.empty_like(shape) for _ in range(world_size())]
     dist.all_gather(shapes, shape)
@@ -62,13 +62,6 @@ def gather_rows(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(n)] for part, n in zip(parts, sizes[:, 0], strict=True)]).to(kind)
-
-
-def own_rows(gathered: Tensor, rows: int) -> Tensor:
-    """This rank's `rows` rows of a gathered tensor."""
-    counts = gather_rows(torch.tensor([rows], device=gathered.device))
-    start = int(counts[: rank()].sum())
-    return gathered[start : start + rows]
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
@@ -84,12 +77,21 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
 
 
+def largest_over_ranks(count: int, device: torch.device) -> int:
+    """The largest of the counts of all ranks."""
+    if world_size() == 1:
+        return count
+    value = torch.tensor(count, device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return int(value)
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Adds the gradients of all ranks, in one flat buffer per dtype; a parameter without a gradient here counts as 0."""
     if world_size() == 1:
         return
     trained = [p for p in parameters if p.requires_grad]
-    for dtype in {p.dtype for p in trained}:
+    for dtype in sorted({p.dtype for p in trained}, key=str):  # a set's own order may differ by process
         same = [p for p in trained if p.dtype == dtype]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in same])
         dist.all_reduce(flat)

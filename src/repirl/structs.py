@@ -137,12 +137,14 @@ class Response:
 
     finished: it ended by EOS or a stop string, not at the length limit.
     log_probs: of its tokens under the sampler, in nats; None where the sampler is the policy's own forward pass.
+    policy_version: updates of the policy before the weights that sampled it; None = those that it has now.
     """
 
     token_ids: tuple[int, ...]
     text: str
     finished: bool
     log_probs: tuple[float, ...] | None = None
+    policy_version: int | None = None
 
     def __post_init__(self) -> None:
         if self.log_probs is not None and len(self.log_probs) != len(self.token_ids):

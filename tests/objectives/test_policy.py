@@ -20,7 +20,7 @@ def surrogate(rho: Tensor, advantages: Tensor, **bounds: float) -> tuple[Tensor,
     """Values, and their gradient in log pi."""
     behaviour = BEHAVIOUR[:, : rho.shape[1]]
     log_probs = (behaviour + rho.log()).requires_grad_()
-    values = clipped_surrogate(log_probs=log_probs, behaviour_log_probs=behaviour, advantages=advantages, **bounds)
+    values = clipped_surrogate(log_probs=log_probs, old_log_probs=behaviour, advantages=advantages, **bounds)
     (gradient,) = torch.autograd.grad(values.sum(), log_probs)
     return values.detach(), gradient
 
@@ -63,7 +63,7 @@ def test_dual_clip_bounds_the_loss_of_bad_tokens_only() -> None:
 @pytest.mark.parametrize("bounds", [{}, {"clip_low": 0.6, "clip_high": 0.05}])
 def test_was_clipped_is_where_the_gradient_is_gone(bounds: dict[str, float]) -> None:
     _, gradient = surrogate(RHO, ADVANTAGES, **bounds)
-    arguments = {"log_probs": BEHAVIOUR + RHO.log(), "behaviour_log_probs": BEHAVIOUR}
+    arguments = {"log_probs": BEHAVIOUR + RHO.log(), "old_log_probs": BEHAVIOUR}
     clipped = was_clipped(advantages=ADVANTAGES, **arguments, **bounds)
     assert clipped.any()
     assert torch.equal(clipped, gradient == 0)
@@ -80,12 +80,12 @@ def test_ratios_of_any_size_have_finite_gradients(dtype: torch.dtype, dual_clip:
         log_probs = torch.tensor([FAR], dtype=dtype).requires_grad_()
         zeros = torch.zeros_like(log_probs)
         values = clipped_surrogate(
-            log_probs=log_probs, behaviour_log_probs=zeros, advantages=zeros + advantage, dual_clip=dual_clip
+            log_probs=log_probs, old_log_probs=zeros, advantages=zeros + advantage, dual_clip=dual_clip
         )
         (gradient,) = torch.autograd.grad(values.sum(), log_probs)
         assert values.isfinite().all()
         assert gradient.isfinite().all()
-        clipped = was_clipped(log_probs=log_probs, behaviour_log_probs=zeros, advantages=zeros + advantage)
+        clipped = was_clipped(log_probs=log_probs, old_log_probs=zeros, advantages=zeros + advantage)
         if dual_clip is None:
             assert not gradient[clipped].any()
         return dict(zip(FAR, gradient[0].tolist(), strict=True))
@@ -168,7 +168,7 @@ def test_the_policy_s_objective_adds_entropy_and_takes_the_kl() -> None:
     arguments = {
         "log_probs": log_probs,
         "entropy": torch.tensor([[0.5, 0.8]], dtype=torch.float64),
-        "behaviour_log_probs": log_probs - rho.log(),
+        "old_log_probs": log_probs - rho.log(),
         "advantages": torch.tensor([[2.0, -2.0]], dtype=torch.float64),
         "reference_log_probs": torch.tensor([[0.2, 0.4]], dtype=torch.float64).log(),
     }
@@ -176,7 +176,7 @@ def test_the_policy_s_objective_adds_entropy_and_takes_the_kl() -> None:
     got = policy_objective(**arguments, entropy_coef=0.1, kl_coef=0.2)
     close(got.value, [2.25 - 0.2 * (ln2 - 0.5), -2.92 - 0.2 * (1 - ln2)])
     close(got.kl, [ln2 - 0.5, 1 - ln2])
-    close(got.behaviour_gap, [math.log(1.1), math.log(1.5)])
+    close(got.old_gap, [math.log(1.1), math.log(1.5)])
     assert got.clipped.tolist() == [[False, False]]
     close(policy_objective(**arguments, entropy_coef=0.1).value, [2.25, -2.92])
     close(policy_objective(**arguments, clip_high=0.05).value, [2.1, -3])
@@ -193,7 +193,7 @@ def test_entropy_is_a_bonus() -> None:
     value = policy_objective(
         log_probs=log_probs,
         entropy=entropy(logits),
-        behaviour_log_probs=log_probs.detach(),
+        old_log_probs=log_probs.detach(),
         advantages=torch.zeros_like(log_probs),
         entropy_coef=0.1,
     ).value

@@ -231,7 +231,7 @@ def test_the_clipped_loss_is_verl_s(aggregation: LossAggregation, expected: floa
     terms = policy_objective(
         log_probs=new,
         entropy=torch.zeros_like(new),
-        behaviour_log_probs=behaviour,
+        old_log_probs=behaviour,
         advantages=advantage,
         clip_high=0.28,
         dual_clip=3.0,

@@ -108,7 +108,7 @@ def test_the_clipped_surrogate_is_homogeneous_in_advantages(dual_clip: float | N
     torch.manual_seed(0)
     log_probs, behaviour = torch.randn(4, 5), torch.randn(4, 5)
     advantages, ratios = torch.randn(4, 5), torch.rand(4, 5) * 2
-    common = {"log_probs": log_probs, "behaviour_log_probs": behaviour, "dual_clip": dual_clip}
+    common = {"log_probs": log_probs, "old_log_probs": behaviour, "dual_clip": dual_clip}
     before = clipped_surrogate(advantages=advantages * ratios, **common)  # type: ignore[arg-type]
     after = clipped_surrogate(advantages=advantages, **common) * ratios  # type: ignore[arg-type]
     torch.testing.assert_close(before, after)

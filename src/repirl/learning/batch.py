@@ -1,118 +1,221 @@
-"""One iteration's rollouts and experts on this rank, and their tensors."""
+"""The global batch: one iteration's rollouts and experts of all ranks, as objectives read them, and a way back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from repirl.data.collate import collate_rows
-from repirl.distributed import gather_rows
-from repirl.learning.prm_objectives import Evidence
+from repirl.distributed import gather_rows, rank
 from repirl.learning.schedule import parts
+from repirl.objectives.reduce import last_token
 from repirl.structs import Expert, Prompt, Response, Rows
 
 
 @dataclass(frozen=True)
-class Experience:
-    """Rows of this rank: the rollouts of each prompt, then the experts.
+class Shard:
+    """This rank's part of a global batch: what no other rank needs.
 
-    prompts: of this rank. positions: their places in the global batch.
-    group: [N], each row's prompt as its position in the global batch. is_expert, finished: [N].
-    outcome: [N], 1 right, 0 wrong, NaN unknown. format_reward: [N], 0 or -1.
-    sampler_log_probs: [N, T], of the sampler itself; 0 for experts, and where it gives none.
-    log_probs: [N, T], of the behaviour policy by the training forward; None until computed.
-    reference_log_probs: [N, T], of the policy at the start; None where no term needs them.
-    advantages: [N, T], of rollouts; None until computed.
+    prompts: of this rank, also those whose rows were left out. positions: their places in the global batch.
+    rows: the tokens of this rank's rows, n rows of t response tokens.
     """
 
-    prompts: list[Prompt]
-    positions: list[int]
+    prompts: tuple[Prompt, ...]
+    positions: tuple[int, ...]
     rows: Rows
-    group: Tensor
-    is_expert: Tensor
-    finished: Tensor
-    outcome: Tensor
-    format_reward: Tensor
-    sampler_log_probs: Tensor
-    log_probs: Tensor | None = None
-    reference_log_probs: Tensor | None = None
-    advantages: Tensor | None = None
 
-    def select(self, index: Tensor) -> "Experience":
-        """The rows at `index`; prompts and columns stay as they are."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        rows = Rows(*(getattr(self.rows, f.name)[index] for f in fields(self.rows)))
-        return replace(self, rows=rows, **{name: value[index] for name, value in columns.items()})
 
-    def of_policy(self) -> "Experience":
+@dataclass(frozen=True, kw_only=True)
+class GlobalBatch:
+    """N rows of T response tokens, on every rank the same, in rank order; of each prompt the rollouts before the experts.
+
+    Gathered once an iteration. `gather` brings a value of this rank's rows to all, `local` takes this rank's share back.
+
+    Whose log-probability a tensor holds is in its name; 0 outside the response. They are the same numbers only where the
+    policy has not moved since it sampled, and the sampler computes as the training forward does.
+
+    response_mask: True = counts. group: each row's prompt, as its position in the batch. is_expert: not sampled.
+    outcome: 1 right, 0 wrong, NaN unknown. format_reward: 0 or -1. finished: ended by itself, not at the limit.
+    policy_version: updates of the policy before the row was sampled; of experts, before this iteration.
+    step_ends: the last token of each step; without a PRM a response is one step.
+    sampler_log_probs: the sampling engine's own; None where it gives none. Of experts 0.
+    old_log_probs: the policy's at the start of the iteration, by the training forward: those of the clipped ratio.
+    behaviour_log_probs: of the policy that sampled the row: q of the IRL weights.
+    reference_log_probs: of the policy at the start of training; None where no term needs them.
+    advantages: of rollouts; None until computed.
+    owner: the rank of each row. shard: None in a batch made of tensors alone.
+    """
+
+    response_mask: Bool[Tensor, "rows time"]
+    group: Int[Tensor, " rows"]
+    is_expert: Bool[Tensor, " rows"]
+    outcome: Float[Tensor, " rows"]
+    step_ends: Bool[Tensor, "rows time"]
+    format_reward: Float[Tensor, " rows"]
+    finished: Bool[Tensor, " rows"]
+    policy_version: Int[Tensor, " rows"]
+    owner: Int[Tensor, " rows"]
+    shard: Shard | None = None
+    sampler_log_probs: Float[Tensor, "rows time"] | None = None
+    old_log_probs: Float[Tensor, "rows time"] | None = None
+    behaviour_log_probs: Float[Tensor, "rows time"] | None = None
+    reference_log_probs: Float[Tensor, "rows time"] | None = None
+    advantages: Float[Tensor, "rows time"] | None = None
+
+    # ---- between this rank and all ----
+
+    @property
+    def rows(self) -> Rows:
+        """The tokens of this rank's rows."""
+        assert self.shard is not None, "a batch of tensors alone has no tokens"
+        return self.shard.rows
+
+    def gather(self, values: Float[Tensor, "n *k t"]) -> Float[Tensor, "rows *k time"]:
+        """A value of each response token of this rank's rows, brought to all ranks."""
+        return gather_rows(values)
+
+    def local(self, values: Float[Tensor, "rows time"]) -> Float[Tensor, "n t"]:
+        """This rank's share of a tensor of all rows, with as many columns as its own rows have."""
+        return values[self.owner == rank()][:, : self.rows.response_mask.shape[1]]
+
+    # ---- subsets, the same on every rank ----
+
+    def select(self, keep: Bool[Tensor, " rows"]) -> "GlobalBatch":
+        """The rows that are True in `keep`; the order of rows, and the columns, stay as they are."""
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        shard = self.shard
+        if shard is not None:
+            mine = keep[self.owner == rank()]
+            shard = replace(shard, rows=Rows(*(getattr(shard.rows, f.name)[mine] for f in fields(Rows))))
+        return replace(self, shard=shard, **{name: value[keep] for name, value in tensors.items()})
+
+    def of_policy(self) -> "GlobalBatch":
         """The rollouts alone."""
-        return self.select((~self.is_expert).nonzero()[:, 0])
+        return self.select(~self.is_expert)
 
-    def of_groups(self, groups: Tensor) -> "Experience":
+    def of_groups(self, groups: Int[Tensor, " prompts"]) -> "GlobalBatch":
         """The rows whose prompt is one of `groups`."""
-        return self.select(torch.isin(self.group, groups).nonzero()[:, 0])
+        return self.select(torch.isin(self.group, groups))
 
-    def gathered(self, rewards: Tensor, step_ends: Tensor) -> Evidence:
-        """The rows of all ranks as a PRM objective reads them. rewards, step_ends: [N, T]."""
-        return Evidence(
-            rewards=gather_rows(rewards),
-            response_mask=gather_rows(self.rows.response_mask),
-            step_ends=gather_rows(step_ends),
-            group=gather_rows(self.group),
-            is_expert=gather_rows(self.is_expert),
-            outcome=gather_rows(self.outcome),
-            log_probs=None if self.log_probs is None else gather_rows(self.log_probs),
-            reference_log_probs=None if self.reference_log_probs is None else gather_rows(self.reference_log_probs),
-        )
-
-    def prompt_ids_of(self, rows: Tensor) -> list[str]:
-        """Ids of the prompts of the rows that are True in `rows`, [N]."""
-        wanted = set(self.group[rows].tolist())
-        return [p.problem.id for g, p in zip(self.positions, self.prompts, strict=True) if g in wanted]
-
-    def parts(self, mini_batches: int) -> list["Experience"]:
-        """The rows in `mini_batches` parts of whole prompts of all ranks; a rank's share of a part may be empty."""
-        if mini_batches == 1:
+    def mini_batches(self, count: int) -> list["GlobalBatch"]:
+        """The rows in `count` parts of whole prompts; a rank's share of a part may be empty."""
+        if count == 1:
             return [self]
-        groups = gather_rows(self.group).unique()
-        return [self.of_groups(groups[part.start : part.stop]) for part in parts(len(groups), mini_batches)]
+        groups = self.group.unique()
+        return [self.of_groups(groups[part.start : part.stop]) for part in parts(len(groups), count)]
+
+    # ---- trouble ----
+
+    def require_finite(self, values: Float[Tensor, "rows time"], what: str) -> None:
+        """Raises FloatingPointError on all ranks, naming the prompts, where a value of any row is not finite."""
+        bad = (~values.isfinite()).any(-1)
+        if not bool(bad.any()):
+            return
+        if bool(bad.all()):  # no prompt's fault
+            where = "all prompts"
+            advice = "lower the learning rate, or give policy.dtype more range: float32 or bfloat16"
+        else:
+            named = ", ".join(map(repr, self._prompt_ids_of(bad)))
+            where, advice = f"prompt {named or 'on another rank'}", "lower the learning rate, or remove the prompt"
+        raise FloatingPointError(f"{what} is NaN or infinite for {where}; nothing was updated by it: {advice}")
+
+    def _prompt_ids_of(self, rows: Bool[Tensor, " rows"]) -> list[str]:
+        """Ids of this rank's prompts that have a row in `rows`."""
+        wanted = set(self.group[rows].tolist())
+        pairs = () if self.shard is None else zip(self.shard.positions, self.shard.prompts, strict=True)
+        return [prompt.problem.id for position, prompt in pairs if position in wanted]
 
 
-def build_experience(
+def batch_of(
+    *,
+    response_mask: Bool[Tensor, "rows time"],
+    group: Int[Tensor, " rows"],
+    is_expert: Bool[Tensor, " rows"],
+    outcome: Float[Tensor, " rows"] | None = None,
+    step_ends: Bool[Tensor, "rows time"] | None = None,
+    **others: Tensor | None,
+) -> GlobalBatch:
+    """A batch of tensors alone, without tokens, on one process: for objectives, advantages and diagnostics.
+
+    outcome: None = unknown. step_ends: None = a response is one step. others: further tensors, by their names.
+    """
+    zeros = torch.zeros_like(group)
+    given: dict[str, Tensor | None] = {
+        "format_reward": zeros.float(),
+        "finished": torch.ones_like(is_expert),
+        "policy_version": zeros,
+        "owner": zeros,
+        **others,
+    }
+    return GlobalBatch(
+        response_mask=response_mask,
+        group=group,
+        is_expert=is_expert,
+        outcome=torch.full(group.shape, torch.nan) if outcome is None else outcome,
+        step_ends=last_token(response_mask) if step_ends is None else step_ends,
+        **given,  # type: ignore[arg-type]
+    )
+
+
+def gathered_batch(
     *,
     prompts: Sequence[Prompt],
     positions: Sequence[int],
     rollouts: Sequence[Sequence[Response]],
     experts: Sequence[Sequence[Expert]],
-    rollout_outcomes: Sequence[Sequence[float]],
+    outcomes: Sequence[Sequence[float]],
     format_rewards: Sequence[Sequence[float]],
+    policy_version: int,
+    step_ends: Callable[[Rows], Bool[Tensor, "n t"]] | None,
+    with_sampler_log_probs: bool,
     pad_id: int,
     device: torch.device,
-) -> Experience:
-    """Tensors from records, one entry a prompt in each argument."""
-    rolled = [(p, g, r) for p, g, row in zip(prompts, positions, rollouts, strict=True) for r in row]
+) -> GlobalBatch:
+    """The batch of all ranks from this rank's records, one entry a prompt in each sequence; every rank must call it.
+
+    outcomes, format_rewards: of the rollouts. policy_version: of the policy now; a rollout without one has it.
+    step_ends: of this rank's rows, [n, t]; None = a response is one step.
+    """
+    sampled = [(p, g, r) for p, g, row in zip(prompts, positions, rollouts, strict=True) for r in row]
     written = [(p, g, e) for p, g, row in zip(prompts, positions, experts, strict=True) for e in row]
-    judged = [float("nan") if e.correct is None else float(e.correct) for *_, e in written]
-    both: list[tuple[Prompt, int, Response | Expert]] = [*rolled, *written]
+    both: list[tuple[Prompt, int, Response | Expert]] = [*sampled, *written]
     rows = collate_rows([p.token_ids for p, *_ in both], [r.token_ids for *_, r in both], pad_id, device)
-    return Experience(
-        prompts=list(prompts),
-        positions=list(positions),
-        rows=rows,
-        group=torch.tensor([g for _, g, _ in both], dtype=torch.long, device=device),
-        is_expert=torch.tensor([False] * len(rolled) + [True] * len(written), device=device),
-        finished=torch.tensor([r.finished for *_, r in rolled] + [True] * len(written), device=device),
-        outcome=torch.tensor([o for row in rollout_outcomes for o in row] + judged, device=device),
-        format_reward=torch.tensor([f for row in format_rewards for f in row] + [0.0] * len(written), device=device),
-        sampler_log_probs=_padded([r.log_probs or () for *_, r in rolled], rows.response_ids.shape, device),
+    judged = [float("nan") if e.correct is None else float(e.correct) for *_, e in written]
+    versions = [policy_version if r.policy_version is None else r.policy_version for *_, r in sampled]
+    none = [0.0] * len(written)
+    columns = {
+        "group": [float(g) for _, g, _ in both],
+        "is_expert": [0.0] * len(sampled) + [1.0] * len(written),
+        "outcome": [o for row in outcomes for o in row] + judged,
+        "format_reward": [f for row in format_rewards for f in row] + none,
+        "finished": [float(r.finished) for *_, r in sampled] + [1.0] * len(written),
+        "policy_version": [float(v) for v in versions] + [float(policy_version)] * len(written),
+        "owner": [float(rank())] * len(both),
+    }
+    per_row = gather_rows(torch.tensor(list(columns.values()), device=device).T)
+    of_row = dict(zip(columns, per_row.unbind(-1), strict=True))
+    mask = gather_rows(rows.response_mask)
+    own = [r.log_probs or () for *_, r in sampled]
+    return GlobalBatch(
+        response_mask=mask,
+        group=of_row["group"].long(),
+        is_expert=of_row["is_expert"].bool(),
+        outcome=of_row["outcome"].float(),
+        step_ends=last_token(mask) if step_ends is None else gather_rows(step_ends(rows)),
+        format_reward=of_row["format_reward"].float(),
+        finished=of_row["finished"].bool(),
+        policy_version=of_row["policy_version"].long(),
+        owner=of_row["owner"].long(),
+        shard=Shard(tuple(prompts), tuple(positions), rows),
+        sampler_log_probs=gather_rows(_padded(own, rows, device)) if with_sampler_log_probs else None,
     )
 
 
-def _padded(values: Sequence[Sequence[float]], shape: Sequence[int], device: torch.device) -> Tensor:
-    """The values row by row in a tensor of zeros."""
-    out = torch.zeros(*shape)
-    for row, own in zip(out, values, strict=False):  # the experts' rows come last and stay 0
-        if own:
-            row[: len(own)] = torch.tensor(own)
-    return out.to(device)
+def _padded(values: Sequence[Sequence[float]], rows: Rows, device: torch.device) -> Tensor:
+    """The values row by row in a tensor of zeros, [n, t]; rows beyond the last value stay 0."""
+    padded = torch.zeros(rows.response_ids.shape)
+    for row, of_row in zip(padded, values, strict=False):
+        row[: len(of_row)] = torch.tensor(of_row)
+    return padded.to(device)

@@ -1,12 +1,13 @@
-"""What a PRM is trained on. An objective reads one iteration's rows and gives coefficients of their token rewards."""
+"""What a PRM is trained on. An objective reads the global batch and gives coefficients of its token rewards."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from repirl.learning.batch import GlobalBatch
 from repirl.objectives.discriminator import Form, discriminator_coefficients, gail_coefficients
 from repirl.objectives.irl import Corrected, Rhat, Scope, Weighting, contrast_sets, irl_coefficients
 from repirl.objectives.prm import (
@@ -18,24 +19,6 @@ from repirl.objectives.prm import (
 
 BaseMeasure = Literal["uniform", "reference"]
 WrongExperts = Literal["drop", "background"]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What an objective may read: the rollouts and experts of all ranks, N rows of T response tokens.
-
-    rewards, log_probs (of the behaviour policy), reference_log_probs (of the policy at the start): [N, T]; the last two
-    are None where the objective does not ask for them. response_mask, step_ends: [N, T]. group, is_expert, outcome: [N].
-    """
-
-    rewards: Tensor
-    response_mask: Tensor
-    step_ends: Tensor
-    group: Tensor
-    is_expert: Tensor
-    outcome: Tensor
-    log_probs: Tensor | None = None
-    reference_log_probs: Tensor | None = None
 
 
 class PRMObjective(ABC):
@@ -53,7 +36,7 @@ class PRMObjective(ABC):
     maxent_coef = 0.0
 
     @abstractmethod
-    def coefficients(self, rows: Evidence) -> Coefficients:
+    def coefficients(self, batch: GlobalBatch, rewards: Float[Tensor, "rows time"]) -> Coefficients:
         """dL/dr of every token of every rank, L's value, and what to log."""
 
 
@@ -107,16 +90,16 @@ class IRL(PRMObjective):
         self.needs_reference = base_measure == "reference"
         self.drops_wrong_experts = wrong_experts == "drop"
 
-    def coefficients(self, rows: Evidence) -> Coefficients:
+    def coefficients(self, batch: GlobalBatch, rewards: Float[Tensor, "rows time"]) -> Coefficients:
         """As `irl_coefficients`. `loss` is the linear surrogate, which is not bounded; `ranking_loss` tells more."""
         weight, background = contrast_sets(
-            is_expert=rows.is_expert, outcome=rows.outcome, corrected=self.corrected, expert_weight=self.expert_weight
+            is_expert=batch.is_expert, outcome=batch.outcome, corrected=self.corrected, expert_weight=self.expert_weight
         )
         terms = irl_coefficients(
-            rewards=rows.rewards,
-            log_ratio=log_ratio(rows, of_reference=self.needs_reference),
-            response_mask=rows.response_mask,
-            group=rows.group,
+            rewards=rewards,
+            log_ratio=log_ratio(batch, of_reference=self.needs_reference),
+            response_mask=batch.response_mask,
+            group=batch.group,
             positive_weight=weight,
             background=background,
             weighting=self.weighting,
@@ -134,10 +117,10 @@ class IRL(PRMObjective):
             "ess_share": terms.ess_share,
             "largest_weight": terms.largest_weight,
             "chi_square": terms.chi_square,
-            "expert_share": weight[rows.is_expert].sum() / weight.sum().clamp(min=1e-8),
+            "expert_share": weight[batch.is_expert].sum() / weight.sum().clamp(min=1e-8),
         }
-        penalty = penalty_coefficients(rows.rewards, rows.response_mask, self.reward_penalty)
-        loss = (terms.token * rows.rewards).sum() + (penalty * rows.rewards).sum() / 2
+        penalty = penalty_coefficients(rewards, batch.response_mask, self.reward_penalty)
+        loss = (terms.token * rewards).sum() + (penalty * rewards).sum() / 2
         return Coefficients(terms.token + penalty, loss, terms.cells, figures)
 
 
@@ -167,19 +150,19 @@ class Discriminator(PRMObjective):
         self.needs_reference = logit == "airl" and base_measure == "reference"
         self.drops_wrong_experts = wrong_experts == "drop"
 
-    def coefficients(self, rows: Evidence) -> Coefficients:
+    def coefficients(self, batch: GlobalBatch, rewards: Float[Tensor, "rows time"]) -> Coefficients:
         """As `discriminator_coefficients` or `gail_coefficients`; experts have label 1."""
         weight, background = contrast_sets(
-            is_expert=rows.is_expert, outcome=rows.outcome, corrected=self.corrected, expert_weight=self.expert_weight
+            is_expert=batch.is_expert, outcome=batch.outcome, corrected=self.corrected, expert_weight=self.expert_weight
         )
-        sets = {"group": rows.group, "positive_weight": weight, "background": background}
+        sets = {"group": batch.group, "positive_weight": weight, "background": background}
         if self.logit == "gail":
-            return gail_coefficients(form=self.form, rewards=rows.rewards, response_mask=rows.response_mask, **sets)
+            return gail_coefficients(form=self.form, rewards=rewards, response_mask=batch.response_mask, **sets)
         return discriminator_coefficients(
             form=self.form,
-            rewards=rows.rewards,
-            log_ratio=log_ratio(rows, of_reference=self.needs_reference),
-            response_mask=rows.response_mask,
+            rewards=rewards,
+            log_ratio=log_ratio(batch, of_reference=self.needs_reference),
+            response_mask=batch.response_mask,
             **sets,
         )
 
@@ -190,10 +173,10 @@ class Prime(PRMObjective):
     needs_log_probs = False
     needs_verifier = True
 
-    def coefficients(self, rows: Evidence) -> Coefficients:
+    def coefficients(self, batch: GlobalBatch, rewards: Float[Tensor, "rows time"]) -> Coefficients:
         """As `prime_coefficients`."""
-        outcome = rows.outcome.masked_fill(rows.is_expert, float("nan"))
-        return prime_coefficients(rewards=rows.rewards, outcome=outcome, response_mask=rows.response_mask)
+        outcome = batch.outcome.masked_fill(batch.is_expert, float("nan"))
+        return prime_coefficients(rewards=rewards, outcome=outcome, response_mask=batch.response_mask)
 
 
 class StepCrossEntropy(PRMObjective):
@@ -206,19 +189,19 @@ class StepCrossEntropy(PRMObjective):
     needs_verifier = True
     drops_wrong_experts = False
 
-    def coefficients(self, rows: Evidence) -> Coefficients:
+    def coefficients(self, batch: GlobalBatch, rewards: Float[Tensor, "rows time"]) -> Coefficients:
         """As `step_cross_entropy_coefficients`."""
-        right = torch.where(rows.is_expert & rows.outcome.isnan(), 1.0, rows.outcome)
-        labels = torch.where(rows.step_ends, right[:, None], float("nan"))
+        right = torch.where(batch.is_expert & batch.outcome.isnan(), 1.0, batch.outcome)
+        labels = torch.where(batch.step_ends, right[:, None], float("nan"))
         return step_cross_entropy_coefficients(
-            rewards=rows.rewards, labels=labels, ends=rows.step_ends, response_mask=rows.response_mask
+            rewards=rewards, labels=labels, ends=batch.step_ends, response_mask=batch.response_mask
         )
 
 
-def log_ratio(rows: Evidence, *, of_reference: bool) -> Tensor:
-    """Log b - log q of every response token, [N, T]; b = the policy at the start, or 1."""
-    assert rows.log_probs is not None
+def log_ratio(batch: GlobalBatch, *, of_reference: bool) -> Float[Tensor, "rows time"]:
+    """Log b - log q of every response token; b = the policy at the start, or 1."""
+    assert batch.behaviour_log_probs is not None
     if not of_reference:
-        return -rows.log_probs
-    assert rows.reference_log_probs is not None
-    return rows.reference_log_probs - rows.log_probs
+        return -batch.behaviour_log_probs
+    assert batch.reference_log_probs is not None
+    return batch.reference_log_probs - batch.behaviour_log_probs

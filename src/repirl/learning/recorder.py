@@ -2,14 +2,14 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from repirl.distributed import gather_rows, sum_over_ranks, warn_once
-from repirl.learning.batch import Experience
+from repirl.distributed import rank, sum_over_ranks, warn_once
+from repirl.learning.batch import GlobalBatch
 from repirl.objectives.reduce import masked_mean
 from repirl.structs import Verdict
 
@@ -17,9 +17,13 @@ TIME = "time/"
 
 
 class Recorder:
-    """Collects values under "group/name" until they are taken; a phase's seconds under "time/<phase>_s"."""
+    """Collects values under "group/name" until they are taken; a phase's seconds under "time/<phase>_s".
+
+    iteration: the one that is under way, counted from 0.
+    """
 
     def __init__(self) -> None:
+        self.iteration = 0
         self._values: defaultdict[str, list[float]] = defaultdict(list)
 
     @contextmanager
@@ -43,38 +47,31 @@ class Recorder:
         return taken
 
 
-def over_micro_batches(
-    size: tuple[int, int], micro_batches: list[Tensor], forward: Callable[[Tensor], Tensor], device: torch.device
-) -> Tensor:
-    """`forward(index)` of each micro-batch, [n, t], put together to [N, T] of `size`, without gradient."""
-    out = torch.zeros(size, device=device)
-    with torch.no_grad():
-        for index in micro_batches:
-            values = forward(index)
-            out[index, : values.shape[1]] = values
-    return out
-
-
 def rollout_figures(
-    experience: Experience, verdicts: Sequence[Sequence[Verdict | None]]
+    batch: GlobalBatch, verdicts: Sequence[Sequence[Verdict | None]]
 ) -> dict[str, dict[str, Tensor | float]]:
-    """What there is to say of an iteration's rollouts and experts, all ranks together, by group; warns of time-outs."""
-    rollouts = experience.of_policy()
-    outcome = gather_rows(rollouts.outcome)
-    found: dict[str, Tensor | float] = {
-        "response_tokens": gather_rows(rollouts.rows.response_mask.sum(-1).float()).mean(),
-        "truncated": 1 - gather_rows(rollouts.finished).float().mean(),
-        "has_answer": 1 + gather_rows(rollouts.format_reward).mean(),
+    """What there is to say of an iteration's rollouts and experts, all ranks together, by group; warns of time-outs.
+
+    verdicts: on this rank's rollouts.
+    """
+    rollouts = batch.of_policy()
+    outcome = rollouts.outcome
+    figures: dict[str, Tensor | float] = {
+        "response_tokens": rollouts.response_mask.sum(-1).float().mean(),
+        "truncated": 1 - rollouts.finished.float().mean(),
+        "has_answer": 1 + rollouts.format_reward.mean(),
     }
-    flat = [v for row in verdicts for v in row if v is not None]
-    timeouts = sum_over_ranks(outcome.new_tensor(sum(v.status == "answer_timeout" for v in flat)))
-    if sum_over_ranks(outcome.new_tensor(len(flat))):
+    given = [v for row in verdicts for v in row if v is not None]
+    timed_out = sum(v.status == "answer_timeout" for v in given)
+    assert batch.shard is not None
+    dropped = sum(len(p.experts) for p in batch.shard.prompts) - int(batch.is_expert[batch.owner == rank()].sum())
+    judged, timeouts, experts_dropped = sum_over_ranks(outcome.new_tensor([len(given), timed_out, dropped]))
+    if judged:
         known = ~outcome.isnan()
-        found["unscorable"] = 1 - known.float().mean()
+        figures["unscorable"] = 1 - known.float().mean()
         if known.any():  # an accuracy of 0 would read as all wrong
-            found["accuracy"] = masked_mean(outcome, known)
-        found["answer_timeout"] = timeouts / len(outcome)
-        if found["answer_timeout"] > 0.01:
-            warn_once(f"{float(found['answer_timeout']):.0%} of the answers could not be judged in time, reward 0")
-    written = sum(len(p.experts) for p in experience.prompts) - int(experience.is_expert.sum())
-    return {"rollout": found, "prompts": {"experts_dropped": sum_over_ranks(outcome.new_tensor(written))}}
+            figures["accuracy"] = masked_mean(outcome, known)
+        figures["answer_timeout"] = timeouts / len(outcome)
+        if figures["answer_timeout"] > 0.01:
+            warn_once(f"{float(figures['answer_timeout']):.0%} of the answers could not be judged in time, reward 0")
+    return {"rollout": figures, "prompts": {"experts_dropped": experts_dropped}}

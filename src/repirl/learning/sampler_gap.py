@@ -4,8 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from repirl.distributed import gather_rows
-from repirl.learning.batch import Experience
+from repirl.learning.batch import GlobalBatch
 from repirl.objectives.reduce import masked_mean
 from repirl.objectives.sampler import RatioLevel, gap_figures, is_far, truncated_ratios
 
@@ -39,48 +38,37 @@ class SamplerGap:
         return self.mask_above is not None or self.max_ratio is not None
 
 
-def without_far_rollouts(experience: Experience, settings: SamplerGap) -> tuple[Experience, dict[str, Tensor | float]]:
-    """The rows that stay, and what there is to say of the gap before any left; all ranks together."""
-    assert experience.log_probs is not None
-    rollouts = experience.of_policy()
-    assert rollouts.log_probs is not None
-    figures: dict[str, Tensor | float] = {
-        **gap_figures(
-            log_probs=gather_rows(rollouts.log_probs),
-            sampler_log_probs=gather_rows(rollouts.sampler_log_probs),
-            response_mask=gather_rows(rollouts.rows.response_mask),
-        )
-    }
+def without_far_rollouts(batch: GlobalBatch, settings: SamplerGap) -> tuple[GlobalBatch, dict[str, Tensor | float]]:
+    """The rows that stay, and what there is to say of the gap before any left."""
+    rollouts = batch.of_policy()
+    figures: dict[str, Tensor | float] = {**gap_figures(**_pair(rollouts))}
     if settings.mask_above is None:
-        return experience, figures
-    far = ~experience.is_expert & is_far(
-        log_probs=experience.log_probs,
-        sampler_log_probs=experience.sampler_log_probs,
-        response_mask=experience.rows.response_mask,
-        above=settings.mask_above,
-    )
-    figures["masked"] = masked_mean(gather_rows(far).float(), ~gather_rows(experience.is_expert))
-    return experience.select((~far).nonzero()[:, 0]), figures
+        return batch, figures
+    far = ~batch.is_expert & is_far(**_pair(batch), above=settings.mask_above)
+    figures["masked"] = masked_mean(far.float(), ~batch.is_expert)
+    return batch.select(~far), figures
 
 
-def with_ratios(rollouts: Experience, settings: SamplerGap) -> tuple[Experience, dict[str, Tensor | float]]:
+def with_ratios(rollouts: GlobalBatch, settings: SamplerGap) -> tuple[GlobalBatch, dict[str, Tensor | float]]:
     """Advantages times the truncated ratios, which the clipped surrogate, being homogeneous in them, passes on."""
     if settings.max_ratio is None:
         return rollouts, {}
-    assert rollouts.log_probs is not None
     assert rollouts.advantages is not None
-    mask = rollouts.rows.response_mask
-    ratios = truncated_ratios(
-        log_probs=rollouts.log_probs,
-        sampler_log_probs=rollouts.sampler_log_probs,
-        response_mask=mask,
-        max_ratio=settings.max_ratio,
-        level=settings.ratio,
-    )
-    everywhere, counts = gather_rows(ratios), gather_rows(mask)
+    ratios = truncated_ratios(**_pair(rollouts), max_ratio=settings.max_ratio, level=settings.ratio)
     figures: dict[str, Tensor | float] = {
-        "ratio_mean": masked_mean(everywhere, counts),
+        "ratio_mean": masked_mean(ratios, rollouts.response_mask),
         # The cap is e^log(max_ratio), which may be a rounding below max_ratio.
-        "ratio_truncated": masked_mean((everywhere >= settings.max_ratio * (1 - 1e-6)).float(), counts),
+        "ratio_truncated": masked_mean((ratios >= settings.max_ratio * (1 - 1e-6)).float(), rollouts.response_mask),
     }
     return replace(rollouts, advantages=rollouts.advantages * ratios), figures
+
+
+def _pair(batch: GlobalBatch) -> dict[str, Tensor]:
+    """Log-probabilities of the same tokens by the training forward and by the sampler."""
+    assert batch.old_log_probs is not None
+    assert batch.sampler_log_probs is not None
+    return {
+        "log_probs": batch.old_log_probs,
+        "sampler_log_probs": batch.sampler_log_probs,
+        "response_mask": batch.response_mask,
+    }

@@ -4,7 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from repirl.objectives.advantages import STD_EPS, Estimator, OutcomeEstimator, RewardScale
+from repirl.objectives.advantages import STD_EPS, RewardScale
+from repirl.objectives.estimators import Alone, Estimator, OutcomeEstimator
 from repirl.objectives.policy import LossAggregation
 
 
@@ -31,7 +32,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Advantage:
-    """From rewards to advantages (objectives/advantages.py): A = outcome_coef A_o + prm_coef A_p + format_coef A_f.
+    """From rewards to advantages (learning/shaping.py): A = outcome_coef A_o + prm_coef A_p + format_coef A_f.
 
     Args:
         outcome_estimator, prm_estimator: `rloo`, `rloo_per_step`, `grpo`, `grpo_per_step`, `dr_grpo`; for the PRM also
@@ -55,7 +56,7 @@ class Advantage:
     maxent_coef: float | None = None
     reward_scale: RewardScale = "max_abs_return"
     whiten: bool = True
-    alone: Literal["zero_baseline", "drop"] = "zero_baseline"
+    alone: Alone = "zero_baseline"
     std_eps: float = STD_EPS
 
     def __post_init__(self) -> None:

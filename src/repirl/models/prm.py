@@ -161,6 +161,11 @@ class PRM(nn.Module):
         return rewards
 
     @property
+    def packs(self) -> bool:
+        """Whether the backbone reads rows without padding, and each prompt once."""
+        return self.backbone is not None and self.backbone.packs
+
+    @property
     def bound(self) -> float | None:
         """The largest possible |r|, None where rewards are unbounded."""
         return BOUND if self.kind == "head" else None

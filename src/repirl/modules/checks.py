@@ -8,36 +8,36 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Trainer
 
 if TYPE_CHECKING:
+    from repirl.learning.alternation import Alternation
     from repirl.models.policy import Policy
-    from repirl.modules.repirl import RePIRL
 
 
-def check_settings(module: RePIRL) -> None:
+def check_settings(learning: Alternation) -> None:
     """Raises ValueError where settings, each good alone, do not go together."""
-    verifier, rollout = module.actor.verifier, module.actor.rollout
-    if module.samples < 1:
-        raise ValueError(f"samples must be at least 1, not {module.samples}")
+    verifier, rollout = learning.actor.verifier, learning.actor.rollout
+    if learning.samples < 1:
+        raise ValueError(f"samples must be at least 1, not {learning.samples}")
     if rollout.truncated:
         raise ValueError(
             "rollout samples from a part of the distribution only (top_p, top_k or min_p): its log-probabilities would be "
             "biased. In training leave top_p at 1, top_k and min_p at 0"
         )
-    if module.sampler_gap.corrects and not rollout.gives_log_probs:
+    if learning.sampler_gap.corrects and not rollout.gives_log_probs:
         raise ValueError(
             f"sampler_gap: {type(rollout).__name__} samples by the policy's own forward pass and gives no log-probabilities "
             "to compare; remove sampler_gap, or sample with repirl.rollout.vllm.VLLM"
         )
-    if verifier is None and module.prompt_filter.kind != "none":
-        raise ValueError(f"prompt_filter {module.prompt_filter.kind!r} needs a verifier: it reads rollout accuracies")
-    if module.prm is None and verifier is None:
+    if verifier is None and learning.prompt_filter.kind != "none":
+        raise ValueError(f"prompt_filter {learning.prompt_filter.kind!r} needs a verifier: it reads rollout accuracies")
+    if learning.prm_learner is None and verifier is None:
         raise ValueError("without prm and without verifier there is nothing to learn from: configure one of them")
-    if module.prm is not None and module.objective.needs_verifier and verifier is None:
+    if learning.prm_learner is not None and learning.objective.needs_verifier and verifier is None:
         raise ValueError(
-            f"objective {type(module.objective).__name__} learns from outcomes: it needs a verifier, or another objective"
+            f"objective {type(learning.objective).__name__} learns from outcomes: it needs a verifier, or another objective"
         )
-    by_prm = module.prm is not None and module.advantage.prm_coef
-    by_verifier = verifier is not None and module.advantage.outcome_coef
-    if module.schedule.policy_updates and not (by_prm or by_verifier or module.advantage.format_coef):
+    by_prm = learning.prm_learner is not None and learning.advantage.prm_coef
+    by_verifier = verifier is not None and learning.advantage.outcome_coef
+    if learning.schedule.policy_updates and not (by_prm or by_verifier or learning.advantage.format_coef):
         raise ValueError("advantage: every reward that this module has is weighted 0, so the policy has none; set one")
 
 

@@ -4,8 +4,6 @@ A row whose reward is unknown (a verifier's failure) is not `scorable`: it takes
 advantage is 0.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -212,84 +210,3 @@ def whiten(*, advantages: Float[Tensor, "rows time"], where: Bool[Tensor, "rows 
 def _least_spread(size: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The standard deviation from which on values of this size count as different."""
     return (NOISE * size).clamp(min=EPS)
-
-
-OutcomeEstimator = Literal["rloo", "rloo_per_step", "grpo", "grpo_per_step", "dr_grpo"]
-Estimator = Literal[OutcomeEstimator, "prime", "position"]
-
-
-def estimate(
-    estimator: Estimator,
-    *,
-    rewards: Float[Tensor, "rows time"],
-    rewarded: Bool[Tensor, "rows time"],
-    response_mask: Bool[Tensor, "rows time"],
-    group: Int[Tensor, " rows"],
-    scorable: Bool[Tensor, " rows"],
-    alone: Literal["zero_baseline", "drop"] = "zero_baseline",
-    discount: float = 1.0,
-    std_eps: float = STD_EPS,
-) -> Float[Tensor, "rows time"]:
-    """The advantages of one reward source by name; `rewarded` marks the tokens that carry its reward."""
-    shared = {"response_mask": response_mask, "group": group, "scorable": scorable}
-    if estimator == "rloo":
-        return rloo_advantage(rewards=rewards, alone=alone, discount=discount, **shared)
-    if estimator == "rloo_per_step":
-        return leave_one_out(returns=returns_to_go(rewards, response_mask, discount), alone=alone, **shared)
-    if estimator == "grpo_per_step":
-        return grpo_per_step(returns=returns_to_go(rewards, response_mask, discount), alone=alone, **shared)
-    if estimator == "prime":
-        return prime_advantage(rewards=rewards, discount=discount, **shared)
-    if estimator == "position":
-        return position_advantage(rewards=rewards, discount=discount, **shared)
-    assert estimator in ("grpo", "dr_grpo")
-    shared |= {"rewards": rewards, "rewarded": rewarded}
-    return group_normalised(divide_by_std=estimator == "grpo", discount=discount, std_eps=std_eps, **shared)
-
-
-@dataclass(frozen=True, slots=True)
-class RewardSource:
-    """One reward with its weight: rewards and rewarded tokens [rows, time], scorable [rows]; see `estimate`.
-
-    Experts are rows of `position` alone: elsewhere they must not be scorable.
-    """
-
-    coefficient: float
-    estimator: Estimator
-    rewards: Tensor
-    rewarded: Tensor
-    scorable: Tensor
-    discount: float = 1.0
-
-
-def combine(
-    sources: Sequence[RewardSource],
-    *,
-    response_mask: Bool[Tensor, "rows time"],
-    group: Int[Tensor, " rows"],
-    is_expert: Bool[Tensor, " rows"],
-    alone: Literal["zero_baseline", "drop"] = "zero_baseline",
-    whitened: bool = True,
-    std_eps: float = STD_EPS,
-) -> Float[Tensor, "rows time"]:
-    """A = sum of coefficient x A of each source, whitened over the rollouts that at least one source could score.
-
-    0 for experts.
-    """
-    advantages = torch.zeros(response_mask.shape, device=response_mask.device)
-    judged = torch.zeros(len(group), dtype=torch.bool, device=response_mask.device)
-    for source in sources:
-        advantages = advantages + source.coefficient * estimate(
-            source.estimator,
-            rewards=source.rewards,
-            rewarded=source.rewarded,
-            response_mask=response_mask,
-            group=group,
-            scorable=source.scorable,
-            alone=alone,
-            discount=source.discount,
-            std_eps=std_eps,
-        )
-        judged = judged | source.scorable
-    where = response_mask & (judged & ~is_expert)[:, None]
-    return whiten(advantages=advantages, where=where) if whitened else advantages.masked_fill(~where, 0)

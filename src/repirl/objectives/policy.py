@@ -35,18 +35,18 @@ def loss_denominator(
 def clipped_surrogate(
     *,
     log_probs: Float[Tensor, "rows time"],
-    behaviour_log_probs: Float[Tensor, "rows time"],
+    old_log_probs: Float[Tensor, "rows time"],
     advantages: Float[Tensor, "rows time"],
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> Float[Tensor, "rows time"]:
-    """min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), rho = exp(log pi - log pi_behaviour); to maximise (PPO).
+    """min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), rho = exp(log pi - log pi_old); to maximise (PPO).
 
     dual_clip c > 1: for A < 0 the value is at least c A (Ye et al. 2020). A log-ratio above MAX_LOG_RATIO counts as that,
     without a gradient.
     """
-    rho = _ratio(log_probs, behaviour_log_probs)
+    rho = _ratio(log_probs, old_log_probs)
     value = torch.minimum(rho * advantages, rho.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip is not None:
         value = torch.where(advantages < 0, torch.maximum(value, dual_clip * advantages), value)
@@ -56,14 +56,14 @@ def clipped_surrogate(
 def was_clipped(
     *,
     log_probs: Float[Tensor, "rows time"],
-    behaviour_log_probs: Float[Tensor, "rows time"],
+    old_log_probs: Float[Tensor, "rows time"],
     advantages: Float[Tensor, "rows time"],
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> Bool[Tensor, "rows time"]:
     """True where clipping took the gradient: rho beyond the bound in the direction of the advantage, or past all bounds."""
-    rho = _ratio(log_probs, behaviour_log_probs)
-    beyond = (advantages < 0) & (log_probs - behaviour_log_probs > MAX_LOG_RATIO)
+    rho = _ratio(log_probs, old_log_probs)
+    beyond = (advantages < 0) & (log_probs - old_log_probs > MAX_LOG_RATIO)
     return ((advantages > 0) & (rho > 1 + clip_high)) | ((advantages < 0) & (rho < 1 - clip_low)) | beyond
 
 
@@ -94,11 +94,11 @@ def kl_estimate(
 
 @dataclass(frozen=True, slots=True)
 class PolicyObjective:
-    """Per token, [rows, time]: the value to maximise, where clipping took the gradient, |log pi - log q|, and the KL."""
+    """Per token, [rows, time]: the value to maximise, where clipping took the gradient, |log pi - log pi_old|, and the KL."""
 
     value: Float[Tensor, "rows time"]
     clipped: Bool[Tensor, "rows time"]
-    behaviour_gap: Float[Tensor, "rows time"]
+    old_gap: Float[Tensor, "rows time"]
     kl: Float[Tensor, "rows time"]
 
 
@@ -106,7 +106,7 @@ def policy_objective(
     *,
     log_probs: Float[Tensor, "rows time"],
     entropy: Float[Tensor, "rows time"],
-    behaviour_log_probs: Float[Tensor, "rows time"],
+    old_log_probs: Float[Tensor, "rows time"],
     advantages: Float[Tensor, "rows time"],
     reference_log_probs: Float[Tensor, "rows time"] | None = None,
     clip_low: float = 0.2,
@@ -121,7 +121,7 @@ def policy_objective(
     """
     surrogate = clipped_surrogate(
         log_probs=log_probs,
-        behaviour_log_probs=behaviour_log_probs,
+        old_log_probs=old_log_probs,
         advantages=advantages,
         clip_low=clip_low,
         clip_high=clip_high,
@@ -129,7 +129,7 @@ def policy_objective(
     )
     clipped = was_clipped(
         log_probs=log_probs,
-        behaviour_log_probs=behaviour_log_probs,
+        old_log_probs=old_log_probs,
         advantages=advantages,
         clip_low=clip_low,
         clip_high=clip_high,
@@ -140,4 +140,4 @@ def policy_objective(
         assert reference_log_probs is not None
         kl = kl_estimate(log_probs=log_probs, reference_log_probs=reference_log_probs)
         value = value - kl_coef * kl
-    return PolicyObjective(value, clipped, (log_probs - behaviour_log_probs).abs(), kl)
+    return PolicyObjective(value, clipped, (log_probs - old_log_probs).abs(), kl)

@@ -31,6 +31,13 @@ class Coefficients:
     cells: int
     figures: Mapping[str, Tensor | float] = field(default_factory=dict)
 
+    @property
+    def to_report(self) -> dict[str, Tensor | float]:
+        """Loss and figures; where there was nothing to learn from, counts of prompts alone: a loss of 0 would mislead."""
+        if self.cells:
+            return {"loss": self.loss, **self.figures}
+        return {name: value for name, value in self.figures.items() if name.startswith("prompts_")}
+
 
 @torch.no_grad()
 def prime_coefficients(

@@ -1,0 +1,119 @@
+"""A model that learns in micro-batches, on any number of ranks: what PRM and policy learners have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from repirl.data.collate import select
+from repirl.distributed import largest_over_ranks, sum_and_clip
+from repirl.learning.recorder import Recorder
+from repirl.models.micro_batches import micro_batches
+from repirl.structs import Rows
+
+Forward = Callable[[Rows], Any]
+"""Token values of rows: a tensor [n, t], or several."""
+
+
+class Engine(Protocol):
+    """How gradients are computed and applied."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the loss's gradient to the parameters' own."""
+
+    def step(self) -> None:
+        """One optimiser step, with gradients summed and clipped by the learner before it; then they are cleared."""
+
+
+class TorchEngine:
+    """PyTorch alone."""
+
+    def __init__(self, learner: Learner, optimizer: Optimizer) -> None:
+        self.learner, self.optimizer = learner, optimizer
+
+    def backward(self, loss: Tensor) -> None:
+        """As `Engine` says."""
+        loss.backward()
+
+    def step(self) -> None:
+        """As `Engine` says."""
+        self.learner.reduce_gradients(self.optimizer)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+class Learner:
+    """A model with its forward passes, micro-batches and optimiser steps.
+
+    Every rank does equal work: as many forward and backward passes as the rank that needs most, with nothing in the last of
+    them where its own rows are done. A sharded model's pass is a collective, in which all must take part.
+
+    Args:
+        name: of its figures and messages: `policy`, `prm`.
+        model: what is trained.
+        micro_batch_tokens: tokens in one forward-backward pass; changes memory and speed, never the gradient.
+        clip_norm: largest global gradient norm.
+        recorder: takes the figures.
+
+    engine: how it learns; set before the first update.
+    """
+
+    engine: Engine
+
+    def __init__(
+        self, name: str, model: nn.Module, *, micro_batch_tokens: int, clip_norm: float, recorder: Recorder
+    ) -> None:
+        self.name, self.model, self.recorder = name, model, recorder
+        self.micro_batch_tokens, self.clip_norm = micro_batch_tokens, clip_norm
+
+    @property
+    def packs(self) -> bool:
+        """Whether the model reads rows without padding, and each prompt once."""
+        return bool(self.model.packs)
+
+    # ---- forward ----
+
+    def micro_batches(self, rows: Rows) -> list[Tensor]:
+        """Indices of the rows of each micro-batch, equally many on every rank; empty where this one has no rows left."""
+        indices = micro_batches(rows, self.micro_batch_tokens, packs=self.packs)
+        device = rows.prompt_ids.device
+        missing = largest_over_ranks(len(indices), device) - len(indices)
+        return [*indices, *[torch.zeros(0, dtype=torch.long, device=device)] * missing]
+
+    def values(self, rows: Rows, forward: Callable[[Rows], Tensor]) -> Tensor:
+        """`forward` of all rows, [n, t], micro-batch by micro-batch, without gradient."""
+        values = torch.zeros(rows.response_mask.shape, device=rows.response_mask.device)
+        with torch.no_grad():
+            for index in self.micro_batches(rows):
+                part = run(forward, rows, index)
+                values[index, : part.shape[1]] = part
+        return values
+
+    # ---- steps ----
+
+    def reduce_gradients(self, optimizer: Optimizer, *, scaled: bool = False) -> None:
+        """Sums the gradients over ranks and clips their norm. scaled: fp16's scaler skips infinite gradients itself."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        what = f"iteration {self.recorder.iteration}, {self.name}"
+        norm = sum_and_clip(parameters, self.clip_norm, what, scaled=scaled)
+        self.recorder.add(self.name, {"gradient_norm": norm})
+
+
+def run(forward: Forward, rows: Rows, index: Tensor | Sequence[int]) -> Any:
+    """`forward` of the rows at `index`, each value [len(index), t].
+
+    Where there are none, of a row of one token, of which nothing is returned: the pass takes place, and its gradient is 0.
+    """
+    if len(index):
+        return forward(select(rows, index))
+    values = forward(_placeholder(rows))
+    return values[:0] if isinstance(values, Tensor) else tuple(value[:0] for value in values)
+
+
+def _placeholder(rows: Rows) -> Rows:
+    token = torch.zeros(1, 1, dtype=torch.long, device=rows.prompt_ids.device)
+    return Rows(token, torch.ones_like(token, dtype=torch.bool), token, torch.ones_like(token, dtype=torch.bool))
