@@ -269,4 +269,4 @@ def test_the_default_optimiser_is_pytorch_s_with_another_rate_and_no_decay() -> 
     weight = nn.Parameter(torch.ones(3))
     ours, theirs = FineTuningAdamW([weight]), torch.optim.AdamW([weight], lr=1e-6, weight_decay=0.0)
     assert ours.defaults == theirs.defaults
-    assert RePIRL(make_policy(), verifier=WRONG).policy_optimizer is FineTuningAdamW
+    assert RePIRL(make_policy(), verifier=WRONG).optimizer_constructors["policy"] is FineTuningAdamW

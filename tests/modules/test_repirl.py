@@ -15,7 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from repirl.data.prompts import CurriculumSampler
-from repirl.learning.prm_objectives import IRL, Discriminator, Evidence, Prime, PRMObjective, StepCrossEntropy
+from repirl.learning.batch import batch_of
+from repirl.learning.prm_objectives import IRL, Discriminator, Prime, PRMObjective, StepCrossEntropy
 from repirl.learning.prompt_filter import PromptFilter, keep_prompts
 from repirl.learning.schedule import Schedule
 from repirl.learning.settings import Advantage, Surrogate
@@ -317,16 +318,13 @@ def test_every_other_objective_trains(objective: PRMObjective) -> None:
 
 def test_a_penalty_is_added_to_coefficients_and_loss() -> None:
     rewards = torch.tensor([[1.0, -2.0], [3.0, 9.0]])
-    rows = Evidence(
-        rewards=rewards,
+    batch = batch_of(
         response_mask=torch.tensor([[True, True], [True, False]]),
-        step_ends=torch.zeros(2, 2, dtype=torch.bool),
         group=torch.zeros(2, dtype=torch.long),
         is_expert=torch.tensor([True, False]),
-        outcome=torch.full((2,), float("nan")),
-        log_probs=torch.zeros(2, 2),
+        behaviour_log_probs=torch.zeros(2, 2),
     )
-    without, found = (IRL(base_measure="uniform", reward_penalty=p).coefficients(rows) for p in (0.0, 0.6))
+    without, found = (IRL(base_measure="uniform", reward_penalty=p).coefficients(batch, rewards) for p in (0.0, 0.6))
     # one expert and one rollout: -1 and +1; 2 x 0.6 / 3 tokens = 0.4 times the reward; 0.6 x (1 + 4 + 9) / 3 in the loss
     torch.testing.assert_close(without.token, torch.tensor([[-1.0, -1.0], [1.0, 0.0]]))
     torch.testing.assert_close(found.token - without.token, torch.tensor([[0.4, -0.8], [1.2, 0.0]]))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from repirl.objectives.advantages import (
-    RewardSource,
-    combine,
-    estimate,
     group_normalised,
     grpo_per_step,
     leave_one_out,
@@ -22,7 +20,11 @@ from repirl.objectives.advantages import (
     scale_rewards,
     whiten,
 )
+from repirl.objectives.estimators import ESTIMATORS as CLASSES
+from repirl.objectives.estimators import Estimator, RewardSource, combine
+from repirl.objectives.estimators import estimator as of_name
 from repirl.objectives.reduce import last_token
+from tests.objectives.estimating import estimate
 
 NAN = float("nan")
 ESTIMATORS = ["rloo", "rloo_per_step", "grpo", "grpo_per_step", "dr_grpo", "prime", "position"]
@@ -319,14 +321,16 @@ def test_combine_weighs_sources_and_leaves_rows_that_none_could_score_at_zero() 
     # Times 2: 2, -2, 0. Whitened over the two judged rows (mean 0, standard deviation 2): 1, -1, and still 0.
     mask = torch.ones(3, 1, dtype=torch.bool)
     known = torch.tensor([True, True, False])
-    source = RewardSource(2.0, "rloo", torch.tensor([[1.0], [0.0], [0.0]]), mask, known)
+    source = RewardSource(2.0, of_name("rloo"), torch.tensor([[1.0], [0.0], [0.0]]), mask, known)
     group = torch.zeros(3, dtype=torch.long)
     shared = {"response_mask": mask, "group": group, "is_expert": torch.zeros(3, dtype=torch.bool)}
     raw = combine([source], whitened=False, **shared)
     assert raw[:, 0].tolist() == [2.0, -2.0, 0.0]
     assert combine([source], **shared)[:, 0].tolist() == [1.0, -1.0, 0.0]
     # A second source that scores all rows, 3, 0, 0 times 1: 3 - 0, 0 - 1.5, 0 - 1.5 is added.
-    other = RewardSource(1.0, "rloo", torch.tensor([[3.0], [0.0], [0.0]]), mask, torch.ones(3, dtype=torch.bool))
+    other = RewardSource(
+        1.0, of_name("rloo"), torch.tensor([[3.0], [0.0], [0.0]]), mask, torch.ones(3, dtype=torch.bool)
+    )
     both = combine([source, other], whitened=False, **shared)
     assert both[:, 0].tolist() == [5.0, -3.5, -1.5]
     assert combine([], **shared)[:, 0].tolist() == [0.0, 0.0, 0.0]
@@ -336,12 +340,20 @@ def test_experts_are_compared_with_but_have_no_advantage() -> None:
     # Two rollouts that agree, an expert above them. Rewards 1, 1 and 4; 2, 2 and 5: means of the others 5/2 and 7/2.
     mask = torch.ones(3, 2, dtype=torch.bool)
     rewards, group = torch.tensor([[1.0, 2.0], [1.0, 2.0], [4.0, 5.0]]), torch.zeros(3, dtype=torch.long)
-    source = RewardSource(1.0, "position", rewards, mask, torch.ones(3, dtype=torch.bool))
+    source = RewardSource(1.0, of_name("position"), rewards, mask, torch.ones(3, dtype=torch.bool))
     shared = {"response_mask": mask, "group": group, "is_expert": torch.tensor([False, False, True])}
     raw = combine([source], whitened=False, **shared)
     assert raw.tolist() == [[-3.0, -1.5], [-3.0, -1.5], [0.0, 0.0]]
     # Whitened over the rollouts alone: mean -9/4, standard deviation 3/4
     assert combine([source], **shared).tolist() == [[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]
     # Compared with each other alone they have none.
-    alone = RewardSource(1.0, "position", rewards, mask, torch.tensor([True, True, False]))
+    alone = RewardSource(1.0, of_name("position"), rewards, mask, torch.tensor([True, True, False]))
     assert not combine([alone], whitened=False, **shared).any()
+
+
+def test_every_name_of_the_schema_has_its_class_and_takes_the_settings_it_reads() -> None:
+    names = [name for part in get_args(Estimator) for name in (get_args(part) or [part])]
+    assert sorted(names) == sorted(CLASSES)
+    assert {name for name, kind in CLASSES.items() if kind.compares_experts} == {"position"}
+    assert of_name("rloo", alone="drop", std_eps=0.5) == CLASSES["rloo"](alone="drop")  # type: ignore[call-arg]
+    assert of_name("grpo", alone="drop", std_eps=0.5) == CLASSES["grpo"](std_eps=0.5)  # type: ignore[call-arg]

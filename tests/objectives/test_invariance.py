@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from repirl.objectives.advantages import estimate, scale_rewards
+from repirl.objectives.advantages import scale_rewards
 from repirl.objectives.discriminator import discriminator_coefficients, gail_coefficients
 from repirl.objectives.irl import irl_coefficients
 from repirl.objectives.prm import prime_coefficients, step_cross_entropy_coefficients
 from repirl.objectives.reduce import last_token
 from repirl.objectives.steps import step_ends
+from tests.objectives.estimating import estimate
 
 Batch = dict[str, Tensor]
 SETS = ("log_ratio", "group", "positive_weight", "background")

@@ -14,9 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from repirl.objectives.advantages import RewardSource, combine, estimate, scale_rewards
+from repirl.objectives.advantages import scale_rewards
+from repirl.objectives.estimators import RewardSource, combine
+from repirl.objectives.estimators import estimator as of_name
 from repirl.objectives.policy import LossAggregation, loss_denominator, policy_objective, row_weights
 from repirl.objectives.reduce import last_token
+from tests.objectives.estimating import estimate
 
 NAN = float("nan")
 
@@ -180,8 +183,8 @@ def test_both_rewards_together_as_in_the_paper_s_code(estimator: Any, expected: 
     every = torch.ones(8, dtype=torch.bool)
     scaled = scale_rewards(rewards=STEP_REWARDS * STEPS, response_mask=STEPS, scale="max_abs_return")
     sources = [
-        RewardSource(0.05, estimator, scaled, STEPS, every),
-        RewardSource(1.0, estimator, last_token(STEPS) * STEP_OUTCOME[:, None], last_token(STEPS), every),
+        RewardSource(0.05, of_name(estimator), scaled, STEPS, every),
+        RewardSource(1.0, of_name(estimator), last_token(STEPS) * STEP_OUTCOME[:, None], last_token(STEPS), every),
     ]
     got = combine(sources, response_mask=STEPS, group=STEP_GROUP, is_expert=~every)
     tokens = int(STEPS.sum())
