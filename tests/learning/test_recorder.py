@@ -1,10 +1,10 @@
-"""Figures and seconds of an iteration, and what micro-batches put together."""
+"""Figures and seconds of an iteration."""
 
 from __future__ import annotations
 
 import torch
 
-from repirl.learning.recorder import Recorder, over_micro_batches
+from repirl.learning.recorder import Recorder
 
 CPU = torch.device("cpu")
 
@@ -37,17 +37,3 @@ def test_seconds_add_up() -> None:
     taken = recorder.take()
     assert taken.keys() == {"time/score_s", "time/verify_s"}
     assert taken["time/score_s"] > 100  # a sum; the mean of the three would be near 33
-
-
-def test_micro_batches_fill_rows_of_unequal_width() -> None:
-    weight = torch.ones(1, requires_grad=True)
-    widths = {0: 1, 1: 3, 2: 2}
-
-    def forward(index: torch.Tensor) -> torch.Tensor:
-        width = max(widths[int(i)] for i in index)
-        return weight * (10 * index[:, None] + torch.arange(1, width + 1))
-
-    found = over_micro_batches((3, 4), [torch.tensor([2, 0]), torch.tensor([1])], forward, CPU)
-    assert found.tolist() == [[1, 2, 0, 0], [11, 12, 13, 0], [21, 22, 0, 0]]
-    assert not found.requires_grad
-    assert over_micro_batches((0, 4), [], forward, CPU).shape == (0, 4)

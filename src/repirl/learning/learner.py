@@ -85,13 +85,12 @@ class Learner:
         return [*indices, *[torch.zeros(0, dtype=torch.long, device=device)] * missing]
 
     def values(self, rows: Rows, forward: Callable[[Rows], Tensor]) -> Tensor:
-        """`forward` of all rows, [n, t], micro-batch by micro-batch, without gradient."""
-        values = torch.zeros(rows.response_mask.shape, device=rows.response_mask.device)
-        with torch.no_grad():
-            for index in self.micro_batches(rows):
-                part = run(forward, rows, index)
-                values[index, : part.shape[1]] = part
-        return values
+        """`forward` of all rows, [n, t], micro-batch by micro-batch, without gradient. Every rank must call it."""
+        return over_micro_batches(rows, self.micro_batches(rows), forward)
+
+    def values_here(self, rows: Rows, forward: Callable[[Rows], Tensor]) -> Tensor:
+        """`values` on this rank alone: in evaluation ranks need not have equally many batches."""
+        return over_micro_batches(rows, micro_batches(rows, self.micro_batch_tokens, packs=self.packs), forward)
 
     # ---- steps ----
 
@@ -101,6 +100,16 @@ class Learner:
         what = f"iteration {self.recorder.iteration}, {self.name}"
         norm = sum_and_clip(parameters, self.clip_norm, what, scaled=scaled)
         self.recorder.add(self.name, {"gradient_norm": norm})
+
+
+def over_micro_batches(rows: Rows, indices: Sequence[Tensor], forward: Callable[[Rows], Tensor]) -> Tensor:
+    """`forward` of the rows at each index, put together to [n, t], without gradient; 0 where no index leads."""
+    values = torch.zeros(rows.response_mask.shape, device=rows.response_mask.device)
+    with torch.no_grad():
+        for index in indices:
+            part = run(forward, rows, index)
+            values[index, : part.shape[1]] = part
+    return values
 
 
 def run(forward: Forward, rows: Rows, index: Tensor | Sequence[int]) -> Any:

@@ -173,5 +173,5 @@ class RePIRL(Answering):
             return None
         ids = [p.token_ids for p in prompts], [r.token_ids for r in responses]
         rows = collate_rows(*ids, self.codec.pad_id, self.device)
-        rewards = learner.values(rows, learner.model)
+        rewards = learner.values_here(rows, learner.model)
         return [row[mask].tolist() for row, mask in zip(rewards, rows.response_mask, strict=True)]

@@ -29,10 +29,10 @@ class Coefficients:
     token: Float[Tensor, "rows time"]
     loss: Float[Tensor, ""]
     cells: int
-    figures: Mapping[str, Tensor | float] = field(default_factory=dict)
+    figures: Mapping[str, Tensor | float | int] = field(default_factory=dict)
 
     @property
-    def to_report(self) -> dict[str, Tensor | float]:
+    def to_report(self) -> dict[str, Tensor | float | int]:
         """Loss and figures; where there was nothing to learn from, counts of prompts alone: a loss of 0 would mislead."""
         if self.cells:
             return {"loss": self.loss, **self.figures}
