@@ -186,19 +186,19 @@ def highest(device: torch.device, *, anew: bool) -> int:
 
 def memory(size: str, args: argparse.Namespace) -> dict[str, Any]:
     """Peak bytes of each phase of the second iteration, optimiser states being there."""
-    work, device = WORK[size], torch.device(args.device)
+    work = WORK[size]
     module = module_of(policy_of(size, args.dtype), work)
     peaks: dict[str, list[int]] = defaultdict(list)
-    timed = module._timed
+    timed = module.recorder.timed
 
     @contextmanager
-    def watched(phase: str) -> Iterator[None]:
+    def watched(phase: str, device: torch.device) -> Iterator[None]:
         highest(device, anew=True)
-        with timed(phase):
+        with timed(phase, device):
             yield
         peaks[phase].append(highest(device, anew=True))
 
-    module._timed = watched  # type: ignore[method-assign]
+    module.recorder.timed = watched  # type: ignore[method-assign]
     module.policy.load()
     iterate(module, synthetic_prompts(module.policy.tokenizer, work, 2), accelerator=args.device)
     assert module.prm is not None

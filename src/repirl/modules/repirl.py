@@ -5,6 +5,7 @@ from functools import partial
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 
 from repirl.data.collate import collate_rows
@@ -25,7 +26,7 @@ from repirl.modules.counting import count_iteration, forget_figures, uncount_opt
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.engine import connect, reduce
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Generator, Prompt, Response, Verifier
+from repirl.structs import Generator, Prompt, Response, Rows, Verifier
 
 SHOWN = ("rollout/accuracy", "prm/ranking_loss", "rollout/response_tokens")  # in the progress bar
 
@@ -166,12 +167,16 @@ class RePIRL(Answering):
         """Sums gradients over ranks, then clips: here they are unscaled, also under fp16."""
         reduce(self, self.alternation.learners, optimizer)
 
+    def score(self, rows: Rows) -> Tensor:
+        """PRM rewards of all rows, [n, t], without gradient, on this rank alone."""
+        learner = self.alternation.prm_learner
+        assert learner is not None, "the module has no PRM"
+        return learner.values_here(rows, learner.model)
+
     def token_rewards(self, prompts: list[Prompt], responses: list[Response]) -> list[list[float]] | None:
         """As `Answering` asks; None without a PRM."""
-        learner = self.alternation.prm_learner
-        if learner is None:
+        if self.prm is None:
             return None
         ids = [p.token_ids for p in prompts], [r.token_ids for r in responses]
         rows = collate_rows(*ids, self.codec.pad_id, self.device)
-        rewards = learner.values_here(rows, learner.model)
-        return [row[mask].tolist() for row, mask in zip(rewards, rows.response_mask, strict=True)]
+        return [row[mask].tolist() for row, mask in zip(self.score(rows), rows.response_mask, strict=True)]
