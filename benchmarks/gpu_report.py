@@ -71,7 +71,7 @@ def parity_model(dtype: Dtype, device: torch.device) -> tuple[Policy, PRM]:
     prm = PRM().build(policy)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        prm.action.weight.copy_(torch.randn(prm.action.weight.shape, generator=generator))
+        prm.head.action.weight.copy_(torch.randn(prm.head.action.weight.shape, generator=generator))
     return tuple(model.to(device, getattr(torch, dtype)) for model in (policy, prm))  # type: ignore[return-value]
 
 

@@ -18,7 +18,8 @@ from workloads import PHASES, SHAPES, Unending, Work, iterate, parameters, polic
 
 from repirl.learning.schedule import Schedule
 from repirl.learning.settings import Text
-from repirl.models.prm import PRM, Kind
+from repirl.models.heads import Kind
+from repirl.models.prm import PRM
 from repirl.modules.repirl import RePIRL
 from repirl.verifiers.math import MathVerifier
 

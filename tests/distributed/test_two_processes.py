@@ -57,7 +57,7 @@ def test_two_processes_agree_with_one(name: str, of_two: dict[str, Any]) -> None
 
 def test_the_runs_moved_the_weights_and_the_filter_left_uneven_ranks(of_two: dict[str, Any]) -> None:
     states = [of_two[name]["weights"][0] for name in ("scope prompt", "scope batch", "per position, reference")]
-    for part in ("prm.score", "policy."):
+    for part in ("prm.head.score", "policy."):
         shared = [{k: v for k, v in state.items() if k.startswith(part)} for state in states]
         assert all(distance(shared[0], other) > 1e-5 for other in shared[1:])
     assert of_two["filtered"]["figures"][0]["prompts/kept"] == 1

@@ -16,7 +16,8 @@ from repirl.data.expert import ExpertData
 from repirl.learning.learning_rate import WarmupDecay
 from repirl.learning.optimizers import make_optimizer
 from repirl.learning.settings import Surrogate
-from repirl.models.prm import PRM, Kind
+from repirl.models.heads import Kind
+from repirl.models.prm import PRM
 from repirl.modules.sft import SFT
 from tests.modules.tiny import TEXT, EvenDigits, Run, distance, make_data, make_module, make_policy, run, with_experts
 

@@ -44,8 +44,10 @@ def test_q_head_starts_at_zero_and_learns(rank: int | None) -> None:
         optimiser.step()
     assert prm(rows)[0].sum() > 0.01
     if rank is not None:
-        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in (prm.query.weight, prm.action.weight))
-        assert prm.action.weight.shape == (POLICY.vocabulary_size, rank)
+        assert all(
+            p.grad is not None and p.grad.abs().max() > 0 for p in (prm.head.query.weight, prm.head.action.weight)
+        )
+        assert prm.head.action.weight.shape == (POLICY.vocabulary_size, rank)
 
 
 @pytest.mark.parametrize("kind", ["logit_difference", "implicit"])
@@ -67,17 +69,20 @@ def test_rewards_are_the_formulas() -> None:
         prm = prm_of("q_head")
         hidden = prm.backbone.model.base_model(ids).last_hidden_state[0]
         torch.testing.assert_close(
-            rewards_of(prm, prompt, response), (prm.action.weight[index] * hidden[before]).sum(-1), rtol=0, atol=1e-5
+            rewards_of(prm, prompt, response),
+            (prm.head.action.weight[index] * hidden[before]).sum(-1),
+            rtol=0,
+            atol=1e-5,
         )
         prm = prm_of("q_head", rank=2)
         hidden = prm.backbone.model.base_model(ids).last_hidden_state[0]
-        expected = (prm.action.weight[index] * (hidden[before] @ prm.query.weight.T)).sum(-1)
+        expected = (prm.head.action.weight[index] * (hidden[before] @ prm.head.query.weight.T)).sum(-1)
         torch.testing.assert_close(rewards_of(prm, prompt, response), expected, rtol=0, atol=1e-5)
         for kind in ("linear", "head"):
             prm = prm_of(kind)
             hidden = prm.backbone.model.base_model(ids).last_hidden_state[0]
             got = rewards_of(prm, prompt, response)
-            torch.testing.assert_close(got, prm.score(hidden[at])[:, 0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(got, prm.head.score(hidden[at])[:, 0], rtol=0, atol=1e-5)
             assert got.std() > 0.01
         prm = prm_of("implicit", beta=0.5)
         ratio = alone(prm.backbone, prompt, response) - alone(POLICY, prompt, response)
@@ -108,7 +113,7 @@ def test_before_kinds_read_the_state_before_the_token(kind: Any) -> None:
     prm = prm_of(kind)
     with torch.no_grad():
         models = (
-            [prm.action]
+            [prm.head.action]
             if kind == "q_head"
             else [m.model.get_output_embeddings() for m in (prm.backbone, prm.reference)]
         )
@@ -161,7 +166,7 @@ def test_step_granularity_moves_rewards_to_line_ends(kind: Any) -> None:
 def test_bound() -> None:
     prm = prm_of("head")
     with torch.no_grad():
-        prm.score[-2].weight.mul_(1000)
+        prm.head.score[-2].weight.mul_(1000)
     rewards = prm(rows_of(PROMPTS, RESPONSES))
     assert prm.bound == 1
     assert rewards.abs().max() <= 1
@@ -198,7 +203,7 @@ def test_gradients_reach_what_is_trained(kind: Any, frozen: bool) -> None:
     prm(rows_of(PROMPTS, RESPONSES)).square().sum().backward()
     reached = {name for name, p in prm.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     layers = {name for name, _ in prm.named_parameters() if name.startswith("backbone.model.model.layers.")}
-    own = {name for name, _ in prm.named_parameters() if name.startswith(("score.", "action.", "query."))}
+    own = {name for name, _ in prm.named_parameters() if name.startswith("head.")}
     head = {"backbone.model.lm_head.weight"} if kind in ("logit_difference", "implicit") else set()
     assert layers
     assert bool(own) != bool(head)

@@ -267,7 +267,9 @@ def test_lora_moves_adapters_of_policy_and_prm_and_nothing_else(kind: Any) -> No
     done = run(module, make_data(with_experts()))
     moved = {name for name, value in done.weights.items() if not torch.equal(value, before[name])}
     assert {name.split(".")[0] for name in moved} == {"policy", "prm"}
-    assert {name for name in moved if "lora_" not in name} == ({"prm.action.weight"} if kind == "q_head" else set())
+    assert {name for name in moved if "lora_" not in name} == (
+        {"prm.head.action.weight"} if kind == "q_head" else set()
+    )
     assert {"policy/gradient_norm", "prm/gradient_norm"} <= done.figures[0].keys()
 
 
@@ -416,7 +418,7 @@ def test_a_frozen_prm_from_a_checkpoint_scores_as_it_did(arguments: dict[str, An
     [
         (None, "no such file: .*none.ckpt; give the checkpoint"),
         ({"policy.x": torch.zeros(1)}, "does not fit kind 'q_head': it holds no PRM"),
-        ({"prm.action.weight": torch.zeros(2, 2)}, "does not fit kind 'q_head': its PRM has another kind or size"),
+        ({"prm.head.action.weight": torch.zeros(2, 2)}, "does not fit kind 'q_head': its PRM has another kind or size"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(content: Any, message: str, tmp_path: Path) -> None:
@@ -615,7 +617,7 @@ class Poison(Callback, InProcess):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if trainer.global_step == self.iteration:
             module = getattr(pl_module, self.part)
-            self.weight = module.action.weight if self.part == "prm" else module.head_weight
+            self.weight = module.head.action.weight if self.part == "prm" else module.head_weight
 
     def generate(self, *args: Any, **kwargs: Any) -> list[list[Response]]:
         responses = super().generate(*args, **kwargs)
@@ -656,7 +658,7 @@ def test_the_prompts_of_single_rows_are_named() -> None:
         def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
             token = pl_module.policy.tokenizer.convert_tokens_to_ids("d")
             with torch.no_grad():
-                pl_module.prm.action.weight[token] = float("nan")
+                pl_module.prm.head.action.weight[token] = float("nan")
 
     module = make_module(verifier=EvenDigits(), samples=1, prompt_filter=PromptFilter())
     with pytest.raises(FloatingPointError, match=r"the PRM's reward is NaN or infinite for prompt 'running-sums/"):

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from repirl import checkpoints
-from repirl.models.log_probs import token_log_probs
+from repirl.models.heads import HEADS, Head, Kind
 from repirl.models.policy import Policy
 from repirl.objectives.steps import step_ends, sum_to_step_ends
 from repirl.structs import Rows
-
-Kind = Literal["q_head", "logit_difference", "implicit", "head", "linear"]
-BOUND = 1.0  # of the `head` parameterisation (tanh)
 
 
 class PRM(nn.Module):
@@ -28,7 +25,7 @@ class PRM(nn.Module):
             `implicit`: beta (log pi_phi(a_t|s_t) - log pi_ref(a_t|s_t)) (PRIME).
             `head`: a tanh MLP on the hidden state at the token itself, r in (-1, 1); `linear`: one linear layer there.
         backbone: its own language model (same tokenizer as the policy); None = a copy of the policy at the start.
-        beta: scale of the log-ratio kinds.
+        beta: scale of the kinds that are relative to the start (models/heads.py).
         rank: of a low-rank q_head (W = U V, U zero); None = full.
         granularity: `token`, or `step`: token rewards of a line summed onto its last token.
         freeze_backbone: train the head only.
@@ -47,12 +44,15 @@ class PRM(nn.Module):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        if freeze_backbone and kind in ("logit_difference", "implicit"):
+        if kind not in HEADS:
+            raise ValueError(f"prm: kind {kind!r} is none of {', '.join(HEADS)}")
+        if freeze_backbone and not HEADS[kind].has_weights:
             raise ValueError(
                 f"prm: kind {kind!r} has no weights beside its backbone, which freeze_backbone would freeze"
             )
-        if rank is not None and kind != "q_head":
-            raise ValueError(f"prm: rank belongs to q_head, not to {kind!r}")
+        if rank is not None and not HEADS[kind].takes_rank:
+            takers = " and ".join(name for name, head in HEADS.items() if head.takes_rank)
+            raise ValueError(f"prm: rank belongs to {takers}, not to {kind!r}")
         self.kind, self.beta, self.rank, self.granularity = kind, beta, rank, granularity
         self.freeze_backbone, self.weights = freeze_backbone, weights
         self._built = False
@@ -70,20 +70,10 @@ class PRM(nn.Module):
             )
         if self.freeze_backbone:
             self.backbone.requires_grad_(False)
-        if self.kind in ("logit_difference", "implicit"):
+        if HEADS[self.kind].needs_reference:
             self.reference = copy.deepcopy(self.backbone).requires_grad_(False)
-        hidden, vocabulary = self.backbone.hidden_size, self.backbone.vocabulary_size
-        if self.kind == "q_head":
-            self.query = nn.Linear(hidden, self.rank, bias=False) if self.rank else nn.Identity()
-            self.action = nn.Embedding(vocabulary, self.rank or hidden)
-            nn.init.zeros_(self.action.weight)
-        elif self.kind == "head":
-            self.score: nn.Module = nn.Sequential(
-                nn.Linear(hidden, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1), nn.Tanh()
-            )
-        elif self.kind == "linear":
-            self.score = nn.Linear(hidden, 1)
-        self._register_lines(vocabulary)
+        self.head: Head = HEADS[self.kind](self.backbone, self.rank)
+        self._register_lines(self.backbone.vocabulary_size)
         if self.weights is not None:
             self._load(Path(self.weights))
         return self.to(self.backbone.device)
@@ -106,8 +96,8 @@ class PRM(nn.Module):
 
     def meaning(self) -> dict[str, Any]:
         """What the weights alone do not say, and checkpoints store: kind, granularity, and beta where it counts."""
-        scaled = self.kind in ("logit_difference", "implicit")
-        return {"kind": self.kind, "granularity": self.granularity, "beta": self.beta if scaled else None}
+        beta = self.beta if HEADS[self.kind].needs_reference else None
+        return {"kind": self.kind, "granularity": self.granularity, "beta": beta}
 
     def require_same_meaning(self, stored: Mapping[str, Any], where: str) -> None:
         """Raises ValueError where the stored weights are of another kind, beta or granularity; `where` names them."""
@@ -141,19 +131,12 @@ class PRM(nn.Module):
         """r_phi(s_t, a_t) of every response token, float32, 0 outside the response."""
         assert self.backbone is not None, "call build(policy) first"
         mask = rows.response_mask
-        hidden = self.backbone.action_states(rows, after=self.kind in ("head", "linear"))
         tokens = rows.response_ids[mask]
-        if self.kind == "q_head":  # heads are float32, whatever the backbone is
-            values = (self.query(hidden.float()) * self.action(tokens)).sum(-1)
-        elif self.kind in ("head", "linear"):
-            values = self.score(hidden.float())[:, 0]
-        else:
-            assert self.reference is not None
+        values = self._values(self.backbone, rows, tokens)
+        if self.reference is not None:
             with torch.no_grad():
-                reference = self.reference.action_states(rows)
-            values = self.beta * (
-                self._value(self.backbone, hidden, tokens) - self._value(self.reference, reference, tokens)
-            )
+                values_at_start = self._values(self.reference, rows, tokens)
+            values = self.beta * (values - values_at_start)
         rewards = torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values.float())
         if self.granularity == "step":
             ends = self.step_ends(rows)
@@ -168,12 +151,9 @@ class PRM(nn.Module):
     @property
     def bound(self) -> float | None:
         """The largest possible |r|, None where rewards are unbounded."""
-        return BOUND if self.kind == "head" else None
+        return HEADS[self.kind].bound
 
-    def _value(self, model: Policy, hidden: Tensor, tokens: Tensor) -> Float[Tensor, " tokens"]:
-        """The raw logit (`logit_difference`) or the log-probability (`implicit`) of each token."""
-        if self.kind == "implicit":
-            return token_log_probs(hidden, model.head_weight, tokens, model.head_bias)[0]
-        # A logit of 20 in bfloat16 is right to .06: too little for a difference of two.
-        logits = (hidden.float() * nn.functional.embedding(tokens, model.head_weight).float()).sum(-1)
-        return logits if model.head_bias is None else logits + model.head_bias[tokens]
+    def _values(self, model: Policy, rows: Rows, tokens: Int[Tensor, " actions"]) -> Float[Tensor, " actions"]:
+        """The head's value of each response token by the states of the backbone, or of the reference."""
+        values: Tensor = self.head(model.action_states(rows, after=self.head.reads_after), tokens, model)
+        return values
