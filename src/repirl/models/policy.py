@@ -1,5 +1,6 @@
 """A causal LM that gives token log-probabilities of responses, chunked over the vocabulary."""
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,10 @@ class Policy(nn.Module):
         self._check_plain_head()
         self.packs = use_shared_prefix(model)
         return self
+
+    def start(self) -> "Policy":
+        """The policy as it is now, frozen: a reference for what is trained from here."""
+        return copy.deepcopy(self).requires_grad_(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Policy":
         """Moves and converts as PyTorch does, but leaves computed float32 buffers such as rotary frequencies float32."""

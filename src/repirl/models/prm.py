@@ -55,7 +55,7 @@ class PRM(nn.Module):
             raise ValueError(f"prm: rank belongs to {takers}, not to {kind!r}")
         self.kind, self.beta, self.rank, self.granularity = kind, beta, rank, granularity
         self.freeze_backbone, self.weights = freeze_backbone, weights
-        self._built = False
+        self._built, self._of_policy = False, backbone is None
         self.backbone, self.reference = backbone, cast("Policy | None", None)
 
     def build(self, policy: Policy) -> "PRM":
@@ -63,7 +63,10 @@ class PRM(nn.Module):
         if self._built:
             return self
         self._built = True
-        self.backbone = copy.deepcopy(policy) if self.backbone is None else self.backbone.load()
+        if self.backbone is None:
+            self.backbone = policy.start() if self.freeze_backbone else copy.deepcopy(policy)
+        else:
+            self.backbone.load()
         if self.backbone.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
             raise ValueError(
                 "prm.backbone: its tokenizer differs from the policy's; token rewards need the same tokens"
@@ -71,12 +74,19 @@ class PRM(nn.Module):
         if self.freeze_backbone:
             self.backbone.requires_grad_(False)
         if HEADS[self.kind].needs_reference:
-            self.reference = copy.deepcopy(self.backbone).requires_grad_(False)
+            self.reference = self.backbone.start()
         self.head: Head = HEADS[self.kind](self.backbone, self.rank)
         self._register_lines(self.backbone.vocabulary_size)
         if self.weights is not None:
             self._load(Path(self.weights))
         return self.to(self.backbone.device)
+
+    @property
+    def policy_at_start(self) -> Policy | None:
+        """The frozen policy of the start, where the PRM has it anyway; who else needs it takes this one."""
+        if not self._of_policy or self.weights is not None:  # loaded weights bring a start of their own
+            return None
+        return self.backbone if self.freeze_backbone else self.reference
 
     def _load(self, path: Path) -> None:
         """The PRM of a checkpoint. Raises ValueError where it is missing, has none, or has another kind or size."""

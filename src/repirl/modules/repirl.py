@@ -1,6 +1,5 @@
 """rePIRL: a process reward model and a policy learned in turns (arXiv 2602.07832)."""
 
-import copy
 from functools import partial
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -111,7 +110,8 @@ class RePIRL(Answering):
         if self.prm is not None:
             self.prm.build(self.policy)
         if self.reference is None and self.alternation.needs_reference:
-            self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+            held = None if self.prm is None else self.prm.policy_at_start
+            self.reference = self.policy.start() if held is None else held
         self.alternation.policy_learner.reference = self.reference
 
     def training_step(self, prompts: list[Prompt], batch_idx: int) -> None:
