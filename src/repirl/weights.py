@@ -1,7 +1,7 @@
 """A policy's weights as others know them, under plain names and with adapters merged; and whether they changed."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -94,8 +94,13 @@ def stamp(model: PreTrainedModel) -> list[float]:
 
     The values themselves are read: PyTorch's counters of writes miss fused optimisers and writes through `.data`.
     """
+    return stamp_of(model.parameters())
+
+
+def stamp_of(parameters: Iterable[Tensor]) -> list[float]:
+    """As `stamp`, of these weights."""
     found: list[float] = []
-    for parameter in model.parameters():
+    for parameter in parameters:
         value = parameter.detach()
         # The sum of all bits, in integers, loses no change to rounding; the sum of values tells signs apart.
         bits = value.view(BITS[value.element_size()])

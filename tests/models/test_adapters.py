@@ -180,7 +180,7 @@ def test_the_probe_refuses_an_adapter_that_a_merge_changes() -> None:
     of = tiny_policy(tie_word_embeddings=True).model
     of.add_adapter(LoraConfig(r=2, target_modules=["embed_tokens"]))
     with pytest.raises(ValueError, match=r"merged is another model: .* differ from the policy's by [\d.]+ nats"):
-        adapters._check_merge(of)
+        adapters._check_merge(of, "policy.lora")
 
 
 def test_the_probe_refuses_an_adapter_that_no_merge_knows() -> None:
@@ -191,7 +191,7 @@ def test_the_probe_refuses_an_adapter_that_no_merge_knows() -> None:
     layer.register_parameter("factor", torch.nn.Parameter(torch.ones(layer.out_features)))
     layer.register_forward_hook(lambda module, _, output: output * module.factor)
     with pytest.raises(ValueError, match=r"cannot be merged into the weights: .*cannot be rebuilt from its weights"):
-        adapters._check_merge(of)
+        adapters._check_merge(of, "policy.lora")
 
 
 def test_the_probe_leaves_the_model_as_it_was() -> None:

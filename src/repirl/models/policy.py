@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repirl.equality import probe, require_same
-from repirl.models.adapters import add_lora, check_lora_fields
+from repirl.models.adapters import add_lora, check_lora_fields, without_adapters
 from repirl.models.loading import Dtype, causal_lm_from_config, load_causal_lm, load_tokenizer
 from repirl.models.log_probs import token_log_probs
 from repirl.models.packing import join, joined_states, pack, packed_states, use_shared_prefix
@@ -54,7 +54,17 @@ class Policy(nn.Module):
             raise ValueError("policy: give either path or config")
         if config is not None and tokenizer is None and tokens is None:
             raise ValueError("policy: a from-scratch config also needs tokenizer or tokens")
-        check_lora_fields(lora or {})
+        check_lora_fields(lora or {}, "policy.lora")
+        self.arguments: dict[str, Any] = {
+            "path": path,
+            "config": config,
+            "tokenizer": tokenizer,
+            "tokens": tokens,
+            "dtype": dtype,
+            "gradient_checkpointing": gradient_checkpointing,
+            "init_seed": init_seed,
+            "lora": lora,
+        }
         self.path, self.config, self.dtype, self.lora = path, config, dtype, lora
         self._tokenizer_path, self._tokens = tokenizer or path, tokens
         self.gradient_checkpointing, self.init_seed = gradient_checkpointing, init_seed
@@ -76,18 +86,61 @@ class Policy(nn.Module):
             ids = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": self.tokenizer.eos_token_id}
             fresh = {"vocab_size": len(self.tokenizer), "bos_token_id": None, **ids, **(self.config or {})}
             model = causal_lm_from_config(fresh, self.dtype, self.init_seed)
-        if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.train()  # elsewhere transformers ignores it
-        if self.lora is not None:
-            add_lora(model, self.lora, self.init_seed)
-        self.model: PreTrainedModel = model
+        self._take(model, "policy.lora")
         self._check_plain_head()
         self.packs = use_shared_prefix(model)
         return self
 
+    def _take(self, model: PreTrainedModel, where: str) -> None:
+        """Reads from this model, with adapters where `lora`, the setting at `where`, asks for them."""
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()  # elsewhere transformers ignores it
+        self._base_stays = self.lora is not None and add_lora(model, self.lora, self.init_seed, where)
+        self.model: PreTrainedModel = model
+
+    def view(self, lora: dict[str, Any] | None, where: str = "lora") -> "Policy":
+        """Another policy over the same base weights, with adapters of its own, or with none: the base as it is.
+
+        Its parameters are the frozen base's, which are this policy's too, and its adapters'. Nothing is switched: each of
+        them is a model of its own in all but the memory of the base.
+
+        Args:
+            lora: fields of peft.LoraConfig.
+            where: the setting that has them, for messages.
+
+        Raises:
+            ValueError: the base is trained, or these adapters would change it.
+        """
+        if not self._base_stays:
+            reason = (
+                "trains all its weights" if self.lora is None else "has adapters that train or change its own weights"
+            )
+            raise ValueError(
+                f"{where}: the policy {reason}, and would move what it shares: give policy.lora plain adapters too, or "
+                "give the PRM a prm.backbone with lora"
+            )
+        view = Policy(**self.arguments | {"lora": lora})
+        view.tokenizer, view.packs = self.tokenizer, self.packs
+        view._take(without_adapters(self.model), where)
+        if lora is None:
+            view._base_stays = True
+        elif not view._base_stays:
+            raise ValueError(
+                f"{where}: these adapters train or change the base's own weights, which the policy shares: leave "
+                "init_lora_weights and bias at their defaults"
+            )
+        return view
+
     def start(self) -> "Policy":
-        """The policy as it is now, frozen: a reference for what is trained from here."""
+        """The policy as it is now, frozen: a reference for what is trained from here.
+
+        Where its adapters add nothing yet it is the base without them, and takes no memory; else a copy.
+        """
+        if self.lora is not None and self._base_stays:
+            base = self.view(None)
+            if torch.equal(probe(base.model), probe(self.model)):
+                return base.requires_grad_(False)
         return copy.deepcopy(self).requires_grad_(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Policy":

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from repirl import checkpoints
+from repirl.models.adapters import check_lora_fields
 from repirl.models.heads import HEADS, Head, Kind
 from repirl.models.policy import Policy
 from repirl.objectives.steps import step_ends, sum_to_step_ends
@@ -25,6 +26,8 @@ class PRM(nn.Module):
             `implicit`: beta (log pi_phi(a_t|s_t) - log pi_ref(a_t|s_t)) (PRIME).
             `head`: a tanh MLP on the hidden state at the token itself, r in (-1, 1); `linear`: one linear layer there.
         backbone: its own language model (same tokenizer as the policy); None = a copy of the policy at the start.
+        lora: instead of a backbone, adapters on the policy's base weights, which both then share: fields of
+            peft.LoraConfig. The policy needs `lora` too, or the base would move under the PRM.
         beta: scale of the kinds that are relative to the start (models/heads.py).
         rank: of a low-rank q_head (W = U V, U zero); None = full.
         granularity: `token`, or `step`: token rewards of a line summed onto its last token.
@@ -42,6 +45,7 @@ class PRM(nn.Module):
         granularity: Literal["token", "step"] = "token",
         freeze_backbone: bool = False,
         weights: str | None = None,
+        lora: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if kind not in HEADS:
@@ -53,6 +57,11 @@ class PRM(nn.Module):
         if rank is not None and not HEADS[kind].takes_rank:
             takers = " and ".join(name for name, head in HEADS.items() if head.takes_rank)
             raise ValueError(f"prm: rank belongs to {takers}, not to {kind!r}")
+        if lora is not None and (backbone is not None or freeze_backbone):
+            other = "backbone: give the backbone its lora" if backbone is not None else "freeze_backbone: leave one out"
+            raise ValueError(f"prm.lora puts trained adapters on the policy's base, which excludes {other}")
+        check_lora_fields(lora or {}, "prm.lora")
+        self.lora = lora
         self.kind, self.beta, self.rank, self.granularity = kind, beta, rank, granularity
         self.freeze_backbone, self.weights = freeze_backbone, weights
         self._built, self._of_policy = False, backbone is None
@@ -63,10 +72,7 @@ class PRM(nn.Module):
         if self._built:
             return self
         self._built = True
-        if self.backbone is None:
-            self.backbone = policy.start() if self.freeze_backbone else copy.deepcopy(policy)
-        else:
-            self.backbone.load()
+        self.backbone = self._backbone_over(policy)
         if self.backbone.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
             raise ValueError(
                 "prm.backbone: its tokenizer differs from the policy's; token rewards need the same tokens"
@@ -78,18 +84,30 @@ class PRM(nn.Module):
         self.head: Head = HEADS[self.kind](self.backbone, self.rank)
         self._register_lines(self.backbone.vocabulary_size)
         if self.weights is not None:
-            self._load(Path(self.weights))
+            self._load(Path(self.weights), {id(p) for p in policy.parameters()})
         return self.to(self.backbone.device)
+
+    def _backbone_over(self, policy: Policy) -> Policy:
+        if self.backbone is not None:
+            return self.backbone.load()
+        if self.lora is not None:
+            return policy.view(self.lora, "prm.lora")
+        return policy.start() if self.freeze_backbone else copy.deepcopy(policy)
 
     @property
     def policy_at_start(self) -> Policy | None:
         """The frozen policy of the start, where the PRM has it anyway; who else needs it takes this one."""
-        if not self._of_policy or self.weights is not None:  # loaded weights bring a start of their own
+        # Loaded weights bring a start of their own, and adapters begin at the policy's base.
+        if not self._of_policy or self.weights is not None or self.lora is not None:
             return None
         return self.backbone if self.freeze_backbone else self.reference
 
-    def _load(self, path: Path) -> None:
-        """The PRM of a checkpoint. Raises ValueError where it is missing, has none, or has another kind or size."""
+    def _load(self, path: Path, shared: set[int]) -> None:
+        """The PRM of a checkpoint; `shared` are the policy's parameters, which it must not change.
+
+        Raises:
+            ValueError: it is missing, has no PRM, or one of another kind, size or base.
+        """
         if not path.is_file():
             raise ValueError(f"prm.weights: no such file: {path}; give the checkpoint of a run that trained a PRM")
         checkpoint = checkpoints.read(path)
@@ -98,6 +116,12 @@ class PRM(nn.Module):
             self.require_same_meaning(stored, f"prm.weights: {path}")
         state = checkpoint["state_dict"]
         own = {name.removeprefix("prm."): value for name, value in state.items() if name.startswith("prm.")}
+        for name, parameter in self.named_parameters():
+            if id(parameter) in shared and name in own and not torch.equal(own[name].to(parameter), parameter):
+                raise ValueError(
+                    f"prm.weights: {path} has a PRM over another base model than the policy's (weight {name!r}): use the "
+                    "policy it was trained with, or give it a prm.backbone of its own"
+                )
         try:
             self.load_state_dict(own)
         except RuntimeError as error:
