@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from repirl import checkpoints
-from repirl.cli import RepirlCLI
+from repirl.build import build, load_weights
 from repirl.data.collate import collate_rows
 from repirl.data.expert import encode_problems
 from repirl.metrics import auroc
@@ -44,11 +43,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="problems sampled at a time")
     args = parser.parse_args()
 
-    cli = RepirlCLI([word for path in args.config for word in ("--config", path)], run=False)
-    module: Any = cli.model
-    module.configure_model()
+    built = build([word for path in args.config for word in ("--config", path)])
+    module: Any = built.module
+    data: Any = built.data
     prompts, _ = encode_problems(
-        cli.datamodule.train.load(),
+        data.train.load(),
         module.codec,
         max_prompt_tokens=module.max_prompt_tokens,
         max_response_tokens=module.max_response_tokens,
@@ -77,7 +76,7 @@ def main() -> None:
         if correct >= args.correct:
             break
     if args.ckpt_path:
-        module.load_state_dict(checkpoints.read(args.ckpt_path)["state_dict"])
+        load_weights(module, args.ckpt_path)
     means = torch.zeros(len(found))
     for start in range(0, len(found), 16):
         part = found[start : start + 16]

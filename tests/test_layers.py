@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1] / "src" / "repirl"
 LAYERS = (
     {"cli"},
     {"applications", "callbacks"},
+    {"build"},
     {"modules"},
     {"learning"},
     {"models", "rollout", "verifiers", "data"},
@@ -20,7 +21,7 @@ LAYERS = (
     {"structs"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
-MAY_IMPORT_CONFIG = {"cli", "applications"}
+MAY_IMPORT_CONFIG = {"cli", "applications", "build"}
 
 
 def unit_of(module: str) -> str | None:

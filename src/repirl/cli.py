@@ -6,18 +6,17 @@ import argparse
 import errno
 import logging
 import os
-import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from repirl import config
+from repirl.build import explained, raised_in
 from repirl.callbacks.checkpoint import Checkpoint
 from repirl.config.errors import explain
 from repirl.distributed import lost_process
@@ -57,23 +56,14 @@ class RepirlCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Merges the `--config` files ourselves and explains errors in two lines."""
         assert isinstance(args, list)
-        paths, rest = config.split(args)
-        command = rest[:1] if rest and not rest[0].startswith("-") else []
-        files = final = config.load(paths)
-        where = config.origins(paths)
-        for key, text in config.overrides(rest):
-            value = config.parse_value(text)
-            dotted = config.canonical(final, key, value)
-            final = config.assign(final, dotted, value)
-            where[dotted] = config.COMMAND_LINE
-        files = config.forget_replaced(files, final)
-        merged = [f"--config={config.dump(files)}"] if files else []
+        given = config.merged(args)
+        merged = [f"--config={config.dump(given.files)}"] if given.files else []
         try:
-            self.config = parser.parse_args([*command, *merged, *rest[len(command) :]])
+            self.config = parser.parse_args([*given.command, *merged, *given.rest])
         except argparse.ArgumentError as error:
-            chosen = self._subcommand_parsers.get(command[0], parser) if command else parser
+            chosen = self._subcommand_parsers.get(given.command[0], parser) if given.command else parser
             options = [action.dest for action in chosen._actions if action.option_strings]
-            explain(str(error), final, where, options)
+            explain(str(error), given.final, given.where, options)
 
     def _parse_ckpt_path(self) -> None:
         """Checks that the checkpoint exists. Its hyper-parameters never override what the user passed."""
@@ -127,22 +117,14 @@ class RepirlCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; a value that a constructor refuses is the user's to correct."""
-        try:
+        with explained():
             super().instantiate_classes()
-        except Exception as error:
-            cause = _origin(error)
-            if not isinstance(cause, (ValueError, MisconfigurationException)):
-                raise cause from cause.__cause__
-            raise config.ConfigError(
-                f"cannot build what the configuration describes: {cause}",
-                "correct that setting (REPIRL_TRACEBACK=1 shows where it was refused)",
-            ) from error
 
 
 def _is_told(error: BaseException) -> bool:
     """Whether our own code has raised it, whose messages are for the user, or the disk has."""
     by_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
-    return by_disk or Path(_raised_in(error)).is_relative_to(_OWN_CODE)
+    return by_disk or Path(raised_in(error)).is_relative_to(_OWN_CODE)
 
 
 def _show_information() -> None:
@@ -151,14 +133,3 @@ def _show_information() -> None:
     if not log.hasHandlers():
         log.addHandler(logging.StreamHandler())
         log.setLevel(logging.INFO)
-
-
-def _origin(error: BaseException) -> BaseException:
-    """What a constructor raised, below the errors in which the argument parser wraps it."""
-    while (inner := error.__cause__ or error.__context__) and "jsonargparse" in _raised_in(error):
-        error = inner
-    return error
-
-
-def _raised_in(error: BaseException) -> str:
-    return traceback.extract_tb(error.__traceback__)[-1].filename

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,35 @@ def overrides(args: Sequence[str]) -> list[tuple[str, str]]:
         if equals or not following.startswith("--"):
             pairs.append((key, value if equals else following))
     return pairs
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A command line with its files: the subcommand, if any, and what follows it without the files.
+
+    files: the merged files, without arguments of classes that the command line replaces. final: with the command line too.
+    where: dotted key -> the file and line, or the command line, that set it last.
+    """
+
+    command: list[str]
+    rest: list[str]
+    files: Config
+    final: Config
+    where: dict[str, str]
+
+
+def merged(argv: Sequence[str]) -> Merged:
+    """Reads the files of a command line and merges them with its overrides, from left to right."""
+    paths, rest = split(argv)
+    command = rest[:1] if rest and not rest[0].startswith("-") else []
+    files = final = load(paths)
+    where = origins(paths)
+    for key, text in overrides(rest):
+        value = parse_value(text)
+        dotted = canonical(final, key, value)
+        final = assign(final, dotted, value)
+        where[dotted] = COMMAND_LINE
+    return Merged(command, rest[len(command) :], forget_replaced(files, final), final, where)
 
 
 def canonical(config: Config, key: str, value: object) -> str:

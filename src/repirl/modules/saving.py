@@ -117,15 +117,20 @@ def check_checkpoint(module: Answering, checkpoint: Mapping[str, Any]) -> None:
             f"{where} holds weights alone (save_weights_only): `fit` cannot go on from it. Give one that holds everything, "
             "or start a new run from the weights"
         )
-    stored, prm = checkpoint.get(checkpoints.DESCRIPTION) or {}, getattr(module, "prm", None)
-    if stored.get("prm") is not None and prm is not None:
-        prm.require_same_meaning(stored["prm"], where)
-    own = description(module)
+    require_fitting(module, checkpoint, where)
+    stored, prm, own = checkpoint.get(checkpoints.DESCRIPTION) or {}, getattr(module, "prm", None), description(module)
     if training and None not in (prm, stored.get("base_measure")) and stored["base_measure"] != own["base_measure"]:
         raise ValueError(
             f"{where}: its PRM's rewards are relative to base_measure {stored['base_measure']!r}, this run has "
             f"{own['base_measure']!r}; set model.objective.base_measure={stored['base_measure']}, or start a new run"
         )
+
+
+def require_fitting(module: Answering, checkpoint: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError where the weights are of other names or shapes, or would be other rewards; `where` names them."""
+    stored, prm = checkpoint.get(checkpoints.DESCRIPTION) or {}, getattr(module, "prm", None)
+    if stored.get("prm") is not None and prm is not None:
+        prm.require_same_meaning(stored["prm"], where)
     _check_shapes(module.state_dict(), checkpoint["state_dict"], where)
 
 
