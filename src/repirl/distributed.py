@@ -47,21 +47,29 @@ def warn_once(message: str) -> None:
         warnings.warn(message, stacklevel=3)
 
 
-def gather_rows(tensor: Tensor) -> Tensor:
-    """The rows of all ranks, [sum of N_r, ...], in rank order; other dimensions are right-padded with 0 to the largest."""
+def gather_rows(tensor: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+    """The rows of all ranks, [sum of N_r, ...], in rank order; other dimensions are right-padded with 0 to the largest.
+
+    counts: each rank's number of rows, where all know it and other dimensions are equal everywhere: one collective then,
+    not two.
+    """
     if world_size() == 1:
         return tensor
     kind = tensor.dtype
     tensor = tensor.detach().byte() if kind == torch.bool else tensor.detach()
-    shape = torch.tensor(tensor.shape, device=tensor.device)
-    shapes = [torch.empty_like(shape) for _ in range(world_size())]
-    dist.all_gather(shapes, shape)
-    sizes = torch.stack(shapes)
-    padded = tensor.new_zeros(sizes.amax(0).tolist())
+    if counts is None:
+        shape = torch.tensor(tensor.shape, device=tensor.device)
+        shapes = [torch.empty_like(shape) for _ in range(world_size())]
+        dist.all_gather(shapes, shape)
+        sizes = torch.stack(shapes)
+        counts, largest = sizes[:, 0].tolist(), sizes.amax(0).tolist()
+    else:
+        largest = [max(counts), *tensor.shape[1:]]
+    padded = tensor.new_zeros(largest)
     padded[tuple(slice(0, n) for n in tensor.shape)] = tensor
     parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
-    return torch.cat([part[: int(n)] for part, n in zip(parts, sizes[:, 0], strict=True)]).to(kind)
+    return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)]).to(kind)
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

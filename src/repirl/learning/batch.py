@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from repirl.data.collate import collate_rows
-from repirl.distributed import gather_rows, rank
+from repirl.distributed import gather_rows, rank, world_size
 from repirl.learning.schedule import parts
 from repirl.objectives.reduce import last_token
 from repirl.structs import Expert, Prompt, Response, Rows
@@ -72,13 +73,23 @@ class GlobalBatch:
         assert self.shard is not None, "a batch of tensors alone has no tokens"
         return self.shard.rows
 
-    def gather(self, values: Float[Tensor, "n *k t"]) -> Float[Tensor, "rows *k time"]:
+    def gather(self, values: Shaped[Tensor, "n *k t"]) -> Shaped[Tensor, "rows *k time"]:
         """A value of each response token of this rank's rows, brought to all ranks."""
-        return gather_rows(values)
+        time = self.response_mask.shape[1]
+        return gather_rows(pad(values, (0, time - values.shape[-1])), self._counts)
 
     def local(self, values: Float[Tensor, "rows time"]) -> Float[Tensor, "n t"]:
         """This rank's share of a tensor of all rows, with as many columns as its own rows have."""
         return values[self.owner == rank()][:, : self.rows.response_mask.shape[1]]
+
+    def gather_of_rows(self, values: Float[Tensor, " n"]) -> Float[Tensor, " rows"]:
+        """A value of each of this rank's rows, brought to all ranks."""
+        return gather_rows(values, self._counts)
+
+    @property
+    def _counts(self) -> list[int]:
+        counts: list[int] = self.owner.bincount(minlength=world_size()).tolist()
+        return counts
 
     # ---- subsets, the same on every rank ----
 
@@ -193,24 +204,30 @@ def gathered_batch(
         "finished": [float(r.finished) for *_, r in sampled] + [1.0] * len(written),
         "policy_version": [float(v) for v in versions] + [float(policy_version)] * len(written),
         "owner": [float(rank())] * len(both),
+        "length": [float(len(r.token_ids)) for *_, r in both],
     }
     per_row = gather_rows(torch.tensor(list(columns.values()), device=device).T)
     of_row = dict(zip(columns, per_row.unbind(-1), strict=True))
-    mask = gather_rows(rows.response_mask)
-    own = [r.log_probs or () for *_, r in sampled]
-    return GlobalBatch(
+    lengths = of_row["length"].long()
+    mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
+    of_sampler = [r.log_probs or () for *_, r in sampled]
+    batch = GlobalBatch(
         response_mask=mask,
         group=of_row["group"].long(),
         is_expert=of_row["is_expert"].bool(),
         outcome=of_row["outcome"].float(),
-        step_ends=last_token(mask) if step_ends is None else gather_rows(step_ends(rows)),
+        step_ends=last_token(mask),
         format_reward=of_row["format_reward"].float(),
         finished=of_row["finished"].bool(),
         policy_version=of_row["policy_version"].long(),
         owner=of_row["owner"].long(),
         shard=Shard(tuple(prompts), tuple(positions), rows),
-        sampler_log_probs=gather_rows(_padded(own, rows, device)) if with_sampler_log_probs else None,
     )
+    if step_ends is not None:
+        batch = replace(batch, step_ends=batch.gather(step_ends(rows)))
+    if with_sampler_log_probs:
+        batch = replace(batch, sampler_log_probs=batch.gather(_padded(of_sampler, rows, device)))
+    return batch
 
 
 def _padded(values: Sequence[Sequence[float]], rows: Rows, device: torch.device) -> Tensor:

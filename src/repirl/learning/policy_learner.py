@@ -79,7 +79,7 @@ class PolicyLearner(Learner):
             for of_all in (batch.old_log_probs, batch.reference_log_probs)
         )
         totals = torch.zeros(5, device=tokens.device)
-        finite = torch.ones(len(mask), 1, device=tokens.device)
+        finite = torch.ones(len(mask), device=tokens.device)
         for index in self.micro_batches(batch.rows):
             log_probs, entropy = run(self.model, batch.rows, index)
             at = index, slice(log_probs.shape[1])
@@ -95,8 +95,10 @@ class PolicyLearner(Learner):
             self.engine.backward((loss * mask[at]).sum() / denominator)
             seen = [loss, entropy, terms.clipped.float(), terms.old_gap, terms.kl]
             totals += (torch.stack(seen).detach() * mask[at]).sum((1, 2))
-            finite[index, 0] = torch.where(terms.value.detach().isfinite().all(-1), 1.0, float("nan"))
-        batch.require_finite(batch.gather(finite), f"iteration {self.recorder.iteration}: the policy's loss")
+            finite[index] = torch.where(terms.value.detach().isfinite().all(-1), 1.0, float("nan"))
+        batch.require_finite(
+            batch.gather_of_rows(finite)[:, None], f"iteration {self.recorder.iteration}: the policy's loss"
+        )
         names = ["loss", "entropy", "clipped", "behaviour_gap", *(["kl"] if self.surrogate.kl_coef else [])]
         counts = torch.stack([denominator, tokens, tokens, tokens, tokens])
         self.recorder.add("policy", dict(zip(names, sum_over_ranks(totals) / counts, strict=False)))

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repirl.learning.batch import GlobalBatch
-from repirl.learning.learner import Learner, run
+from repirl.learning.learner import Learner, over_micro_batches, run
 from repirl.learning.prm_objectives import PRMObjective
 from repirl.learning.recorder import Recorder
 from repirl.metrics import prm_diagnostics, saturated_share
@@ -32,19 +32,20 @@ class PRMLearner(Learner):
 
     def update(self, batch: GlobalBatch) -> None:
         """One optimiser step; none where the objective finds nothing to learn from."""
-        micro_batches = self.micro_batches(batch.rows)
+        indices = self.micro_batches(batch.rows)
         # A single micro-batch needs no second forward: its rewards serve the coefficients and the gradient.
-        kept = self._single(batch) if len(micro_batches) == 1 else None
-        rewards = self.score(batch) if kept is None else self._of_all(batch, kept.detach())
+        kept = self._single(batch) if len(indices) == 1 else None
+        of_rows = over_micro_batches(batch.rows, indices, self.model) if kept is None else kept.detach()
+        rewards = self._of_all(batch, of_rows)
         coefficients = self.objective.coefficients(batch, rewards)
         self.recorder.add("prm", self.diagnostics(batch, rewards))
         self.recorder.add("prm", coefficients.to_report)
         if not coefficients.cells:
             return
-        of_rows = batch.local(coefficients.token)
-        for index in micro_batches:
+        local = batch.local(coefficients.token)
+        for index in indices:
             values = run(self.model, batch.rows, index) if kept is None else kept
-            of_part = of_rows[index, : values.shape[1]] if kept is None else of_rows
+            of_part = local[index, : values.shape[1]] if kept is None else local
             self.engine.backward((of_part * values).sum())
         self.engine.step()
 
