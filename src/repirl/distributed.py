@@ -21,9 +21,9 @@ def lost_process(error: RuntimeError) -> str | None:
     """What an error of a collective says of another process, in plain words; None for any other error."""
     text = str(error)
     collective = isinstance(error, dist.DistError) or re.search(r"gloo|nccl|c10d|ProcessGroup|TCPStore", text)
-    if not collective or (found := _LOST.search(text)) is None:
+    if not collective or (told := _LOST.search(text)) is None:
         return None
-    if found["late"]:
+    if told["late"]:
         return (
             "another process kept this one waiting in vain: it is stopped, hangs or is far slower; look at its output, "
             "trainer.strategy.timeout_s is how long a process waits"

@@ -46,9 +46,9 @@ def probe(model: PreTrainedModel) -> Float[Tensor, " tokens"]:
     return log_probs_of(model, [row[:PROMPT] for row in rows], [row[PROMPT:] for row in rows])
 
 
-def require_same(expected: Tensor, found: Tensor, dtype: str, what: str) -> None:
+def require_same(expected: Tensor, got: Tensor, dtype: str, what: str) -> None:
     """Raises ValueError, with `what` and the difference, where log-probabilities differ by more than rounding."""
-    gap = float((expected - found).abs().mean())
+    gap = float((expected - got).abs().mean())
     if not gap <= TOLERANCE[dtype]:  # a NaN is no equality
         raise ValueError(
             f"{what}: its log-probabilities differ from the policy's by {gap:.3g} nats a token, where {dtype} explains at "

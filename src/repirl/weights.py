@@ -99,13 +99,13 @@ def stamp(model: PreTrainedModel) -> list[float]:
 
 def stamp_of(parameters: Iterable[Tensor]) -> list[float]:
     """As `stamp`, of these weights."""
-    found: list[float] = []
+    sums: list[float] = []
     for parameter in parameters:
         value = parameter.detach()
         # The sum of all bits, in integers, loses no change to rounding; the sum of values tells signs apart.
         bits = value.view(BITS[value.element_size()])
-        found += [int(bits.sum(dtype=torch.int64)), float(value.sum(dtype=torch.float64))]
-    return found
+        sums += [int(bits.sum(dtype=torch.int64)), float(value.sum(dtype=torch.float64))]
+    return sums
 
 
 def dtype_name(model: PreTrainedModel) -> str:

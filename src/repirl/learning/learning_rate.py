@@ -126,7 +126,7 @@ class Schedules:
         iteration: the number of those behind it.
         """
         for name, (scheduler, configured) in self._configured.items():
-            found = _settings(scheduler)
+            stored = _settings(scheduler)
             if scheduler.last_epoch != iteration and isinstance(scheduler, WarmupDecay):
                 scheduler.last_epoch = iteration
             elif scheduler.last_epoch != iteration:
@@ -134,15 +134,15 @@ class Schedules:
                     f"{name}_scheduler: the checkpoint of iteration {iteration} has none such; {type(scheduler).__name__} "
                     f"starts at its iteration {scheduler.last_epoch}. WarmupDecay would start at {iteration}"
                 )
-            changed = {key for key in configured if key != "base_lrs" and found[key] != configured[key]}
+            changed = {key for key in configured if key != "base_lrs" and stored[key] != configured[key]}
             for key in sorted(changed):
                 warn_once(
-                    f"{name}_scheduler: {key} is {configured[key]} now and was {found[key]} in the checkpoint. The schedule "
+                    f"{name}_scheduler: {key} is {configured[key]} now and was {stored[key]} in the checkpoint. The schedule "
                     f"goes on from iteration {iteration} with {configured[key]}, so that its rate may jump"
                 )
             vars(scheduler).update(configured)
             groups = scheduler.optimizer.param_groups
-            for group, rate in zip(groups, _rates(scheduler, found, configured), strict=True):
+            for group, rate in zip(groups, _rates(scheduler, stored, configured), strict=True):
                 group["lr"] = rate
             for group, base in zip(groups, configured.get("base_lrs", ()), strict=False):
                 group["initial_lr"] = base
@@ -156,11 +156,11 @@ class Schedules:
                 scheduler.step()
 
 
-def _rates(scheduler: LRScheduler, found: dict[str, Any], configured: dict[str, Any]) -> list[float | torch.Tensor]:
+def _rates(scheduler: LRScheduler, settings: dict[str, Any], configured: dict[str, Any]) -> list[float | torch.Tensor]:
     """The rates of the coming iteration: as stored, times configured over stored full rates; ours by its formula."""
     if isinstance(scheduler, WarmupDecay):
         return scheduler.get_lr()
-    rates, stored = list(scheduler.get_last_lr()), found.get("base_lrs")
+    rates, stored = list(scheduler.get_last_lr()), settings.get("base_lrs")
     if stored is None or stored == configured["base_lrs"]:
         return rates
     full = zip(rates, configured["base_lrs"], stored, strict=True)

@@ -98,11 +98,11 @@ def _as_configured(
     checkpoint: Callable[[], object],
 ) -> dict[str, Any]:
     """The state as it may be loaded: with the optimiser's own settings. The masters take their values here."""
-    own, saved = _class_of(optimizer), state.get(_CLASS)
+    configured, saved = _class_of(optimizer), state.get(_CLASS)
     where = f"{name}: the checkpoint {checkpoint()}"
-    if saved not in (own, None):
+    if saved not in (configured, None):
         raise ValueError(
-            f"{where} has the state of {saved}, the configuration names {own}; name the same class to go on, or start a "
+            f"{where} has the state of {saved}, the configuration names {configured}; name the same class to go on, or start a "
             "new run from the checkpoint's weights"
         )
     groups = state["param_groups"]
@@ -114,13 +114,13 @@ def _as_configured(
         )
     if missing := _missing(constructor, optimizer, state):
         raise ValueError(
-            f"{where} lacks {', '.join(missing)}, which the configured settings of {own} need; go on with the settings it "
+            f"{where} lacks {', '.join(missing)}, which the configured settings of {configured} need; go on with the settings it "
             "was written with, or start a new run from the checkpoint's weights"
         )
     with torch.no_grad():
         for weight, value in zip(_weights(optimizer), state.get(_WEIGHTS, ()), strict=False):
             weight.copy_(value)
-    kept = [{**own, "params": old["params"]} for own, old in zip(optimizer.param_groups, groups, strict=True)]
+    kept = [{**group, "params": old["params"]} for group, old in zip(optimizer.param_groups, groups, strict=True)]
     return {"state": state["state"], "param_groups": kept}
 
 
@@ -129,8 +129,8 @@ def _missing(constructor: Constructor, optimizer: Optimizer, state: dict[str, An
     weights, missing = _weights(optimizer), set[str]()
     needed = {weight.ndim: _kept(constructor, weight.ndim) for weight in weights}
     for index, weight in enumerate(weights):
-        if (found := state["state"].get(index)) is not None:
-            missing |= needed[weight.ndim] - found.keys()
+        if (kept := state["state"].get(index)) is not None:
+            missing |= needed[weight.ndim] - kept.keys()
     return sorted(missing)
 
 

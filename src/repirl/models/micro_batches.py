@@ -13,10 +13,12 @@ def micro_batches(rows: Rows, budget: int, *, packs: bool) -> list[Tensor]:
     """Indices of the rows of each micro-batch. packs: rows go through the model without padding, prompts once."""
     of_prompt, of_response = rows.prompt_mask.sum(-1).tolist(), rows.response_mask.sum(-1).tolist()
     if packs:
-        found = packed_batches(distinct_prompts(rows)[0].tolist() if of_prompt else [], of_prompt, of_response, budget)
+        batches = packed_batches(
+            distinct_prompts(rows)[0].tolist() if of_prompt else [], of_prompt, of_response, budget
+        )
     else:
-        found = padded_batches([p + r for p, r in zip(of_prompt, of_response, strict=True)], budget)
-    return [torch.tensor(batch, device=rows.prompt_ids.device) for batch in found]
+        batches = padded_batches([p + r for p, r in zip(of_prompt, of_response, strict=True)], budget)
+    return [torch.tensor(batch, device=rows.prompt_ids.device) for batch in batches]
 
 
 def packed_batches(

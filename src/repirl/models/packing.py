@@ -95,9 +95,9 @@ def use_shared_prefix(model: PreTrainedModel) -> bool:
     rows = Rows(*(torch.tensor(x, device=model.device) for x in _PROBE))
     with torch.no_grad():
         packed, joined = pack(rows, with_last=True), join(rows)
-        found = packed_states(model.base_model, packed)[packed.read]
+        states = packed_states(model.base_model, packed)[packed.read]
         expected = joined_states(model.base_model, joined)[rows.response_mask]
-    if torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
+    if torch.allclose(states, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
         return True
     model.set_attn_implementation("sdpa")
     return False

@@ -8,6 +8,7 @@ c = dL/dr of the loss, in all of them per prompt x
 At logit 0 everywhere L is 2 log 2. A row in both sets counts on both sides.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -61,8 +62,8 @@ def discriminator_coefficients(
     if form == "token":
         return _contrast(scores, response_mask, group, positive_weight, background, with_z=False)
     whole, present = scores.sum(-1, keepdim=True), response_mask.any(-1, keepdim=True)
-    found = _contrast(whole, present, group, positive_weight, background, with_z=True)
-    return _per_token(found, response_mask)
+    of_responses = _contrast(whole, present, group, positive_weight, background, with_z=True)
+    return _per_token(of_responses, response_mask)
 
 
 @torch.no_grad()
@@ -84,8 +85,8 @@ def gail_coefficients(
     if form == "token":
         return _contrast(scores, response_mask, group, positive_weight, background, with_z=False)
     whole, present = scores.sum(-1, keepdim=True), response_mask.any(-1, keepdim=True)
-    found = _contrast(whole, present, group, positive_weight, background, with_z=False)
-    return _per_token(found, response_mask)
+    of_responses = _contrast(whole, present, group, positive_weight, background, with_z=False)
+    return _per_token(of_responses, response_mask)
 
 
 def _contrast(
@@ -179,6 +180,6 @@ def _group_extreme(
     return start.scatter_reduce(0, cell[takes_part], values[takes_part], which, include_self=False)
 
 
-def _per_token(found: Coefficients, response_mask: Bool[Tensor, "rows time"]) -> Coefficients:
+def _per_token(of_responses: Coefficients, response_mask: Bool[Tensor, "rows time"]) -> Coefficients:
     """A response's coefficient on each of its tokens: R = sum_t r_t."""
-    return Coefficients(found.token * response_mask, found.loss, found.cells, found.figures)
+    return replace(of_responses, token=of_responses.token * response_mask)
