@@ -102,8 +102,8 @@ def _as_configured(
     where = f"{name}: the checkpoint {checkpoint()}"
     if saved not in (configured, None):
         raise ValueError(
-            f"{where} has the state of {saved}, the configuration names {configured}; name the same class to go on, or start a "
-            "new run from the checkpoint's weights"
+            f"{where} has the state of {saved}, the configuration names {configured}; name the same class to go on, or "
+            "start a new run from the checkpoint's weights"
         )
     groups = state["param_groups"]
     counts = [sum(len(group["params"]) for group in some) for some in (groups, optimizer.param_groups)]
@@ -114,8 +114,8 @@ def _as_configured(
         )
     if missing := _missing(constructor, optimizer, state):
         raise ValueError(
-            f"{where} lacks {', '.join(missing)}, which the configured settings of {configured} need; go on with the settings it "
-            "was written with, or start a new run from the checkpoint's weights"
+            f"{where} lacks {', '.join(missing)}, which the configured settings of {configured} need; go on with the "
+            "settings it was written with, or start a new run from the checkpoint's weights"
         )
     with torch.no_grad():
         for weight, value in zip(_weights(optimizer), state.get(_WEIGHTS, ()), strict=False):
