@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 DESCRIPTION = "repirl"
-"""Key of what a checkpoint says of its weights (modules/saving.py)."""
+"""Key of what a checkpoint says of its weights: each part's description, and how they came about (modules/saving.py)."""
 _CHUNK = 1 << 20
 
 
@@ -89,6 +89,29 @@ def read(path: Path) -> dict[str, Any]:
             f"checkpoint {str(path)!r} has no state_dict: it was not written by a run; give a .ckpt file of `repirl fit`"
         )
     return content
+
+
+def read_part(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a checkpoint says of a part, `policy` or `prm`, and the weights of that part by their names in it.
+
+    Raises:
+        ValueError: as `read`; or the checkpoint has no such part, or does not describe it.
+    """
+    content = read(path)
+    weights = {
+        key.removeprefix(f"{name}."): value
+        for key, value in content["state_dict"].items()
+        if key.startswith(f"{name}.")
+    }
+    if not weights:
+        raise ValueError(f"checkpoint {str(path)!r} holds no {name}: give the checkpoint of a run that trained one")
+    described = (content.get(DESCRIPTION) or {}).get(name) or {}
+    if "stored" not in described.get("backbone", described):
+        raise ValueError(
+            f"checkpoint {str(path)!r} does not describe its {name}: an older repirl or another program wrote it. Go on from "
+            "it with `repirl fit` and its configuration, which writes one that does"
+        )
+    return described, weights
 
 
 def _damage(path: Path) -> str | None:

@@ -21,6 +21,7 @@ from repirl.callbacks.checkpoint import Checkpoint
 from repirl.config.errors import explain
 from repirl.distributed import lost_process
 from repirl.folders import claimed
+from repirl.modules.answering import Answering
 from repirl.modules.saving import newest_checkpoint
 from repirl.modules.strategies import end_launched
 
@@ -119,6 +120,9 @@ class RepirlCLI(LightningCLI):
         """Builds data, model and trainer; a value that a constructor refuses is the user's to correct."""
         with explained():
             super().instantiate_classes()
+        if isinstance(self.model, Answering):
+            values = self.config.get(str(self.subcommand), self.config)
+            self.model.configuration = self._parser(self.subcommand).dump(values, skip_none=False)
 
 
 def _is_told(error: BaseException) -> bool:

@@ -56,7 +56,8 @@ def test_the_same_meaning_is_taken(tmp_path: Path) -> None:
     path = saved(tmp_path, prm=prm(beta=0.05))
     assert run(make_module(prm=prm(beta=0.05)), steps=2, ckpt_path=path).trainer.global_step == 2
     PRM(kind="implicit", beta=0.05, weights=str(path)).build(make_policy().load())
-    assert checkpoints.read(path)["repirl"]["prm"] == {"kind": "implicit", "granularity": "token", "beta": 0.05}
+    meaning = {"kind": "implicit", "granularity": "token", "beta": 0.05}
+    assert meaning.items() <= checkpoints.read(path)["repirl"]["prm"].items()
 
 
 def test_another_base_measure_is_refused_in_training_only(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A causal LM that gives token log-probabilities of responses, chunked over the vocabulary."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from repirl import checkpoints
 from repirl.equality import probe, require_same
 from repirl.models.adapters import add_lora, check_lora_fields, without_adapters
 from repirl.models.loading import Dtype, causal_lm_from_config, load_causal_lm, load_tokenizer
 from repirl.models.log_probs import token_log_probs
 from repirl.models.packing import join, joined_states, pack, packed_states, use_shared_prefix
-from repirl.models.tokenizers import character_tokenizer
+from repirl.models.tokenizers import character_tokenizer, files_of, from_files
 from repirl.structs import Rows
-from repirl.weights import merged
+from repirl.weights import merged, plain_config
 
 
 class Policy(nn.Module):
@@ -76,6 +77,43 @@ class Policy(nn.Module):
             character_tokenizer(self._tokens) if self._tokens is not None else load_tokenizer(str(self._tokenizer_path))
         )
 
+    @cached_property
+    def _tokenizer_files(self) -> dict[str, bytes] | None:
+        """None where the constructor was given all tokens."""
+        return None if self._tokens is not None else files_of(self.tokenizer)
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint says of this policy: its arguments, and what rebuilds it without the files it was read from."""
+        stored = {"config": self._base_config, "tokenizer": self._tokenizer_files}
+        return {"arguments": self.arguments, "stored": stored}
+
+    @classmethod
+    def described(cls, description: Mapping[str, Any]) -> "Policy":
+        """A loaded policy of such a description, its weights fresh."""
+        stored, given = description["stored"], description["arguments"]
+        policy = cls(
+            config=stored["config"],
+            # A tokenizer from files takes the place of what would be loaded from its old path.
+            tokenizer=None if given["tokens"] else given["tokenizer"] or given["path"],
+            tokens=given["tokens"],
+            **{name: given[name] for name in ("dtype", "init_seed", "lora")},
+        )
+        if stored["tokenizer"] is not None:
+            policy.tokenizer = from_files(stored["tokenizer"])
+        return policy.load()
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> "Policy":
+        """The trained policy of a run's checkpoint; what the run started from need not be there any more.
+
+        Raises:
+            ValueError: the file is missing, damaged, or describes no policy.
+        """
+        description, weights = checkpoints.read_part(Path(path), "policy")
+        policy = cls.described(description)
+        policy.load_state_dict(weights)
+        return policy
+
     def load(self) -> "Policy":
         """Loads or makes the weights; does nothing the second time. Constructing a policy is cheap, this is not."""
         if "model" in self._modules:
@@ -96,6 +134,7 @@ class Policy(nn.Module):
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.train()  # elsewhere transformers ignores it
+        self._base_config = plain_config(model)  # adapters may change it: replicated layers are counted
         self._base_stays = self.lora is not None and add_lora(model, self.lora, self.init_seed, where)
         self.model: PreTrainedModel = model
 

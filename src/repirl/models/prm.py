@@ -133,6 +133,32 @@ class PRM(nn.Module):
         beta = self.beta if HEADS[self.kind].needs_reference else None
         return {"kind": self.kind, "granularity": self.granularity, "beta": beta}
 
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint says of this PRM: its meaning, and what rebuilds it."""
+        assert self.backbone is not None, "call build(policy) first"
+        given = {"rank": self.rank, "freeze_backbone": self.freeze_backbone, "lora": self.lora}
+        return {**self.meaning(), "arguments": given, "backbone": self.backbone.description()}
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> "PRM":
+        """The trained PRM of a run's checkpoint, with a backbone of its own; the run's start need not be there any more.
+
+        Raises:
+            ValueError: the file is missing, damaged, or describes no PRM.
+        """
+        described, weights = checkpoints.read_part(Path(path), "prm")
+        backbone = Policy.described(described["backbone"])
+        prm = cls(
+            kind=described["kind"],
+            backbone=backbone,
+            beta=1.0 if described["beta"] is None else described["beta"],
+            rank=described["arguments"]["rank"],
+            granularity=described["granularity"],
+            freeze_backbone=described["arguments"]["freeze_backbone"],
+        ).build(backbone)
+        prm.load_state_dict(weights)
+        return prm
+
     def require_same_meaning(self, stored: Mapping[str, Any], where: str) -> None:
         """Raises ValueError where the stored weights are of another kind, beta or granularity; `where` names them."""
         for name, own in self.meaning().items():

@@ -1,13 +1,15 @@
-"""A tokenizer over an explicit list of tokens, for small models trained from scratch."""
+"""A tokenizer over an explicit list of tokens, for small models trained from scratch; and tokenizers as files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import BatchEncoding
 
 PAD, EOS = "<pad>", "<eos>"
@@ -54,3 +56,19 @@ def character_tokenizer(tokens: Sequence[str]) -> PreTrainedTokenizerFast:
 
 def _alternation(tokens: Sequence[str]) -> str:
     return "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True))
+
+
+def files_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """Name and content of the files that `save_pretrained` writes."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+
+
+def from_files(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
+    """The tokenizer of such files."""
+    with TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / Path(name).name).write_bytes(content)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer

@@ -22,7 +22,11 @@ class Answering(LightningModule):
         eval_samples: sampled responses a problem, beside the greedy one.
         seed: of what is sampled.
         eval_temperature: of sampled responses; 1 samples from the policy itself.
+
+    configuration: the merged one, as YAML, where the command line has built the module; checkpoints store it.
     """
+
+    configuration: str | None = None
 
     def __init__(self, actor: Actor, eval_samples: int, seed: int, eval_temperature: float) -> None:
         super().__init__()

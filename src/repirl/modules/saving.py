@@ -67,12 +67,30 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
 
 
 def description(module: Answering) -> dict[str, Any]:
-    """What the weights mean: version, the PRM's kind and settings, the base measure that its rewards are relative to."""
-    prm, objective = getattr(module, "prm", None), getattr(module, "objective", None)
-    if prm is None or objective is None:
-        return {"version": __version__, "prm": None, "base_measure": None}
-    measure = "reference" if objective.needs_reference else "uniform" if objective.needs_log_probs else None
-    return {"version": __version__, "prm": prm.meaning(), "base_measure": measure}
+    """What the weights mean and how they came about.
+
+    version: of repirl. policy, prm: what rebuilds each (models/). base_measure: what the PRM's rewards are relative to.
+    configuration: the merged one as YAML, where the command line built the module. data: digests of the training set
+    (data/fingerprint.py).
+    """
+    prm = getattr(module, "prm", None)
+    state: dict[str, Any] = getattr(module.trainer.datamodule, "state_dict", dict)()  # type: ignore[attr-defined]
+    return {
+        "version": __version__,
+        "policy": module.policy.description(),
+        "prm": None if prm is None else prm.description(),
+        "base_measure": base_measure(module),
+        "configuration": module.configuration,
+        "data": state.get("training_set"),
+    }
+
+
+def base_measure(module: Answering) -> str | None:
+    """What the PRM's rewards are relative to; None where they are not, or there is none."""
+    objective = getattr(module, "objective", None)
+    if objective is None or getattr(module, "prm", None) is None:
+        return None
+    return "reference" if objective.needs_reference else "uniform" if objective.needs_log_probs else None
 
 
 def require_finite_weights(weights: Mapping[str, Any], iteration: int) -> None:
@@ -118,11 +136,11 @@ def check_checkpoint(module: Answering, checkpoint: Mapping[str, Any]) -> None:
             "or start a new run from the weights"
         )
     require_fitting(module, checkpoint, where)
-    stored, prm, own = checkpoint.get(checkpoints.DESCRIPTION) or {}, getattr(module, "prm", None), description(module)
-    if training and None not in (prm, stored.get("base_measure")) and stored["base_measure"] != own["base_measure"]:
+    stored, prm, own = checkpoint.get(checkpoints.DESCRIPTION) or {}, getattr(module, "prm", None), base_measure(module)
+    if training and None not in (prm, stored.get("base_measure")) and stored["base_measure"] != own:
         raise ValueError(
             f"{where}: its PRM's rewards are relative to base_measure {stored['base_measure']!r}, this run has "
-            f"{own['base_measure']!r}; set model.objective.base_measure={stored['base_measure']}, or start a new run"
+            f"{own!r}; set model.objective.base_measure={stored['base_measure']}, or start a new run"
         )
 
 
