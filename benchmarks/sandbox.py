@@ -29,9 +29,9 @@ from pathlib import Path
 
 from repirl.data.benchmarks import Benchmark
 from repirl.data.code import fenced
+from repirl.sandbox.pool import Budget, Job, Result, Sandbox
 from repirl.structs import CodeTests, Problem, Verdict
 from repirl.verifiers.code import CodeVerifier
-from repirl.verifiers.sandbox import Budget, Job, Result, Sandbox
 
 SETS = ("humaneval", "humaneval_plus", "mbpp", "mbpp_plus")
 RIGHT = Job("def f(x):\n    return x + 1", CodeTests("asserts", "assert f(1) == 2\nassert f(-1) == 0"), 5.0)

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 
+from repirl.sandbox.pool import Job, Sandbox
 from repirl.structs import CodeTests
-from repirl.verifiers.sandbox import Job, Sandbox
 
 KINDS = {
     "idle": "import time\ntime.sleep(10**6)",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from repirl.verifiers.jail.server import PR_SET_CHILD_SUBREAPER
+from repirl.sandbox.jail.server import PR_SET_CHILD_SUBREAPER
 
 GONE = (FileNotFoundError, ProcessLookupError)  # what reading /proc of a process or thread that has just ended raises
 

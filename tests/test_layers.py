@@ -17,7 +17,7 @@ LAYERS = (
     {"modules"},
     {"learning"},
     {"models", "rollout", "verifiers", "data"},
-    {"objectives", "metrics", "distributed", "weights", "equality", "checkpoints", "folders"},
+    {"objectives", "metrics", "sandbox", "distributed", "weights", "equality", "checkpoints", "folders"},
     {"structs"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
@@ -77,6 +77,22 @@ def test_imports_point_to_the_right():
     assert violations(ROOT) == []
 
 
+@pytest.mark.parametrize(
+    ("folder", "units"),
+    [("sandbox", ("repirl.sandbox", "repirl.structs")), ("sandbox/jail", ("repirl.sandbox.jail",))],
+)
+def test_the_sandbox_stands_alone(folder, units):
+    """Programs are run without a thought of training, by processes that start quickly and hold little to be found."""
+    allowed = {*units, *sys.stdlib_module_names, "numpy"}  # numpy's arrays are values, where a program has made some
+    foreign = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+        for line, name in imported(ast.parse(path.read_text(encoding="utf-8")), module, is_package=False):
+            if not any(name == unit or name.startswith(f"{unit}.") for unit in allowed):
+                foreign.append(f"{path.name}:{line}: {name}")
+    assert foreign == []
+
+
 def test_no_top_level_name_hides_a_standard_module():
     names = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()} - {"__init__", "__main__"}
     assert names & set(sys.stdlib_module_names) == set()
@@ -89,6 +105,7 @@ def test_no_top_level_name_hides_a_standard_module():
         ("models/prm.py", "def f():\n    import repirl.data.math", "models imports data"),
         ("data/a.py", "if TYPE_CHECKING:\n    from repirl import modules", "data imports modules"),
         ("data/a.py", "from ..verifiers import math", "data imports verifiers"),
+        ("sandbox/a.py", "from repirl.verifiers.code import CodeVerifier", "sandbox imports verifiers"),
         ("modules/__init__.py", "from ..callbacks.report import R", "modules imports callbacks"),
         ("callbacks/a.py", "from repirl.applications import search", "callbacks imports applications"),
         ("modules/a.py", "from repirl import config", "modules imports config"),

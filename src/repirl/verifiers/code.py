@@ -8,12 +8,12 @@ import sys
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
+from repirl.sandbox.jail import calls
+from repirl.sandbox.jail.judging import free_names
+from repirl.sandbox.pool import Budget, Job, Sandbox
+from repirl.sandbox.service import ServiceSandbox
 from repirl.structs import CodeTests, Problem, Verdict, Verifier
 from repirl.verifiers.blocks import blocks, defines, program_block
-from repirl.verifiers.jail import calls
-from repirl.verifiers.jail.judging import free_names
-from repirl.verifiers.sandbox import Budget, Job, Sandbox
-from repirl.verifiers.sandbox_service import ServiceSandbox
 
 # Where a completion of a function ends: the stop strings of the Codex paper (Chen et al. 2021).
 _STOPS = re.compile(r"\n(?:class|def|#|if|print)")

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from repirl.verifiers.jail.processor import is_ready, processor_s
+from repirl.sandbox.jail.processor import is_ready, processor_s
 
 logger = logging.getLogger(__name__)
 

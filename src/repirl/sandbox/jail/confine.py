@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 
-from repirl.verifiers.jail import landlock, seccomp
+from repirl.sandbox.jail import landlock, seccomp
 
 OPEN_FILES = 64
 STACK_MIB = 256  # of the main thread, as it grows: recursion through functions in C, such as a cache's

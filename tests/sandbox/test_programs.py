@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from repirl.sandbox import pool as module
+from repirl.sandbox.output import same_output
+from repirl.sandbox.pool import Budget, Job, Result, Sandbox, run
 from repirl.structs import CodeTests
-from repirl.verifiers import sandbox as module
-from repirl.verifiers.sandbox import Budget, Job, Result, Sandbox, run
-from repirl.verifiers.sandbox_output import same_output
-from tests.verifiers.jobs import INCREMENT, asserts, calls, stdio
+from tests.sandbox.jobs import INCREMENT, asserts, calls, stdio
 
 
 @pytest.fixture(scope="module")

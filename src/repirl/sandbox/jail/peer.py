@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from repirl.verifiers.jail import inplace, values, wire
+from repirl.sandbox.jail import inplace, values, wire
 
 MAX_FRAME = values.MAX_BYTES + 5  # with its letter and a length
 

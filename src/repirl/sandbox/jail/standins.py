@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from repirl.verifiers.jail.values import Reference
+from repirl.sandbox.jail.values import Reference
 
 _READABLE = {"__name__", "__qualname__", "__dict__", "__annotations__", "__wrapped__", "__members__"}
 _PARTS = {"real", "imag", "numerator", "denominator"}

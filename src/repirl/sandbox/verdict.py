@@ -7,8 +7,8 @@ import signal
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from repirl.sandbox.jail import agent
 from repirl.structs import CodeTests
-from repirl.verifiers.jail import agent
 
 Status = Literal["passed", "failed", "error", "timeout", "memory", "output_limit", "disk_limit", "infra_error"]
 

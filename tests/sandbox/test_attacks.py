@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from repirl.sandbox.jail import confine
+from repirl.sandbox.pool import Budget, Job, Sandbox
 from repirl.structs import CodeTests
-from repirl.verifiers.jail import confine
-from repirl.verifiers.sandbox import Budget, Job, Sandbox
 from tests.processes import below
 
 # What every attack is asked for: the square. None of them computes it. Each line is tried alone: one that passes is enough.
@@ -203,7 +203,7 @@ FORGERIES = {
     """,
     "answers written early": """
         import os, struct
-        from repirl.verifiers.jail import values
+        from repirl.sandbox.jail import values
         for _ in range(20):
             content = values.encode(['value', True])
             content = b'=' + struct.pack('>I', len(content)) + content + values.encode([])
@@ -214,7 +214,7 @@ FORGERIES = {
     "garbage frames": "import os\nos.write(4, b'\\0\\0\\0\\4' + b'l\\xff\\xff\\xff')\ndef f(x): return None",
     "frames without an answer": """
         import os, struct
-        from repirl.verifiers.jail import values
+        from repirl.sandbox.jail import values
         content = values.encode(['passed'])
         content = b'=' + struct.pack('>I', len(content)) + content + values.encode([])
         os.write(4, struct.pack('>I', len(content)) + content)
@@ -223,7 +223,7 @@ FORGERIES = {
     "closed descriptors": "import os\nos.closerange(0, 64)\ndef f(x): return None",
     "swapped descriptors": "import os\nos.dup2(3, 4)\nos.dup2(4, 3)\ndef f(x): return None",
     "patched answers": """
-        from repirl.verifiers.jail import agent, values, judging
+        from repirl.sandbox.jail import agent, values, judging
         judging.Client.ask = judging.judge = lambda *a: {'status': 'passed', 'detail': ''}
         values.encode = lambda *a, **k: b'T'
         def f(x): return None
@@ -527,14 +527,14 @@ def test_tricks_with_standard_input(sandbox, name):
 
 def test_without_landlock_or_seccomp_it_refuses(monkeypatch, caplog):
     """A server whose kernel calls fail, in a real process: a wrapper around the interpreter takes the numbers away."""
-    from repirl.verifiers import sandbox_slot
+    from repirl.sandbox import slot
 
-    broken = sandbox_slot._IMPORT.replace(
-        "from repirl.verifiers.jail.server import main",
-        "from repirl.verifiers.jail import landlock, syscalls\nlandlock._CREATE = 9999\nsyscalls.ARCHITECTURES.clear()\n"
-        "from repirl.verifiers.jail.server import main",
+    broken = slot._IMPORT.replace(
+        "from repirl.sandbox.jail.server import main",
+        "from repirl.sandbox.jail import landlock, syscalls\nlandlock._CREATE = 9999\nsyscalls.ARCHITECTURES.clear()\n"
+        "from repirl.sandbox.jail.server import main",
     )
-    monkeypatch.setattr(sandbox_slot, "_IMPORT", broken)
+    monkeypatch.setattr(slot, "_IMPORT", broken)
     job = Job("def f(x): return x * x", CodeTests("asserts", TESTS, (), SETUP), 1.0)
     strict = Sandbox(workers=1, bubblewrap=False)
     with pytest.raises(RuntimeError, match=r"no Landlock.*seccomp.*allow_weaker"):
@@ -553,6 +553,6 @@ def test_without_landlock_or_seccomp_it_refuses(monkeypatch, caplog):
 
 def test_the_probe_notices_an_open_jail():
     """Without any layer all of it is possible; so `breaches` can see what it looks for."""
-    code = "from repirl.verifiers.jail.confine import breaches; print(breaches(files=True, calls=True))"
+    code = "from repirl.sandbox.jail.confine import breaches; print(breaches(files=True, calls=True))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip().splitlines()[-1] == "['files', 'sockets', 'signals', 'fork']"

@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from repirl.sandbox.service import ServiceSandbox
+from repirl.sandbox.verdict import Job
 from repirl.structs import CodeTests, Problem
 from repirl.verifiers.code import CodeVerifier
-from repirl.verifiers.sandbox_service import ServiceSandbox
-from repirl.verifiers.sandbox_slot import Job
 
 SQUARE = "def f(x): return x * x"
 CALLS = CodeTests("calls", pairs=(("[3]", "9"), ("[-1]", "1")), entry_point="f")

@@ -27,8 +27,8 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from repirl.verifiers.jail import values, wire
-from repirl.verifiers.jail.peer import MAX_FRAME, Peer
+from repirl.sandbox.jail import values, wire
+from repirl.sandbox.jail.peer import MAX_FRAME, Peer
 
 REQUESTS, REPLIES, NOTES = 3, 4, 5  # descriptors of the process
 RAISED, OUT_OF_MEMORY, TOO_MUCH_WRITTEN = 81, 82, 83  # exit statuses

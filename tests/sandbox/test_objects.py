@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from repirl.verifiers.sandbox import Sandbox
-from tests.verifiers.jobs import asserts
+from repirl.sandbox.pool import Sandbox
+from tests.sandbox.jobs import asserts
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from repirl.verifiers.sandbox import Budget, Sandbox
-from tests.verifiers.jobs import asserts
+from repirl.sandbox.pool import Budget, Sandbox
+from tests.sandbox.jobs import asserts
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_nothing_returned_is_no_way_around(sandbox):
 
 
 FORGED = """
-from repirl.verifiers.jail import inplace
+from repirl.sandbox.jail import inplace
 inplace.changes = lambda lent, before: {changes}
 def f(xs): return None
 """
@@ -183,7 +183,7 @@ def test_a_function_of_the_tests_gives_values_only(sandbox, program):
 
 FRAMES = """
 import os, struct
-from repirl.verifiers.jail import values, agent
+from repirl.sandbox.jail import values, agent
 def send(letter, value, changes=()):
     content = letter + values.encode(value)
     if letter == b'=':

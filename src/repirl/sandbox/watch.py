@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from repirl.verifiers.jail import wire
-from repirl.verifiers.jail.processor import states
+from repirl.sandbox.jail import wire
+from repirl.sandbox.jail.processor import states
 
 TICK_S = 0.25  # between looks
 STOPPED_S = 3.0  # a server that a signal has stopped for so long is lost

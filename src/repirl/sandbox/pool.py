@@ -21,11 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-import repirl
+from repirl.sandbox.slot import PACKAGE, START_TIMEOUT_S, Budget, Slot, import_only
+from repirl.sandbox.verdict import Job, Result, result
+from repirl.sandbox.watch import Interrupted, ServerLost
 from repirl.structs import CodeTests
-from repirl.verifiers.sandbox_slot import START_TIMEOUT_S, Budget, Slot, import_only
-from repirl.verifiers.sandbox_verdict import Job, Result, result
-from repirl.verifiers.sandbox_watch import Interrupted, ServerLost
 
 __all__ = ["Budget", "Job", "Result", "Sandbox", "run"]
 
@@ -213,7 +212,7 @@ def _bubblewrap(wanted: bool | None) -> tuple[str, ...]:
 
 def _kept_below(hidden: str) -> list[str]:
     """Binds of the interpreter and of this package, where they lie below a folder that the new namespace hides."""
-    needed = {sys.prefix, sys.base_prefix, str(Path(repirl.__file__).parent)}
+    needed = {sys.prefix, sys.base_prefix, PACKAGE}
     places = sorted(place for place in needed if Path(place).is_relative_to(hidden))
     return [word for place in places for word in ("--ro-bind", place, place)]
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repirl.verifiers.jail import values
-from repirl.verifiers.jail.values import CodecError, TooLarge, decode, encode
+from repirl.sandbox.jail import values
+from repirl.sandbox.jail.values import CodecError, TooLarge, decode, encode
 
 FUZZ = int(os.environ.get("REPIRL_FUZZ", "1"))  # how many times the usual number of examples
 LEAVES = (

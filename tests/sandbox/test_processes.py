@@ -17,9 +17,9 @@ from benchmarks.sandbox import EQUAL_TO_ALL, STUB, mixed_jobs
 from torch.utils.data import DataLoader, Dataset
 
 import repirl
+from repirl.sandbox.jail.processor import processor_s
+from repirl.sandbox.pool import Job, Sandbox
 from repirl.structs import CodeTests
-from repirl.verifiers.jail.processor import processor_s
-from repirl.verifiers.sandbox import Job, Sandbox
 from tests.processes import alive, children, limited, orphans_adopted, wait_for
 
 INCREMENT = Job("def f(x): return x + 1", CodeTests("asserts", "assert f(1) == 2"), 5.0)
@@ -61,7 +61,7 @@ def test_nothing_is_left_after_hundreds_of_mixed_jobs():
 TRAINER = """
 import os, sys
 from repirl.structs import CodeTests
-from repirl.verifiers.sandbox import Job, Sandbox
+from repirl.sandbox.pool import Job, Sandbox
 sandbox = Sandbox(workers=2, bubblewrap={layer})
 def run(*programs): sandbox.run_many([Job(program, CodeTests("asserts", "pass"), 1000.0) for program in programs])
 print("starting", flush=True)
@@ -186,7 +186,7 @@ def test_tests_that_are_stopped_are_no_verdict_on_the_program():
 INTERRUPTED = """
 import os, signal, sys
 from repirl.structs import CodeTests
-from repirl.verifiers.sandbox import Job, Sandbox
+from repirl.sandbox.pool import Job, Sandbox
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have ignored it
 sandbox = Sandbox(workers=2, bubblewrap=False)
 jobs = [Job("import time\\n{body}", CodeTests("asserts", "pass"), 10000.0)] * {count}
@@ -259,7 +259,7 @@ def test_no_warning_of_forking_with_threads():
         "import os, threading, time\n"
         "os.register_at_fork(before=lambda: os._exit(9))\n"
         "threading.Thread(target=time.sleep, args=(1,)).start()\n"
-        "from repirl.verifiers.sandbox import run\n"
+        "from repirl.sandbox.pool import run\n"
         "assert run('def f(x): return x', 'assert f(1) == 1', 5.0).passed\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(repirl.__file__).parents[1])}
@@ -272,7 +272,7 @@ from repirl.data.benchmarks import Benchmark
 from repirl.data.code import fenced
 from repirl.structs import CodeTests
 from repirl.verifiers.code import CodeVerifier
-from repirl.verifiers.sandbox import Job
+from repirl.sandbox.pool import Job
 assert os.getuid() != 0 or not {drops}
 verifier = CodeVerifier(workers=1, bubblewrap={layer})
 tests = CodeTests("asserts", "assert f(2) == 4")
@@ -289,7 +289,7 @@ verifier.close()
 """
 PATH = "/usr/bin:/bin"
 NAMESPACES = "--dev /dev --proc /proc --tmpfs /tmp --unshare-ipc --unshare-pid --unshare-net --unshare-uts"
-HUMANEVAL = Path(__file__).with_name("humaneval_sample.jsonl")
+HUMANEVAL = Path(__file__).parents[1] / "verifiers" / "humaneval_sample.jsonl"
 
 
 @pytest.mark.parametrize("layer", [False, None], ids=["alone", "in bubblewrap where it works"])

@@ -13,11 +13,11 @@ import threading
 import traceback
 from typing import Any, NoReturn
 
-from repirl.verifiers.jail import calls, inplace, values, wire
-from repirl.verifiers.jail.agent import MODULE, RECURSION_LIMIT, classes_of, run_in
-from repirl.verifiers.jail.peer import Peer
-from repirl.verifiers.jail.pending import TESTS, Pending, raising_lines
-from repirl.verifiers.jail.standins import Refused, Remote, RemoteIterator, reference_of
+from repirl.sandbox.jail import calls, inplace, values, wire
+from repirl.sandbox.jail.agent import MODULE, RECURSION_LIMIT, classes_of, run_in
+from repirl.sandbox.jail.peer import Peer
+from repirl.sandbox.jail.pending import TESTS, Pending, raising_lines
+from repirl.sandbox.jail.standins import Refused, Remote, RemoteIterator, reference_of
 
 REPLIES, REQUESTS = 3, 4  # descriptors of the process
 MAX_DEPTH, MAX_CALLS = 300, 1_000_000  # of calls by the program

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import repirl
-from repirl.verifiers.jail.confine import Level
-from repirl.verifiers.sandbox_output import same_output
-from repirl.verifiers.sandbox_verdict import Job, Result, decide, fault, idle, result
-from repirl.verifiers.sandbox_watch import ServerLost, Watch, hello, tell
-
-__all__ = ["Budget", "Job", "Result", "ServerLost", "ServerProcess", "Slot", "import_only", "result"]
+from repirl.sandbox.jail.confine import Level
+from repirl.sandbox.output import same_output
+from repirl.sandbox.verdict import Job, Result, decide, fault, idle, result
+from repirl.sandbox.watch import Watch, hello, tell
 
 START_TIMEOUT_S = 60.0
 MAX_TESTS_CPU_S = 30.0  # for the tests themselves, beside the program's own limit
@@ -31,14 +28,14 @@ folder = sys.argv[1]
 spec = importlib.util.spec_from_file_location("repirl", folder + "/__init__.py", submodule_search_locations=[folder])
 sys.modules["repirl"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["repirl"])
-from repirl.verifiers.jail.server import main
+from repirl.sandbox.jail.server import main
 """
 _SERVE = """
 _, _, control, trainer, layer = sys.argv
 main(int(control), int(trainer), bubblewrap=layer == "bubblewrap")
 """
 _PYTHON = [sys.executable, "-B", "-P", "-s", "-c"]
-_FOLDER = str(Path(repirl.__file__).parent)
+PACKAGE = str(Path(__file__).parents[1])  # of repirl itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class Budget:
 
 def import_only() -> list[str]:
     """A command that does what a server needs before it serves, and ends: whether one can run here."""
-    return [*_PYTHON, _IMPORT, _FOLDER]
+    return [*_PYTHON, _IMPORT, PACKAGE]
 
 
 class ServerProcess:
@@ -80,7 +77,7 @@ class ServerProcess:
             "MKL_NUM_THREADS": "1",
         }
         layer = "bubblewrap" if bubblewrap else "plain"
-        command = [*bubblewrap, *_PYTHON, _IMPORT + _SERVE, _FOLDER, str(theirs.fileno()), str(trainer), layer]
+        command = [*bubblewrap, *_PYTHON, _IMPORT + _SERVE, PACKAGE, str(theirs.fileno()), str(trainer), layer]
         try:
             self.process = subprocess.Popen(
                 command,

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from repirl.verifiers.sandbox_output import same_output
-from repirl.verifiers.sandbox_slot import Job, Result, result
+from repirl.sandbox.output import same_output
+from repirl.sandbox.verdict import Job, Result, result
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Jobs for the sandbox, one function for each kind of tests."""
 
+from repirl.sandbox.pool import Job
 from repirl.structs import CodeTests
-from repirl.verifiers.sandbox import Job
 
 INCREMENT = "def f(x):\n    return x + 1\n"
 

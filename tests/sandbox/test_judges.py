@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from repirl.data.code_setups import APPS_SETUP, LEETCODE_SETUP, LIVECODEBENCH_SETUP
+from repirl.sandbox.pool import Job, Sandbox
 from repirl.structs import CodeTests
-from repirl.verifiers.sandbox import Job, Sandbox
-from tests.verifiers.jobs import INCREMENT, asserts, calls, stdio
+from tests.sandbox.jobs import INCREMENT, asserts, calls, stdio
 
 
 @pytest.fixture(scope="module")

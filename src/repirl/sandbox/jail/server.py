@@ -28,8 +28,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from repirl.verifiers.jail import agent, confine, judging, landlock, scratch, wire
-from repirl.verifiers.jail.processor import IdleTime, cpu_s, states
+from repirl.sandbox.jail import agent, confine, judging, landlock, scratch, wire
+from repirl.sandbox.jail.processor import IdleTime, cpu_s, states
 
 CHECK_S = 0.05  # between looks at clock and disk
 MAX_NOTE = 1 << 16

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from repirl.verifiers.jail.values import CodecError, Lent, attributes, set_attributes
+from repirl.sandbox.jail.values import CodecError, Lent, attributes, set_attributes
 
 Change = list[Any]  # [number of the container, its new content]
 

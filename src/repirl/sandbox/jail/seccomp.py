@@ -12,7 +12,7 @@ import platform
 import signal
 import struct
 
-from repirl.verifiers.jail.syscalls import ARCHITECTURES, CONDITIONAL, FREE
+from repirl.sandbox.jail.syscalls import ARCHITECTURES, CONDITIONAL, FREE
 
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
