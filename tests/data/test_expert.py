@@ -19,14 +19,14 @@ from transformers import PreTrainedTokenizerBase
 from repirl.data.arithmetic import ARITHMETIC_TOKENS, RunningSums
 from repirl.data.codec import ChatCodec
 from repirl.data.evaluation import EvalData
-from repirl.data.expert import (
-    ExpertData,
+from repirl.data.expert import ExpertData
+from repirl.data.math import last_boxed
+from repirl.data.preparation import (
     PreparationReport,
     encode_problem,
     encode_problems,
     final_answer_appended,
 )
-from repirl.data.math import last_boxed
 from repirl.data.prompts import CurriculumSampler, UniformSampler
 from repirl.data.sources import Rows, Sample, Source
 from repirl.models.tokenizers import character_tokenizer
@@ -465,7 +465,7 @@ def test_several_sets_by_name_are_one_loop_and_each_prompt_knows_its_set() -> No
 
 def test_a_set_that_an_overlay_takes_away_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     sums = RunningSums(3, 0)
-    with caplog.at_level(logging.INFO, "repirl.data.expert"):
+    with caplog.at_level(logging.INFO, "repirl.data"):
         (batch,) = attached(EvalData(val={"here": sums, "elsewhere": None}), "validate").val_dataloader()
     assert {prompt.dataset for prompt in batch} == {"here"}
     # Evaluation has no use for the solutions of its problems, and counts none of them.
@@ -484,7 +484,7 @@ def test_guarded_sets_are_compared_with_the_training_problems(caplog: pytest.Log
     train = RunningSums(6, 0).load()
     guard = {"same": Given(train[4:]), "other": RunningSums(3, 0, split="test")}
     val = {"v": Given([Problem("leaked", train[0].text, "1")])}
-    with caplog.at_level(logging.INFO, "repirl.data.expert"):
+    with caplog.at_level(logging.INFO, "repirl.data"):
         data = attached(ExpertData(Given(train), val=val, guard=guard, batch_prompts=2), "fit")
     assert list(data.overlaps) == ["val v", "guard same", "guard other"]
     assert [found.equal for found in data.overlaps.values()] == [("leaked",), (train[4].id, train[5].id), ()]

@@ -8,8 +8,8 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
-from repirl.data.expert import prepared_sets
 from repirl.data.loaders import EvalLoader, PromptBatch, check_positive
+from repirl.data.preparation import prepared_sets
 from repirl.data.sets import Sets, loaded, named
 from repirl.structs import Prompt
 
