@@ -82,7 +82,7 @@ class ExpertData(LightningDataModule):
         if stage == "fit":
             self._set_up_training(held_out=problems)
         if problems:
-            self._prompts[split] = prepared_sets(self.trainer, split, problems)
+            self._prompts[split] = prepared_sets(self.trainer, split, self.sets[split], problems)
 
     def _set_up_training(self, held_out: dict[str, list[Problem]]) -> None:
         problems = self.train.load()

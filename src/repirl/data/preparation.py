@@ -10,6 +10,7 @@ from typing import Any
 from lightning import Trainer
 
 from repirl.data.math import last_boxed
+from repirl.data.sets import EvalSet
 from repirl.structs import Codec, Expert, Problem, Prompt, Verifier
 
 _log = logging.getLogger(__name__)
@@ -163,9 +164,11 @@ def prepared(
     max_experts: int,
     require_experts: bool,
     dataset: str = "",
+    instruction: str | None = None,
 ) -> list[Prompt]:
     """The prompts of a split, or of its set `dataset`, by the codec and limits of the trainer's module.
 
+    instruction: in place of the codec's own; None = the codec's.
     Logs the report on rank zero.
     Where the module has a `verifier`, problems whose gold answer it cannot read are dropped (not from `predict`).
     Raises ValueError where no problem is left, or the module has no `codec` or no limits.
@@ -176,10 +179,11 @@ def prepared(
     for name in ("codec", "max_prompt_tokens", "max_response_tokens"):
         if getattr(module, name, None) is None:
             raise ValueError(f"{type(module).__name__} has no `{name}`; the data module needs it before setup")
+    where = f"{split} {dataset}".strip()
     readable = _with_readable_golds(trainer, split, problems)
     prompts, report = encode_problems(
         readable,
-        module.codec,
+        _codec_with(module.codec, instruction, where),
         max_prompt_tokens=module.max_prompt_tokens,
         max_response_tokens=module.max_response_tokens,
         max_experts=max_experts,
@@ -187,7 +191,6 @@ def prepared(
     )
     report.golds_unreadable = len(problems) - len(readable)
     counts = ", ".join(f"{name} {count}" for name, count in asdict(report).items() if count)
-    where = f"{split} {dataset}".strip()
     if not prompts:
         raise ValueError(
             f"{where}: none of {len(problems)} problems is usable ({counts}); raise max_prompt_tokens "
@@ -199,10 +202,29 @@ def prepared(
     return [replace(prompt, dataset=dataset) for prompt in prompts] if dataset else prompts
 
 
-def prepared_sets(trainer: Trainer | None, split: str, problems: Mapping[str, Sequence[Problem]]) -> list[Prompt]:
+def _codec_with(codec: Any, instruction: str | None, where: str) -> Codec:
+    """The codec with that instruction, its own where it is None."""
+    try:
+        changed: Codec = codec if instruction is None else codec.with_instruction(instruction)
+    except ValueError as error:
+        raise ValueError(f"{where}: instruction {instruction!r}: {error}") from error
+    return changed
+
+
+def prepared_sets(
+    trainer: Trainer | None, split: str, sets: Mapping[str, EvalSet], problems: Mapping[str, Sequence[Problem]]
+) -> list[Prompt]:
     """The prompts of all sets of an evaluation split, by name, one set after another; without experts."""
     return [
         prompt
-        for dataset, some in problems.items()
-        for prompt in prepared(trainer, split, some, max_experts=0, require_experts=False, dataset=dataset)
+        for dataset, one in sets.items()
+        for prompt in prepared(
+            trainer,
+            split,
+            problems[dataset],
+            max_experts=0,
+            require_experts=False,
+            dataset=dataset,
+            instruction=one.instruction,
+        )
     ]
