@@ -20,7 +20,7 @@ import torch
 
 from repirl.build import build, load_weights
 from repirl.data.collate import collate_rows
-from repirl.data.expert import encode_problems
+from repirl.data.preparation import encode_problems
 from repirl.metrics import auroc
 from repirl.objectives.reduce import response_means
 from repirl.structs import Response

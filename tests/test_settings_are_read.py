@@ -9,7 +9,15 @@ from pathlib import Path
 import repirl
 
 SOURCES = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(repirl.__file__).parent.rglob("*.py")]
-GROUPS = {"Text", "Advantage", "Schedule", "PromptFilter", "SamplerGap", "Budget"}  # of settings, as dataclasses
+GROUPS = {
+    "Text",
+    "Advantage",
+    "Schedule",
+    "PromptFilter",
+    "SamplerGap",
+    "Budget",
+    "EvalSet",
+}  # of settings, as dataclasses
 
 
 def constructors() -> Iterator[tuple[str, ast.FunctionDef]]:

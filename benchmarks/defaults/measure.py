@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from repirl.data.collate import collate_rows
-from repirl.data.expert import encode_problems
+from repirl.data.preparation import encode_problems
 from repirl.data.written_sums import WrittenSums, judge_any_order, judge_running_sums
 from repirl.metrics import (
     auroc,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import processors
@@ -154,6 +155,29 @@ def test_plain_prompt_begins_with_the_tokenizer_s_own_beginning(arithmetic: PreT
     # "\n" 38.
     assert codec.encode_prompt("a3b5") == (1, 12, 5, 13, 7, 38)
     assert codec.encode_response("b8") == (13, 10, 1)
+
+
+@pytest.mark.smollm2
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_another_instruction_is_the_codec_that_was_made_with_it(
+    smollm2: PreTrainedTokenizerBase, template: Any
+) -> None:
+    codec = ChatCodec(smollm2, " Be brief.", template, "Q: {problem}{instruction}\nA:")
+    other = codec.with_instruction(" Show your work.")
+    assert other.encode_prompt("2+2?") == ChatCodec(
+        smollm2, " Show your work.", template, "Q: {problem}{instruction}\nA:"
+    ).encode_prompt("2+2?")
+    assert smollm2.decode(other.encode_prompt("2+2?")).count("2+2? Show your work.") == 1
+    assert "Be brief" in smollm2.decode(codec.encode_prompt("2+2?"))
+    assert other.encode_response("4") == codec.encode_response("4")
+    assert other.eos_ids == codec.eos_ids
+
+
+def test_an_instruction_without_a_place_is_refused(arithmetic: PreTrainedTokenizerBase) -> None:
+    codec = ChatCodec(arithmetic, prompt_format="{problem}\n")
+    assert codec.with_instruction("").encode_prompt("a1") == codec.encode_prompt("a1")
+    with pytest.raises(ValueError, match=r"no place for an instruction: write \{instruction\} in it"):
+        codec.with_instruction("k1")
 
 
 def test_chat_needs_a_template(arithmetic: PreTrainedTokenizerBase) -> None:

@@ -19,15 +19,16 @@ from transformers import PreTrainedTokenizerBase
 from repirl.data.arithmetic import ARITHMETIC_TOKENS, RunningSums
 from repirl.data.codec import ChatCodec
 from repirl.data.evaluation import EvalData
-from repirl.data.expert import (
-    ExpertData,
+from repirl.data.expert import ExpertData
+from repirl.data.math import last_boxed
+from repirl.data.preparation import (
     PreparationReport,
     encode_problem,
     encode_problems,
     final_answer_appended,
 )
-from repirl.data.math import last_boxed
 from repirl.data.prompts import CurriculumSampler, UniformSampler
+from repirl.data.sets import EvalSet
 from repirl.data.sources import Rows, Sample, Source
 from repirl.models.tokenizers import character_tokenizer
 from repirl.structs import Problem, Prompt, Verdict, Verifier
@@ -463,9 +464,37 @@ def test_several_sets_by_name_are_one_loop_and_each_prompt_knows_its_set() -> No
     assert [prompt.dataset for prompt in batch] == ["", ""]
 
 
+def test_each_set_may_have_an_instruction_in_place_of_the_model_s() -> None:
+    codec = ChatCodec(character_tokenizer(ARITHMETIC_TOKENS), instruction="k1")
+    two = [Problem("p", "a1"), Problem("q", "a2")]
+    sets = {
+        "told": EvalSet(Given(two), instruction="k2"),
+        "bare": EvalSet(Given(two), instruction=""),
+        "usual": Given(two),
+    }
+    data = attached(EvalData(predict=sets), "predict", codec=codec)
+    (batch,) = data.predict_dataloader()
+    read = {f"{p.dataset}/{p.problem.id}": codec.decode(p.token_ids) for p in batch}
+    assert read == {
+        "told/p": "a1k2\n",
+        "told/q": "a2k2\n",
+        "bare/p": "a1\n",
+        "bare/q": "a2\n",
+        "usual/p": "a1k1\n",
+        "usual/q": "a2k1\n",
+    }
+
+
+def test_an_instruction_that_the_template_refuses_is_named_with_its_set() -> None:
+    codec = ChatCodec(character_tokenizer(ARITHMETIC_TOKENS), prompt_format="{problem}\n")
+    sets: Any = {"told": EvalSet(RunningSums(1, 0, split="val"), instruction="k2")}
+    with pytest.raises(ValueError, match=r"val told: instruction 'k2': prompt_format .* has no place"):
+        attached(EvalData(val=sets), "validate", codec=codec)
+
+
 def test_a_set_that_an_overlay_takes_away_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     sums = RunningSums(3, 0)
-    with caplog.at_level(logging.INFO, "repirl.data.expert"):
+    with caplog.at_level(logging.INFO, "repirl.data"):
         (batch,) = attached(EvalData(val={"here": sums, "elsewhere": None}), "validate").val_dataloader()
     assert {prompt.dataset for prompt in batch} == {"here"}
     # Evaluation has no use for the solutions of its problems, and counts none of them.
@@ -484,7 +513,7 @@ def test_guarded_sets_are_compared_with_the_training_problems(caplog: pytest.Log
     train = RunningSums(6, 0).load()
     guard = {"same": Given(train[4:]), "other": RunningSums(3, 0, split="test")}
     val = {"v": Given([Problem("leaked", train[0].text, "1")])}
-    with caplog.at_level(logging.INFO, "repirl.data.expert"):
+    with caplog.at_level(logging.INFO, "repirl.data"):
         data = attached(ExpertData(Given(train), val=val, guard=guard, batch_prompts=2), "fit")
     assert list(data.overlaps) == ["val v", "guard same", "guard other"]
     assert [found.equal for found in data.overlaps.values()] == [("leaked",), (train[4].id, train[5].id), ()]
@@ -517,6 +546,10 @@ data:
       init_args: {path: train.jsonl, columns: {problem: question}, format: gsm8k, limit: 5}
     val: {class_path: repirl.data.sources.Sample, init_args: {limit: 8}}
     test: {class_path: repirl.data.arithmetic.RunningSums, init_args: {count: 3, seed: 1, split: test}}
+    predict:
+      told: {source: {class_path: repirl.data.sources.Sample}, instruction: "Think."}
+      plain: {class_path: repirl.data.sources.Sample}
+      gone: null
     batch_prompts: 8
     sampler: {class_path: repirl.data.prompts.CurriculumSampler, init_args: {target: 0.4}}
 """
@@ -525,8 +558,9 @@ data:
     assert isinstance(data, ExpertData)
     assert isinstance(data.train, Rows)
     assert data.train.columns == {"problem": "question"}
-    assert isinstance(data.sets["test"][""], RunningSums)
-    assert len(data.sets["val"][""].load()) == 8
+    assert isinstance(data.sets["test"][""].source, RunningSums)
+    assert len(data.sets["val"][""].source.load()) == 8
+    assert {name: one.instruction for name, one in data.sets["predict"].items()} == {"told": "Think.", "plain": None}
     assert isinstance(data.sampler, CurriculumSampler)
     assert data.sampler.target == 0.4
     path.write_text(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from repirl.data.expert import encode_problems
+from repirl.data.preparation import encode_problems
 from repirl.learning.actor import Actor
 from repirl.learning.evaluation import Evaluation
 from repirl.learning.settings import Text

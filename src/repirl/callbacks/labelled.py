@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from repirl.data.collate import collate_rows
-from repirl.data.expert import final_answer_appended
+from repirl.data.preparation import final_answer_appended
 from repirl.data.sources import Source, read_plain
 from repirl.data.tables import read_jsonl
 from repirl.distributed import gather_rows, rank, world_size

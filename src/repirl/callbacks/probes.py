@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from repirl.data.collate import collate_rows
-from repirl.data.expert import final_answer_appended
+from repirl.data.preparation import final_answer_appended
 from repirl.distributed import gather_rows, rank, world_size
 from repirl.metrics import probe_figures, saturated_share
 from repirl.objectives.reduce import response_means

@@ -57,6 +57,11 @@ class ChatCodec:
         self.template: Literal["chat", "plain"] = (
             ("chat" if tokenizer.chat_template else "plain") if template == "auto" else template
         )
+        if self.template == "plain" and instruction and "{instruction}" not in prompt_format:
+            raise ValueError(
+                f"prompt_format {prompt_format!r} has no place for an instruction: write {{instruction}} in it, or "
+                f"leave {instruction!r} out"
+            )
         self.prompt_format = prompt_format
         self.template_options = dict(template_options or {})
         known = set(tokenizer.all_special_tokens)
@@ -77,6 +82,10 @@ class ChatCodec:
         eos_id = end_id if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys((end_id, eos_id)))
         self.pad_id: int = end_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+
+    def with_instruction(self, instruction: str) -> ChatCodec:
+        """The codec of the same tokenizer and template with another instruction. Raises ValueError as the constructor."""
+        return ChatCodec(self.tokenizer, instruction, self.template, self.prompt_format, self.template_options)
 
     def encode_prompt(self, problem: str) -> tuple[int, ...]:
         """The prompt's tokens, up to and including the header after which the response starts.

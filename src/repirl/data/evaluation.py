@@ -8,8 +8,8 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
-from repirl.data.expert import prepared_sets
 from repirl.data.loaders import EvalLoader, PromptBatch, check_positive
+from repirl.data.preparation import prepared_sets
 from repirl.data.sets import Sets, loaded, named
 from repirl.structs import Prompt
 
@@ -50,7 +50,8 @@ class EvalData(LightningDataModule):
         split = "val" if stage == "validate" else stage
         if not self.sets[split]:
             raise ValueError(f"EvalData has no `{split}` source, which trainer.{stage} needs")
-        self._prompts[split] = prepared_sets(self.trainer, split, loaded(self.sets[split]))
+        sets = self.sets[split]
+        self._prompts[split] = prepared_sets(self.trainer, split, sets, loaded(sets))
 
     def val_dataloader(self) -> EvalLoader:
         """This rank's share of the validation prompts."""
