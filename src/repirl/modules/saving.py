@@ -135,13 +135,13 @@ def check_checkpoint(module: Answering, checkpoint: Mapping[str, Any]) -> None:
             f"{where} holds weights alone (save_weights_only): `fit` cannot go on from it. Give one that holds everything, "
             "or start a new run from the weights"
         )
-    require_fitting(module, checkpoint, where)
     stored, prm, own = checkpoint.get(checkpoints.DESCRIPTION) or {}, getattr(module, "prm", None), base_measure(module)
     if training and None not in (prm, stored.get("base_measure")) and stored["base_measure"] != own:
         raise ValueError(
             f"{where}: its PRM's rewards are relative to base_measure {stored['base_measure']!r}, this run has "
             f"{own!r}; set model.objective.base_measure={stored['base_measure']}, or start a new run"
         )
+    require_fitting(module, checkpoint, where)
 
 
 def require_fitting(module: Answering, checkpoint: Mapping[str, Any], where: str) -> None:
