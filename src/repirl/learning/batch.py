@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from repirl.data.collate import collate_rows
-from repirl.distributed import gather_rows, rank, world_size
+from repirl.distributed import gather_objects, gather_rows, rank, world_size
 from repirl.learning.schedule import parts
 from repirl.objectives.reduce import last_token
 from repirl.structs import Expert, Prompt, Response, Rows
@@ -46,6 +47,7 @@ class GlobalBatch:
     behaviour_log_probs: of the policy that sampled the row: q of the IRL weights.
     reference_log_probs: of the policy at the start of training; None where no term needs them.
     advantages: of rollouts; None until computed.
+    source: of each row's prompt, an index into `sources`, the names of the data's parts; one without a name is "".
     owner: the rank of each row. shard: None in a batch made of tensors alone.
     """
 
@@ -58,6 +60,8 @@ class GlobalBatch:
     finished: Bool[Tensor, " rows"]
     policy_version: Int[Tensor, " rows"]
     owner: Int[Tensor, " rows"]
+    source: Int[Tensor, " rows"]
+    sources: tuple[str, ...] = ("",)
     shard: Shard | None = None
     sampler_log_probs: Float[Tensor, "rows time"] | None = None
     old_log_probs: Float[Tensor, "rows time"] | None = None
@@ -95,7 +99,9 @@ class GlobalBatch:
 
     def select(self, keep: Bool[Tensor, " rows"]) -> "GlobalBatch":
         """The rows that are True in `keep`; the order of rows, and the columns, stay as they are."""
-        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        tensors: dict[str, Any] = {
+            f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
         shard = self.shard
         if shard is not None:
             mine = keep[self.owner == rank()]
@@ -158,6 +164,7 @@ def batch_of(
         "finished": torch.ones_like(is_expert),
         "policy_version": zeros,
         "owner": zeros,
+        "source": zeros,
         **others,
     }
     return GlobalBatch(
@@ -196,6 +203,7 @@ def gathered_batch(
     judged = [float("nan") if e.correct is None else float(e.correct) for *_, e in written]
     versions = [policy_version if r.policy_version is None else r.policy_version for *_, r in sampled]
     none = [0.0] * len(written)
+    sources = _sources(prompts)
     columns = {
         "group": [float(g) for _, g, _ in both],
         "is_expert": [0.0] * len(sampled) + [1.0] * len(written),
@@ -204,6 +212,7 @@ def gathered_batch(
         "finished": [float(r.finished) for *_, r in sampled] + [1.0] * len(written),
         "policy_version": [float(v) for v in versions] + [float(policy_version)] * len(written),
         "owner": [float(rank())] * len(both),
+        "source": [float(sources.index(p.dataset)) for p, *_ in both],
         "length": [float(len(r.token_ids)) for *_, r in both],
     }
     per_row = gather_rows(torch.tensor(list(columns.values()), device=device).T)
@@ -221,6 +230,8 @@ def gathered_batch(
         finished=of_row["finished"].bool(),
         policy_version=of_row["policy_version"].long(),
         owner=of_row["owner"].long(),
+        source=of_row["source"].long(),
+        sources=sources,
         shard=Shard(tuple(prompts), tuple(positions), rows),
     )
     if step_ends is not None:
@@ -228,6 +239,13 @@ def gathered_batch(
     if with_sampler_log_probs:
         batch = replace(batch, sampler_log_probs=batch.gather(_padded(of_sampler, rows, device)))
     return batch
+
+
+def _sources(prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """Names of the parts from which the prompts of all ranks come, in alphabetical order."""
+    if not any(prompt.dataset for prompt in prompts):  # on every rank alike: parts of a mixture have names
+        return ("",)
+    return tuple(sorted(set(gather_objects([prompt.dataset for prompt in prompts]))))
 
 
 def _padded(values: Sequence[Sequence[float]], rows: Rows, device: torch.device) -> Tensor:

@@ -74,4 +74,28 @@ def rollout_figures(
         figures["answer_timeout"] = timeouts / len(outcome)
         if figures["answer_timeout"] > 0.01:
             warn_once(f"{float(figures['answer_timeout']):.0%} of the answers could not be judged in time, reward 0")
-    return {"rollout": figures, "prompts": {"experts_dropped": experts_dropped}}
+    prompts: dict[str, Tensor | float] = {"experts_dropped": experts_dropped}
+    return {"rollout": figures | _by_source(rollouts), "prompts": prompts | _prompts_by_source(batch)}
+
+
+def _by_source(rollouts: GlobalBatch) -> dict[str, Tensor | float]:
+    """Accuracy and length of the rollouts of each part of the data, where it has several."""
+    figures: dict[str, Tensor | float] = {}
+    for index, name in enumerate(rollouts.sources if len(rollouts.sources) > 1 else ()):
+        of_part = rollouts.source == index
+        known = of_part & ~rollouts.outcome.isnan()
+        figures[f"response_tokens/{name}"] = rollouts.response_mask[of_part].sum(-1).float().mean()
+        if known.any():
+            figures[f"accuracy/{name}"] = rollouts.outcome[known].mean()
+    return figures
+
+
+def _prompts_by_source(batch: GlobalBatch) -> dict[str, Tensor | float]:
+    """Prompts of each part of the data, where it has several; and those with experts, where some have none."""
+    figures: dict[str, Tensor | float] = {}
+    for index, name in enumerate(batch.sources if len(batch.sources) > 1 else ()):
+        figures[f"of/{name}"] = len(batch.group[batch.source == index].unique())
+    with_experts = len(batch.group[batch.is_expert].unique())
+    if with_experts < len(batch.group.unique()):
+        figures["with_experts"] = with_experts
+    return figures
