@@ -202,24 +202,20 @@ def gathered_batch(
     rows = collate_rows([p.token_ids for p, *_ in both], [r.token_ids for *_, r in both], pad_id, device)
     judged = [float("nan") if e.correct is None else float(e.correct) for *_, e in written]
     versions = [policy_version if r.policy_version is None else r.policy_version for *_, r in sampled]
-    none = [0.0] * len(written)
     sources = _sources(prompts)
     columns = {
         "group": [float(g) for _, g, _ in both],
         "is_expert": [0.0] * len(sampled) + [1.0] * len(written),
         "outcome": [o for row in outcomes for o in row] + judged,
-        "format_reward": [f for row in format_rewards for f in row] + none,
+        "format_reward": [f for row in format_rewards for f in row] + [0.0] * len(written),
         "finished": [float(r.finished) for *_, r in sampled] + [1.0] * len(written),
         "policy_version": [float(v) for v in versions] + [float(policy_version)] * len(written),
         "owner": [float(rank())] * len(both),
         "source": [float(sources.index(p.dataset)) for p, *_ in both],
         "length": [float(len(r.token_ids)) for *_, r in both],
     }
-    per_row = gather_rows(torch.tensor(list(columns.values()), device=device).T)
-    of_row = dict(zip(columns, per_row.unbind(-1), strict=True))
-    lengths = of_row["length"].long()
-    mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
-    of_sampler = [r.log_probs or () for *_, r in sampled]
+    of_row = _gathered_columns(columns, device)
+    mask = torch.arange(int(of_row["length"].max()), device=device) < of_row["length"][:, None]
     batch = GlobalBatch(
         response_mask=mask,
         group=of_row["group"].long(),
@@ -237,8 +233,15 @@ def gathered_batch(
     if step_ends is not None:
         batch = replace(batch, step_ends=batch.gather(step_ends(rows)))
     if with_sampler_log_probs:
-        batch = replace(batch, sampler_log_probs=batch.gather(_padded(of_sampler, rows, device)))
+        log_probs = [r.log_probs or () for *_, r in sampled]
+        batch = replace(batch, sampler_log_probs=batch.gather(_padded(log_probs, rows, device)))
     return batch
+
+
+def _gathered_columns(columns: dict[str, list[float]], device: torch.device) -> dict[str, Float[Tensor, " rows"]]:
+    """One value a row under each name, of the rows of all ranks: one gather for all columns."""
+    per_row = gather_rows(torch.tensor(list(columns.values()), device=device).T)
+    return dict(zip(columns, per_row.unbind(-1), strict=True))
 
 
 def _sources(prompts: Sequence[Prompt]) -> tuple[str, ...]:
