@@ -8,7 +8,8 @@ import pytest
 
 from repirl.learning.actor import Actor
 from repirl.learning.evaluation import Evaluation
-from repirl.learning.records import Answer, ProblemRecord, summarise
+from repirl.learning.figures import EvaluationFigures
+from repirl.learning.records import Answer, ProblemRecord
 from repirl.rollout.transformers import InProcess
 from repirl.structs import CodeTests, Problem, Prompt, Verdict, Verifier
 from tests.modules.tiny import RIGHT, TEXT, make_policy
@@ -27,6 +28,14 @@ def record(
 
 
 RIGHT_ONE, WRONG_ONE = answer("1", True), answer("2", False)
+
+
+def summarise(records: list[ProblemRecord]) -> dict[str, float]:
+    """The figures of the records, added in two batches."""
+    figures = EvaluationFigures()
+    for part in (records[:1], records[1:]):
+        figures.update(part)
+    return figures.results()
 
 
 def without_intervals(found: dict[str, float]) -> dict[str, float]:

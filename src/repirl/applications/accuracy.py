@@ -34,5 +34,5 @@ def accuracy(
     evaluation = Evaluation()
     evaluation.start()
     evaluation.add(actor, prompts, 0, samples, seed, temperature=1.0)
-    found = evaluation.results("val")
-    return {kind: found[f"val/{kind}_accuracy"] for kind in ("greedy", "sampled")}
+    results = evaluation.figures.results()
+    return {kind: results[f"{kind}_accuracy"] for kind in ("greedy", "sampled")}

@@ -1,5 +1,6 @@
 """Does the PRM tell right solutions from wrong ones? Asked of solutions whose correctness is known."""
 
+import math
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -14,8 +15,8 @@ from repirl.data.collate import collate_rows
 from repirl.data.preparation import final_answer_appended
 from repirl.data.sources import Source, read_plain
 from repirl.data.tables import read_jsonl
-from repirl.distributed import gather_rows, rank, world_size
-from repirl.metrics import auroc
+from repirl.distributed import rank, world_size
+from repirl.metrics.accumulated import AUROC
 from repirl.objectives.reduce import response_means
 
 Kind = Literal["correct", "failed", "expert"]
@@ -89,14 +90,15 @@ class LabelledSolutions(Callback):
         if own:
             rows = collate_rows([p for p, *_ in own], [r for _, r, _ in own], module.codec.pad_id, module.device)
             means = response_means(module.score(rows), rows.response_mask)
-        means = gather_rows(means)
-        kind = gather_rows(torch.tensor([KINDS.index(k) for *_, k in own], dtype=torch.long, device=module.device))
-        found = {}
+        kind = torch.tensor([KINDS.index(k) for *_, k in own], dtype=torch.long, device=module.device)
+        aurocs: dict[str, float] = {}
         for name, high, low in (("auroc", "correct", "failed"), ("auroc_expert_correct", "expert", "correct")):
             either = (kind == KINDS.index(high)) | (kind == KINDS.index(low))
-            if (kind == KINDS.index(high)).any():
-                found[name] = float(auroc(means[either], kind[either] == KINDS.index(high)))
-        return found
+            metric = AUROC().to(module.device)
+            metric.update(means[either], kind[either] == KINDS.index(high))
+            if not math.isnan(value := float(metric.compute())):
+                aurocs[name] = value
+        return aurocs
 
     def _chosen(self, module: Any) -> list[tuple[tuple[int, ...], tuple[int, ...], Kind]]:
         """Prompt and response tokens of `limit` solutions that fit, and of the experts of the correct ones' problems."""

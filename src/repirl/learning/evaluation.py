@@ -7,7 +7,8 @@ from typing import Any
 
 from repirl.distributed import gather_objects, rank, world_size
 from repirl.learning.actor import Actor
-from repirl.learning.records import Answer, ProblemRecord, summarise
+from repirl.learning.figures import EvaluationFigures
+from repirl.learning.records import Answer, ProblemRecord
 from repirl.structs import Prompt, Response, Verdict
 from repirl.verifiers.answers import extract_answer, normalise
 from repirl.verifiers.format import has_answer
@@ -16,11 +17,19 @@ Scores = Callable[[list[Prompt], list[Response]], Sequence[float] | None]
 
 
 class Evaluation:
-    """Answers an evaluation's problems, greedily and by sampling, and keeps what was found of each."""
+    """Answers an evaluation's problems, greedily and by sampling, and keeps what was found of each.
+
+    figures: what follows from it, as metric objects.
+    """
+
+    def __init__(self) -> None:
+        self.figures = EvaluationFigures()
+        self._records: list[ProblemRecord] = []
 
     def start(self) -> None:
         """Forgets what was added."""
-        self._records: list[ProblemRecord] = []
+        self._records = []
+        self.figures.reset()
 
     def add(
         self,
@@ -44,7 +53,7 @@ class Evaluation:
         if samples:
             rows = actor.sample(prompts, seeds, samples=samples, key=(seed,), temperature=temperature)
             sampled = _answered(actor, prompts, rows, scores)
-        self._records += [
+        records = [
             ProblemRecord(
                 place=(batch_index, index * world_size() + rank()),
                 dataset=prompt.dataset,
@@ -55,14 +64,12 @@ class Evaluation:
             )
             for index, prompt in enumerate(prompts)
         ]
+        self._records += records
+        self.figures.update(records)
 
     def records(self) -> list[ProblemRecord]:
         """Those of all ranks, in the order of the data. All ranks must call it."""
         return sorted(gather_objects(self._records), key=lambda record: record.place)
-
-    def results(self, prefix: str) -> dict[str, float]:
-        """The figures over all ranks, named prefix/... (records.py)."""
-        return {f"{prefix}/{name}": value for name, value in summarise(self.records()).items()}
 
 
 def _number_of(prompt: Prompt) -> int:

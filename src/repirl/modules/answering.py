@@ -37,6 +37,7 @@ class Answering(LightningModule):
         self.policy = actor.policy
         self.max_prompt_tokens, self.max_response_tokens = actor.text.max_prompt_tokens, actor.text.max_response_tokens
         self.evaluation = Evaluation()
+        self.figures = self.evaluation.figures  # a module's metrics must be among its modules
 
     @property
     def codec(self) -> ChatCodec:
@@ -96,9 +97,21 @@ class Answering(LightningModule):
         self._log_results("test")
 
     def _log_results(self, prefix: str) -> None:
-        """Logs the figures over all ranks, accuracies in the progress bar."""
-        for name, value in self.evaluation.results(prefix).items():
-            self.log(name, value, prog_bar=name.endswith("_accuracy"))
+        """Logs the figures as metric objects, accuracies in the progress bar.
+
+        A figure of nothing is left out, and intervals and averages are not metrics of their own: hence their values are
+        looked at here, and those two are logged as numbers.
+        """
+        computed = self.figures.computed()
+        for name, (key, metric, _) in computed.items():
+            self.log(
+                f"{prefix}/{name}",
+                metric,
+                prog_bar=name.endswith("_accuracy"),
+                metric_attribute=f"figures.metrics.{key}",
+            )
+        for name, value in self.figures.derived(computed).items():
+            self.log(f"{prefix}/{name}", value, prog_bar=name.endswith("_accuracy"))
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
         """One record a problem: the greedy response, its verdict where a gold answer is known, its token rewards."""

@@ -1,0 +1,170 @@
+"""Figures that add up over batches and ranks: torchmetrics classes over the pure functions.
+
+Each is used as any torchmetrics class: `update` with a batch, `compute` with all ranks, logged as an object by
+`self.log("val/pass@8", metric)`. Ranks may have unequal numbers of values, or none. A mean without intervals is
+`torchmetrics.MeanMetric`. AUROC is ours because torchmetrics takes scores outside [0, 1] for logits: its sigmoid ties large
+ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+
+from repirl.metrics.functions import (
+    auroc,
+    best_of_n,
+    bootstrap_interval,
+    calibration_error,
+    majority_vote,
+    pass_at_k,
+    weighted_vote,
+)
+
+Answers = Sequence[Sequence[str | None]]
+Outcomes = Sequence[Sequence[bool | None]]
+
+
+class Rate(Metric):
+    """Mean over problems, with a 95 % bootstrap interval; problems of which nothing is known, NaN, are left out."""
+
+    full_state_update = False
+    values: list[Tensor] | Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("values", [], dist_reduce_fx="cat")
+        self.set_dtype(torch.float64)  # also of what a rank without values gives
+
+    def update(self, values: Float[Tensor, " problems"]) -> None:
+        """Adds one value a problem."""
+        assert isinstance(self.values, list), "compute has ended before update"
+        self.values.append(values[~values.isnan()].to(self.device, torch.float64))
+
+    def compute(self) -> Tensor:
+        """The mean; NaN where nothing is known."""
+        return _joined(self.values).mean()
+
+    def interval(self) -> tuple[float, float]:
+        """Its 95 % interval, over the problems of all ranks; every rank must call it. NaN where nothing is known."""
+        with self.sync_context(should_sync=self._to_sync):
+            known = (
+                _joined(self.values).sort().values
+            )  # in the same order on any number of ranks: the resampling is seeded
+            return bootstrap_interval(known) if len(known) else (math.nan, math.nan)
+
+
+class PassAtK(Rate):
+    """Chance that one of k samples is right, unbiased (`pass_at_k`); problems with fewer than k verdicts are left out."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def update(self, correct: Int[Tensor, " problems"], samples: Int[Tensor, " problems"]) -> None:  # type: ignore[override]
+        """Adds problems of whose `samples` responses with a verdict `correct` are right."""
+        super().update(pass_at_k(correct=correct, samples=samples, k=self.k))
+
+
+class MajorityVote(Rate):
+    """Share of problems whose most frequent answer is right (`majority_vote`)."""
+
+    def update(self, answers: Answers, correct: Outcomes) -> None:  # type: ignore[override]
+        """Adds problems: of each response its answer in normal form, None without one, and its verdict, None if unknown."""
+        chosen = [majority_vote(row) for row in answers]
+        super().update(_verdicts(chosen, correct))
+
+
+class WeightedVote(Rate):
+    """Share of problems whose answer with the largest sum of exp(score) is right (`weighted_vote`)."""
+
+    def update(self, answers: Answers, scores: Sequence[Sequence[float]], correct: Outcomes) -> None:  # type: ignore[override]
+        """Adds problems, as `MajorityVote` does, with a score of each response."""
+        chosen = [weighted_vote(row, of_row) for row, of_row in zip(answers, scores, strict=True)]
+        super().update(_verdicts(chosen, correct))
+
+
+class BestOfN(Rate):
+    """Share of problems whose highest-scoring response is right (`best_of_n`); ties count by their mean."""
+
+    def update(self, scores: Float[Tensor, "problems n"], correct: Float[Tensor, "problems n"]) -> None:  # type: ignore[override]
+        """Adds problems; `correct` is 1, 0 or NaN."""
+        super().update(best_of_n(scores=scores, correct=correct))
+
+
+class AUROC(Metric):
+    """Probability that a positive scores higher than a negative, ties counted half, exactly (`auroc`)."""
+
+    full_state_update = False
+    scores: list[Tensor] | Tensor
+    positive: list[Tensor] | Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("scores", [], dist_reduce_fx="cat")
+        self.add_state("positive", [], dist_reduce_fx="cat")
+
+    def update(self, scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> None:
+        """Adds scores of any size."""
+        assert isinstance(self.scores, list)
+        assert isinstance(self.positive, list)
+        self.scores.append(scores.to(self.device, torch.float32))
+        self.positive.append(positive.to(self.device, torch.float32))  # what all ranks give has one type
+
+    def compute(self) -> Tensor:
+        """The AUROC; NaN without positives or negatives."""
+        return auroc(_joined(self.scores), _joined(self.positive) == 1)
+
+
+class CalibrationError(Metric):
+    """Expected calibration error of probabilities, in `bins` of equal width (`calibration_error`)."""
+
+    full_state_update = False
+    confidence: Tensor
+    right: Tensor
+    count: Tensor
+
+    def __init__(self, bins: int = 10) -> None:
+        super().__init__()
+        if bins < 1:
+            raise ValueError(f"CalibrationError: bins must be at least 1, not {bins}")
+        self.bins = bins
+        for name in ("confidence", "right", "count"):
+            self.add_state(name, torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Float[Tensor, " n"], labels: Float[Tensor, " n"]) -> None:
+        """Adds probabilities of being right, in [0, 1], with labels 1 or 0."""
+        if bool(((probabilities < 0) | (probabilities > 1)).any()):
+            raise ValueError("CalibrationError: a score outside [0, 1] is no probability; take a sigmoid first")
+        place = (probabilities * self.bins).long().clamp(max=self.bins - 1)
+        for state, values in (
+            (self.confidence, probabilities),
+            (self.right, labels),
+            (self.count, torch.ones_like(labels)),
+        ):
+            state.index_add_(0, place, values.to(state))
+
+    def compute(self) -> Tensor:
+        """The error, 0 at best; NaN without values."""
+        return calibration_error(confidence=self.confidence, right=self.right, count=self.count)
+
+
+def _joined(values: list[Tensor] | Tensor) -> Tensor:
+    """A state as one tensor: a list on one rank, joined already where ranks are synchronised."""
+    if isinstance(values, Tensor):
+        return values
+    return torch.cat(values) if values else torch.zeros(0)
+
+
+def _verdicts(chosen: Sequence[int | None], correct: Outcomes) -> Tensor:
+    """Whether each chosen response is right: not where there is none to choose; NaN where nothing is known."""
+    values = []
+    for index, row in zip(chosen, correct, strict=True):
+        verdict = None if all(one is None for one in row) else False if index is None else row[index]
+        values.append(math.nan if verdict is None else float(verdict))
+    return torch.tensor(values, dtype=torch.float64)
