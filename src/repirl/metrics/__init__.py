@@ -1,0 +1,35 @@
+"""Evaluation in numbers: pure functions of tensors. Over batches and processes: `repirl.metrics.accumulate`."""
+
+from repirl.metrics.answers import best_of_n, majority_vote, pass_at_k, weighted_vote
+from repirl.metrics.comparison import (
+    Comparison,
+    bootstrap_interval,
+    interquartile_mean,
+    mean_of_last,
+    paired_comparison,
+    stratified_interval,
+)
+from repirl.metrics.prm import prm_diagnostics, probe_figures, saturated_share
+from repirl.metrics.ranking import auroc, correlation
+from repirl.metrics.steps import first_error_accuracy, wrong_step_accuracy, wrong_step_auroc
+
+__all__ = [
+    "Comparison",
+    "auroc",
+    "best_of_n",
+    "bootstrap_interval",
+    "correlation",
+    "first_error_accuracy",
+    "interquartile_mean",
+    "majority_vote",
+    "mean_of_last",
+    "paired_comparison",
+    "pass_at_k",
+    "prm_diagnostics",
+    "probe_figures",
+    "saturated_share",
+    "stratified_interval",
+    "weighted_vote",
+    "wrong_step_accuracy",
+    "wrong_step_auroc",
+]
