@@ -16,7 +16,7 @@ from repirl.data.preparation import final_answer_appended
 from repirl.data.sources import Source, read_plain
 from repirl.data.tables import read_jsonl
 from repirl.distributed import rank, world_size
-from repirl.metrics.accumulated import AUROC
+from repirl.metrics.accumulate import AUROC
 from repirl.objectives.reduce import response_means
 
 Kind = Literal["correct", "failed", "expert"]

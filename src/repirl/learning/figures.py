@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, Metric
 
 from repirl.distributed import gather_objects
 from repirl.learning.records import Answer, ProblemRecord
-from repirl.metrics.accumulated import AUROC, BestOfN, MajorityVote, PassAtK, Rate, WeightedVote
+from repirl.metrics.accumulate import AUROC, BestOfN, MajorityVote, PassAtK, Rate, WeightedVote
 
 Measured = tuple[str, Sequence[Any]]
 """A figure's name within its data set, and what its metric's `update` takes."""

@@ -50,7 +50,7 @@ class PRMLearner(Learner):
         self.engine.step()
 
     def diagnostics(self, batch: GlobalBatch, rewards: Float[Tensor, "rows time"]) -> dict[str, Tensor]:
-        """How the rewards separate experts, right and failed rollouts (metrics.py)."""
+        """How the rewards separate experts, right and failed rollouts (metrics/prm.py)."""
         figures = prm_diagnostics(
             mean_rewards=response_means(rewards, batch.response_mask),
             lengths=batch.response_mask.sum(-1).float(),

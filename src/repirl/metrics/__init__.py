@@ -1,27 +1,18 @@
-"""Evaluation in numbers: pure functions here; classes that accumulate over batches and ranks in `accumulated.py`."""
+"""Evaluation in numbers: pure functions of tensors. Over batches and processes: `repirl.metrics.accumulate`."""
 
-from repirl.metrics.functions import (
+from repirl.metrics.answers import best_of_n, majority_vote, pass_at_k, weighted_vote
+from repirl.metrics.calibration import brier_score, calibration_error
+from repirl.metrics.comparison import (
     Comparison,
-    auroc,
-    best_of_n,
     bootstrap_interval,
-    brier_score,
-    calibration_error,
-    correlation,
-    first_error_accuracy,
     interquartile_mean,
-    majority_vote,
     mean_of_last,
     paired_comparison,
-    pass_at_k,
-    prm_diagnostics,
-    probe_figures,
-    saturated_share,
     stratified_interval,
-    weighted_vote,
-    wrong_step_accuracy,
-    wrong_step_auroc,
 )
+from repirl.metrics.prm import prm_diagnostics, probe_figures, saturated_share
+from repirl.metrics.ranking import auroc, correlation
+from repirl.metrics.steps import first_error_accuracy, wrong_step_accuracy, wrong_step_auroc
 
 __all__ = [
     "Comparison",

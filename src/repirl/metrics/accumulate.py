@@ -16,15 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from repirl.metrics.functions import (
-    auroc,
-    best_of_n,
-    bootstrap_interval,
-    calibration_error,
-    majority_vote,
-    pass_at_k,
-    weighted_vote,
-)
+from repirl.metrics.answers import best_of_n, majority_vote, pass_at_k, weighted_vote
+from repirl.metrics.calibration import calibration_error
+from repirl.metrics.comparison import bootstrap_interval
+from repirl.metrics.ranking import auroc
 
 Answers = Sequence[Sequence[str | None]]
 Outcomes = Sequence[Sequence[bool | None]]

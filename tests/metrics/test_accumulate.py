@@ -18,9 +18,9 @@ import torch.distributed as dist
 from torchmetrics import MeanMetric, Metric
 
 from repirl.metrics import bootstrap_interval, brier_score
-from repirl.metrics.accumulated import AUROC, BestOfN, CalibrationError, MajorityVote, PassAtK, Rate, WeightedVote
+from repirl.metrics.accumulate import AUROC, BestOfN, CalibrationError, MajorityVote, PassAtK, Rate, WeightedVote
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAN = float("nan")
 
 # Each with batches of arguments and the value of all: worked below.
@@ -141,7 +141,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     code = (
         "import json, sys; import torch.distributed as dist; "
         "dist.init_process_group('gloo', init_method='file://' + sys.argv[1], rank=int(sys.argv[2]), world_size=2); "
-        "from tests.test_accumulated import of_two; print(json.dumps(of_two()))"
+        "from tests.metrics.test_accumulate import of_two; print(json.dumps(of_two()))"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "GLOO_SOCKET_IFNAME": "lo"}
     started = [
