@@ -20,6 +20,7 @@ def fails(sandbox: Sandbox, program: str, tests: str, setup: str = "") -> None:
     """It is wrong, and never masked."""
     found = sandbox.run(asserts(textwrap.dedent(program), textwrap.dedent(tests), timeout_s=2.0, setup=setup))
     assert found.passed is False, found
+    assert "repirl" not in found.detail  # one that cannot even import what it attacks would attack nothing
 
 
 # Work on arguments -------------------------------------------------------------------------------------------------
