@@ -162,10 +162,10 @@ FORGERIES = {
     """,
     "answers written early": """
         import os, struct
-        from repirl.sandbox.jail import values
+        from repirl.sandbox.jail import encoding
         for _ in range(20):
-            content = values.encode(['value', True])
-            content = b'=' + struct.pack('>I', len(content)) + content + values.encode([])
+            content = encoding.encode(['value', True])
+            content = b'=' + struct.pack('>I', len(content)) + content + encoding.encode([])
             os.write(4, struct.pack('>I', len(content)) + content)
         def f(x): return None
     """,
@@ -173,18 +173,18 @@ FORGERIES = {
     "garbage frames": "import os\nos.write(4, b'\\0\\0\\0\\4' + b'l\\xff\\xff\\xff')\ndef f(x): return None",
     "frames without an answer": """
         import os, struct
-        from repirl.sandbox.jail import values
-        content = values.encode(['passed'])
-        content = b'=' + struct.pack('>I', len(content)) + content + values.encode([])
+        from repirl.sandbox.jail import encoding
+        content = encoding.encode(['passed'])
+        content = b'=' + struct.pack('>I', len(content)) + content + encoding.encode([])
         os.write(4, struct.pack('>I', len(content)) + content)
         def f(x): return None
     """,
     "closed descriptors": "import os\nos.closerange(0, 64)\ndef f(x): return None",
     "swapped descriptors": "import os\nos.dup2(3, 4)\nos.dup2(4, 3)\ndef f(x): return None",
     "patched answers": """
-        from repirl.sandbox.jail import agent, values, judging
+        from repirl.sandbox.jail import encoding, judging
         judging.Client.ask = judging.judge = lambda *a: {'status': 'passed', 'detail': ''}
-        values.encode = lambda *a, **k: b'T'
+        encoding.encode = lambda *a, **k: b'T'
         def f(x): return None
     """,
     "patched pickle": """
