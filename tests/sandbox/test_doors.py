@@ -20,6 +20,7 @@ def fails(sandbox: Sandbox, program: str, tests: str, setup: str = "") -> None:
     """It is wrong, and never masked."""
     found = sandbox.run(asserts(textwrap.dedent(program), textwrap.dedent(tests), timeout_s=2.0, setup=setup))
     assert found.passed is False, found
+    assert "repirl" not in found.detail  # one that cannot even import what it attacks would attack nothing
 
 
 # Work on arguments -------------------------------------------------------------------------------------------------
@@ -183,12 +184,12 @@ def test_a_function_of_the_tests_gives_values_only(sandbox, program):
 
 FRAMES = """
 import os, struct
-from repirl.sandbox.jail import values, agent
+from repirl.sandbox.jail import encoding
 def send(letter, value, changes=()):
-    content = letter + values.encode(value)
+    content = letter + encoding.encode(value)
     if letter == b'=':
-        content = values.encode(value)
-        content = letter + struct.pack('>I', len(content)) + content + values.encode(list(changes))
+        content = encoding.encode(value)
+        content = letter + struct.pack('>I', len(content)) + content + encoding.encode(list(changes))
     os.write(4, struct.pack('>I', len(content)) + content)
 """
 

@@ -1,21 +1,13 @@
 """Programs are judged as the sets' own judges judge them: imports, limits, arguments, keys, digits."""
 
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from repirl.data.code_setups import APPS_SETUP, LEETCODE_SETUP, LIVECODEBENCH_SETUP
-from repirl.sandbox.pool import Job, Sandbox
+from repirl.sandbox.pool import Job
 from repirl.structs import CodeTests
 from tests.sandbox.jobs import INCREMENT, asserts, calls, stdio
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    made = Sandbox(workers=1)
-    yield made
-    made.close()
 
 
 def test_no_flag_of_the_sandbox_reaches_a_program(sandbox):

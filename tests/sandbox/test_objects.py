@@ -1,18 +1,9 @@
 """Honest work in place, functions as arguments, and classes under test: all of it by value, as if in one process."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from repirl.sandbox.pool import Sandbox
 from tests.sandbox.jobs import asserts
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    made = Sandbox(workers=1)
-    yield made
-    made.close()
 
 
 def passes(sandbox: Sandbox, program: str, tests: str, setup: str = "") -> None:

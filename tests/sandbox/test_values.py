@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repirl.sandbox.jail import values
-from repirl.sandbox.jail.values import CodecError, TooLarge, decode, encode
+from repirl.sandbox.jail import decoding, encoding, values
+from repirl.sandbox.jail.decoding import decode
+from repirl.sandbox.jail.encoding import encode
+from repirl.sandbox.jail.values import CodecError, TooLarge
 
 FUZZ = int(os.environ.get("REPIRL_FUZZ", "1"))  # how many times the usual number of examples
 LEAVES = (
@@ -208,8 +210,10 @@ def test_what_is_no_value_is_refused(value):
 
 
 def test_caps(monkeypatch):
-    monkeypatch.setattr(values, "MAX_ITEMS", 20_000)
-    monkeypatch.setattr(values, "MAX_BYTES", 1 << 20)
+    max_bytes = 1 << 20
+    for half in (encoding, decoding):
+        monkeypatch.setattr(half, "MAX_ITEMS", 20_000)
+        monkeypatch.setattr(half, "MAX_BYTES", max_bytes)
     cyclic: list[Any] = []
     cyclic.append(cyclic)
     deep: Any = 0
@@ -218,11 +222,11 @@ def test_caps(monkeypatch):
     wide: Any = [0]
     for _ in range(40):
         wide = [wide, wide]
-    for value in (cyclic, deep, wide, "x" * (values.MAX_BYTES + 1), [b"x" * (1 << 16)] * 40):
+    for value in (cyclic, deep, wide, "x" * (max_bytes + 1), [b"x" * (1 << 16)] * 40):
         with pytest.raises(TooLarge):
-            encode(value, max_bytes=values.MAX_BYTES)
+            encode(value, max_bytes=max_bytes)
     nest = values.MAX_DEPTH + 2
-    for data in (b"l\0\0\0\1" * nest + b"N", b"N" * (values.MAX_BYTES + 1)):
+    for data in (b"l\0\0\0\1" * nest + b"N", b"N" * (max_bytes + 1)):
         with pytest.raises(TooLarge):
             decode(data)
     lower = b"l\0\0\0\1" * (values.MAX_DEPTH - 1) + b"N"

@@ -7,12 +7,12 @@ import signal
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from repirl.sandbox.jail import agent
+from repirl.sandbox.jail import ending
 from repirl.structs import CodeTests
 
 Status = Literal["passed", "failed", "error", "timeout", "memory", "output_limit", "disk_limit", "infra_error"]
 
-_EXITS: dict[int, Status] = {agent.OUT_OF_MEMORY: "memory", agent.TOO_MUCH_WRITTEN: "disk_limit"}
+_EXITS: dict[int, Status] = {ending.OUT_OF_MEMORY: "memory", ending.TOO_MUCH_WRITTEN: "disk_limit"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""In the process of the program: runs it, and answers calls from the process of the tests.
+"""In the process of a program of functions and classes: runs it, and answers calls from the process of the tests.
 
 Nothing here is trusted by anybody else: the program shares this process and may change all of it. What is sent is decoded
 and judged on the other side.
@@ -6,32 +6,22 @@ and judged on the other side.
 
 from __future__ import annotations
 
-import atexit
-import builtins
 import collections
 import contextlib
-import copy
-import errno
-import functools
-import io
 import itertools
-import math
-import operator
-import os
 import re
-import sys
-import tempfile
 import threading
-import traceback
 import types
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any
 
 from repirl.sandbox.jail import values, wire
+from repirl.sandbox.jail.ending import describe, guarded, leave, over_a_limit
+from repirl.sandbox.jail.module import MODULE, classes_of, run_in, start_as
+from repirl.sandbox.jail.operations import OPERATIONS, built_in, builtin_names, message_of
 from repirl.sandbox.jail.peer import MAX_FRAME, Peer
 
-REQUESTS, REPLIES, NOTES = 3, 4, 5  # descriptors of the process
-RAISED, OUT_OF_MEMORY, TOO_MUCH_WRITTEN = 81, 82, 83  # exit statuses
+REQUESTS, REPLIES = 3, 4  # descriptors of the process
 
 _EMPTY: tuple[Any, ...] = ([], (), {}, set(), "", b"", range(0), {}.items(), {}.values())
 _ITERATORS = (
@@ -39,105 +29,12 @@ _ITERATORS = (
     *(kind for kind in vars(itertools).values() if isinstance(kind, type)),
     *(type(iter(empty)) for empty in _EMPTY),
 )  # fmt: skip
-MODULE = "solution"
-FILE = "solution.py"
-RECURSION_LIMIT = 50_000  # where a set-up gives none: LiveCodeBench's
 
 
-def leave(status: int, note: str) -> NoReturn:
-    """Ends the process with a word for the report."""
-    try:
-        os.write(NOTES, note[:2000].encode("utf-8", "replace"))
-    finally:  # the program may have closed it, which is its own loss
-        os._exit(status)
-
-
-def describe(error: BaseException) -> str:
-    """Type, message and line in the program."""
-    try:
-        text = f"{type(error).__name__}: {error}"[:1000]
-        walked = traceback.walk_tb(error.__traceback__)
-        lines = [line for frame, line in walked if frame.f_code.co_filename == "<program>"]
-    except BaseException:  # an exception of the program's own making
-        return type(error).__name__
-    return f"{text} (line {lines[-1]} of the program)" if lines else text
-
-
-def _guarded(action: Callable[[], Any]) -> Any:
-    """Runs the program's code; whatever escapes from it ends the process."""
-    try:
-        return action()
-    except BaseException as error:
-        leave(_over_a_limit(error) or RAISED, describe(error))
-
-
-def _over_a_limit(error: BaseException) -> int:
-    """The exit status for an error that a limit has caused; 0 for any other."""
-    if isinstance(error, MemoryError):
-        return OUT_OF_MEMORY
-    return TOO_MUCH_WRITTEN if isinstance(error, OSError) and error.errno == errno.EFBIG else 0
-
-
-def start_as(name: str, setup: str) -> types.ModuleType:
-    """The module of a program, registered, with the set-up's names: as in an interpreter started for this program alone."""
-    sys.argv = [FILE]
-    sys.orig_argv = [sys.executable, FILE]
-    sys.set_int_max_str_digits(0)
-    sys.setrecursionlimit(RECURSION_LIMIT)
-    folder = os.path.realpath(os.getcwd())
-    leave_modes_alone(folder)
-    os.environ["TMPDIR"], tempfile.tempdir = folder, None
-    module = types.ModuleType(name)
-    module.__file__ = os.path.join(folder, FILE)
-    sys.modules[name] = module
-    run_in(module.__dict__, setup, "<setup>")
-    return module
-
-
-def leave_modes_alone(folder: str) -> None:
-    """Makes changes of a file's mode or times do nothing in the working folder, where copies of files ask for them.
-
-    Only for the program's comfort: the filter refuses the calls themselves, wherever the file is.
-    """
-
-    def within(refused: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(refused)
-        def change(path: Any, *arguments: Any, **named: Any) -> None:
-            if isinstance(path, int) or not os.path.realpath(os.fsdecode(path)).startswith(folder + os.sep):
-                refused(path, *arguments, **named)
-            os.stat(path)  # raises where there is none
-
-        return change
-
-    os.chmod, os.utime = within(os.chmod), within(os.utime)
-
-
-def run_in(names: dict[str, Any], code: str, file: str) -> None:
-    """Runs code in a namespace. The `__future__` flags of this file are not the code's."""
-    exec(compile(code, file, "exec", dont_inherit=True), names)
-
-
-def run_script(setup: str, program: str) -> None:
-    """The program as a script: standard input and output are its tests."""
-    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8", "surrogateescape")
-    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", "surrogateescape")
-    sys.__stdin__, sys.__stdout__ = sys.stdin, sys.stdout  # type: ignore[misc]
-
-    def whole() -> None:
-        try:
-            module = start_as("__main__", setup)
-            run_in(module.__dict__, program, "<program>")
-        except SystemExit as error:
-            if error.code not in (None, 0):
-                raise
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-
-    _guarded(whole)
-    leave(0, "")
+def run_functions(setup: str, program: str) -> None:
+    """The program as a module whose functions the tests call."""
+    agent: Agent = guarded(lambda: Agent(setup, program))
+    guarded(agent.serve)
 
 
 class Agent(Peer):
@@ -208,7 +105,7 @@ class Agent(Peer):
         except Exception as error:
             if operation == "next" and isinstance(error, StopIteration):
                 return ["stop"]
-            if _over_a_limit(error):
+            if over_a_limit(error):
                 raise
             lineage, names = self.lineage(type(error))
             return ["raise", lineage, names, message_of(error), describe(error), self.details(error)]
@@ -319,87 +216,3 @@ class Lent:
     @property
     def __name__(self) -> str:
         return "function"
-
-
-def _iterate(holder: Any) -> Iterator[Any]:
-    return (item for item in holder)
-
-
-OPERATIONS: dict[str, Callable[..., Any]] = {
-    "attribute": getattr,
-    "set_attribute": setattr,
-    "delete_attribute": delattr,
-    "length": len,
-    "item": operator.getitem,
-    "set_item": operator.setitem,
-    "delete_item": operator.delitem,
-    "contains": operator.contains,
-    "iterate": _iterate,
-    "reversed": lambda holder: _iterate(reversed(holder)),
-    "next": next,
-    "text": str,
-    "form": repr,
-    "format": format,
-    "hash": hash,
-    "truth": bool,
-    "plain": values.plain,
-    "isinstance": isinstance,
-    "issubclass": issubclass,
-    "binary": lambda left, name, right: getattr(operator, name)(left, right),
-    "unary": lambda value, name, *more: _UNARY[name](value, *more),
-    "enter": lambda manager: type(manager).__enter__(manager),
-    "exit": lambda manager, names, text: _left(manager, names, text),
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
-}
-_UNARY: dict[str, Callable[..., Any]] = {
-    "abs": abs, "neg": operator.neg, "pos": operator.pos, "invert": operator.invert, "round": round, "int": int,
-    "float": float, "complex": complex, "index": operator.index, "trunc": math.trunc, "floor": math.floor, "ceil": math.ceil,
-}  # fmt: skip
-
-
-def _left(manager: Any, names: list[str], text: str) -> bool:
-    if not names:
-        return bool(type(manager).__exit__(manager, None, None, None))
-    error = built_in(names, text)
-    return bool(type(manager).__exit__(manager, type(error), error, None))
-
-
-def built_in(names: list[str], text: str) -> Exception:
-    """An exception of the nearest of these built-in types."""
-    for name in names:
-        kind = getattr(builtins, name, None) if type(name) is str else None
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            try:
-                return kind(text)
-            except TypeError:  # UnicodeDecodeError and its like want more; the next is their base
-                continue
-    return RuntimeError(text)
-
-
-def message_of(error: Exception) -> str:
-    """What `str(error)` says, for tests that read it."""
-    try:
-        return (error.args[0] if len(error.args) == 1 and type(error.args[0]) is str else str(error))[:10_000]
-    except Exception:  # an exception of the program's own making
-        return ""
-
-
-def classes_of(names: dict[str, Any]) -> dict[str, type]:
-    """The classes that a setup defines: their instances go by value."""
-    return {
-        name: value
-        for name, value in names.items()
-        if isinstance(value, type) and value.__module__ == names["__name__"] and not issubclass(value, BaseException)
-    }
-
-
-def builtin_names(kind: type) -> list[str]:
-    """The built-in classes that an exception is, nearest first."""
-    return [base.__name__ for base in kind.__mro__ if getattr(builtins, base.__name__, None) is base]
-
-
-def run_functions(setup: str, program: str) -> None:
-    """The program as a module whose functions the tests call."""
-    agent: Agent = _guarded(lambda: Agent(setup, program))
-    _guarded(agent.serve)

@@ -14,7 +14,7 @@ import traceback
 from typing import Any, NoReturn
 
 from repirl.sandbox.jail import calls, inplace, values, wire
-from repirl.sandbox.jail.agent import MODULE, RECURSION_LIMIT, classes_of, run_in
+from repirl.sandbox.jail.module import MODULE, RECURSION_LIMIT, classes_of, run_in
 from repirl.sandbox.jail.peer import Peer
 from repirl.sandbox.jail.pending import TESTS, Pending, raising_lines
 from repirl.sandbox.jail.standins import Refused, Remote, RemoteIterator, reference_of

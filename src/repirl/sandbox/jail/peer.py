@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from repirl.sandbox.jail import inplace, values, wire
+from repirl.sandbox.jail import decoding, encoding, inplace, values, wire
 
 MAX_FRAME = values.MAX_BYTES + 5  # with its letter and a length
 
@@ -82,8 +82,8 @@ class Peer:
 
     def packed(self, value: Any, lent: values.Lent, *, lend: bool) -> bytes:
         """Bytes of a value. Raises CodecError."""
-        return values.encode(value, export=self.export, classes=self.classes, lent=lent, lend=lend, named=self.named)
+        return encoding.encode(value, export=self.export, classes=self.classes, lent=lent, lend=lend, named=self.named)
 
     def unpacked(self, data: bytes, lent: values.Lent, *, lend: bool) -> Any:
         """The value of bytes. Raises CodecError."""
-        return values.decode(data, resolve=self.resolve, classes=self.classes, lent=lent, lend=lend, named=self.known)
+        return decoding.decode(data, resolve=self.resolve, classes=self.classes, lent=lent, lend=lend, named=self.known)

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from repirl.sandbox.jail import agent, confine, judging, landlock, scratch, wire
+from repirl.sandbox.jail import agent, confine, ending, judging, landlock, scratch, script, wire
 from repirl.sandbox.jail.processor import IdleTime, cpu_s, states
 
 CHECK_S = 0.05  # between looks at clock and disk
@@ -214,13 +214,13 @@ class Server:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             limits = confine.Limits(job["cpu_s"], job["memory_mib"], job["disk_mib"])
             confine.shut_in(self.libc, limits, self.rules, filtered=self.filtered)
-            os.closerange(agent.NOTES + 1, LAST_DESCRIPTOR)
+            os.closerange(ending.NOTES + 1, LAST_DESCRIPTOR)
             _ROLES[job["role"]](job)
         except BaseException as error:
             with contextlib.suppress(OSError):
-                os.write(agent.NOTES, f"{type(error).__name__}: {error}"[:2000].encode())
+                os.write(ending.NOTES, f"{type(error).__name__}: {error}"[:2000].encode())
         finally:
-            os._exit(agent.RAISED)
+            os._exit(ending.RAISED)
 
 
 def _children() -> list[int]:
@@ -231,7 +231,7 @@ def _children() -> list[int]:
 
 def _place(descriptors: list[int], role: str) -> None:
     """Moves the child's descriptors to their numbers, and standard error to nowhere."""
-    wanted = (0, 1, agent.NOTES) if role == "script" else (agent.REQUESTS, agent.REPLIES, agent.NOTES)
+    wanted = (0, 1, ending.NOTES) if role == "script" else (agent.REQUESTS, agent.REPLIES, ending.NOTES)
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN) for descriptor in descriptors]
     os.closerange(3, FIRST_OWN)
     for descriptor, number in zip(moved, wanted, strict=True):
@@ -242,13 +242,13 @@ def _place(descriptors: list[int], role: str) -> None:
 
 def _judge(job: dict[str, Any]) -> NoReturn:
     finding = judging.judge(job)
-    os.write(agent.NOTES, json.dumps(finding).encode())
+    os.write(ending.NOTES, json.dumps(finding).encode())
     os._exit(0)
 
 
 _ROLES: dict[str, Callable[[dict[str, Any]], None]] = {
     "functions": lambda job: agent.run_functions(job["setup"], job["program"]),
-    "script": lambda job: agent.run_script(job["setup"], job["program"]),
+    "script": lambda job: script.run_script(job["setup"], job["program"]),
     "tests": _judge,
 }
 
