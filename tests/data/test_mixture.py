@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from repirl import config
+from repirl.config import ConfigError
 from repirl.data.arithmetic import ARITHMETIC_TOKENS, RunningSums
 from repirl.data.codec import ChatCodec
 from repirl.data.expert import ExpertData
@@ -341,6 +342,13 @@ data:
             expert_share: 0.5
           gone: null
 """
+VAL = """
+data:
+  init_args:
+    val:
+      a: {class_path: repirl.data.sources.Sample, init_args: {limit: 3}}
+      b: {source: {class_path: repirl.data.sources.Sample}, instruction: k}
+"""
 
 
 def build(tmp_path: Path, overlay: str, *more: str) -> ExpertData:
@@ -358,3 +366,39 @@ def test_a_mixture_replaces_a_source_in_an_overlay_and_on_the_command_line(tmp_p
     assert [(p.weight, p.instruction, p.expert_share) for p in parts.values()] == [(2, "k", None), (0.25, None, 0.5)]
     merged = config.load([tmp_path / "overlay.yaml", tmp_path / "base.yaml"])  # and the other way round
     assert merged["data"]["init_args"]["train"]["init_args"] == {"count": 9, "seed": 1}
+
+
+TRAIN = r"data\.init_args\.train\.init_args"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "more", "message"),
+    [
+        (OVERLAY.replace("weight: 2", "wieght: 2"), (), rf"'{TRAIN}\.parts\.short\.wieght'.*\ndid you mean 'weight'\?"),
+        (OVERLAY, ("--data.train.parts.long.wieght=2",), r"long\.wieght' \(command line\).*\ndid you mean 'weight'\?"),
+        (
+            OVERLAY.replace("weight: 2", "weight: much"),
+            (),
+            rf"'{TRAIN}\.parts\.short\.weight' is much.*\nexpected float",
+        ),
+        (OVERLAY.replace("weight: 2", "weight: 0"), (), r"mixture part 'short': weight must be above 0, not 0"),
+        (
+            OVERLAY,
+            ("--data.train.parts.lnog.weight=2",),
+            rf"missing '{TRAIN}\.parts\.lnog\.source'.*MixturePart needs it",
+        ),
+        (OVERLAY.replace("parts:", "prats:"), (), rf"'{TRAIN}\.prats'.*\ndid you mean 'parts'\?"),
+        (OVERLAY.replace("seed: 1", "sed: 1"), (), r"short\.source\.init_args\.sed'.*\ndid you mean 'seed'"),
+        (VAL.replace("instruction", "instrution"), (), r"val\.b\.instrution'.*\ndid you mean 'instruction'\?"),
+        (VAL.replace("instruction", "weight"), (), r"val\.b\.weight'.*\nvalid keys: instruction, source"),
+        (
+            VAL.replace("source: {class_path: repirl.data.sources.Sample}, ", ""),
+            (),
+            r"missing 'data\.init_args\.val\.b\.source'",
+        ),
+        (VAL.replace("limit", "limt"), (), r"val\.a\.init_args\.limt'.*\ndid you mean 'limit'\?"),
+    ],
+)
+def test_mistakes_in_a_mixture_are_named(tmp_path: Path, overlay: str, more: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(tmp_path, overlay, *more)
