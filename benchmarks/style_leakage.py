@@ -52,7 +52,7 @@ def main() -> None:
         max_prompt_tokens=module.max_prompt_tokens,
         max_response_tokens=module.max_response_tokens,
         max_experts=1,
-        require_experts=True,
+        experts="required",
     )
     prompts.sort(key=lambda prompt: (len(prompt.experts[0].token_ids), prompt.problem.id))
     found: list[tuple[tuple[int, ...], tuple[int, ...], str]] = []

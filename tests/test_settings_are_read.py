@@ -17,6 +17,7 @@ GROUPS = {
     "SamplerGap",
     "Budget",
     "EvalSet",
+    "MixturePart",
 }  # of settings, as dataclasses
 
 

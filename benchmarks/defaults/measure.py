@@ -84,7 +84,7 @@ class StudyMeasures(Callback):
             max_prompt_tokens=module.max_prompt_tokens,
             max_response_tokens=module.max_response_tokens,
             max_experts=0,
-            require_experts=False,
+            experts="optional",
         )[0]
 
     def _accuracies(self, module: Any) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import LightningDataModule, Trainer
 from transformers import PreTrainedTokenizerBase
 
 from repirl.data.arithmetic import ARITHMETIC_TOKENS, RunningSums
@@ -22,6 +22,7 @@ from repirl.data.evaluation import EvalData
 from repirl.data.expert import ExpertData
 from repirl.data.math import last_boxed
 from repirl.data.preparation import (
+    ExpertRule,
     PreparationReport,
     encode_problem,
     encode_problems,
@@ -29,76 +30,10 @@ from repirl.data.preparation import (
 )
 from repirl.data.prompts import CurriculumSampler, UniformSampler
 from repirl.data.sets import EvalSet
-from repirl.data.sources import Rows, Sample, Source
+from repirl.data.sources import Rows, Sample
 from repirl.models.tokenizers import character_tokenizer
-from repirl.structs import Problem, Prompt, Verdict, Verifier
-
-
-class Given(Source):
-    """Problems from memory."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-
-    def load(self) -> list[Problem]:
-        return self.problems
-
-
-class Recorder(LightningModule):
-    """Records what each step is given; the weight counts the training steps."""
-
-    def __init__(self, accuracies: bool = False) -> None:
-        super().__init__()
-        self.codec = ChatCodec(character_tokenizer(ARITHMETIC_TOKENS))
-        self.max_prompt_tokens, self.max_response_tokens = 20, 60
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.accuracies = accuracies
-        self.seen: dict[str, list[list[str]]] = {"train": [], "validate": [], "test": [], "predict": []}
-
-    def training_step(self, batch: list[Prompt], batch_idx: int) -> torch.Tensor:
-        self._record("train", batch)
-        if self.accuracies:
-            ids = [prompt.problem.id for prompt in batch]
-            self.trainer.datamodule.sampler.update(ids, [len(i) % 3 / 2 for i in ids])
-        return self.weight * 1.0
-
-    def validation_step(self, batch: list[Prompt], batch_idx: int) -> None:
-        self._record("validate", batch)
-
-    def test_step(self, batch: list[Prompt], batch_idx: int) -> None:
-        self._record("test", batch)
-
-    def predict_step(self, batch: list[Prompt], batch_idx: int) -> None:
-        self._record("predict", batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=1.0)
-
-    def _record(self, loop: str, batch: list[Prompt]) -> None:
-        assert type(batch) is list
-        assert all(isinstance(prompt, Prompt) for prompt in batch)
-        self.seen[loop].append([prompt.problem.id for prompt in batch])
-
-
-def trainer(tmp_path: Path, **arguments: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return Trainer(default_root_dir=tmp_path, **{"enable_checkpointing": False, **quiet, **arguments})
-
-
-def attached(data: LightningDataModule, stage: str, rank: int = 0, world: int = 1, **module: Any) -> Any:
-    """The data module after setup, as rank `rank` of `world` would have it."""
-    codec = ChatCodec(character_tokenizer(ARITHMETIC_TOKENS))
-    parts = {"codec": codec, "max_prompt_tokens": 20, "max_response_tokens": 60, **module}
-    data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        lightning_module=SimpleNamespace(**parts), global_rank=rank, world_size=world, is_global_zero=rank == 0
-    )
-    data.setup(stage)
-    return data
-
-
-def ids(batch: Any) -> list[str]:
-    return [prompt.problem.id for prompt in batch]
-
+from repirl.structs import Problem, Verdict, Verifier
+from tests.data.attaching import Given, Recorder, attached, ids, trainer
 
 # --- experts in tokens
 
@@ -155,7 +90,7 @@ def test_encoding_counts_and_never_cuts(smollm2: PreTrainedTokenizerBase) -> Non
 @pytest.mark.smollm2
 def test_the_sample_gets_its_answers(smollm2: PreTrainedTokenizerBase) -> None:
     limits = {"max_prompt_tokens": 512, "max_response_tokens": 512, "max_experts": 4}
-    prompts, report = encode_problems(Sample().load(), ChatCodec(smollm2), require_experts=True, **limits)
+    prompts, report = encode_problems(Sample().load(), ChatCodec(smollm2), experts="required", **limits)
     assert len(prompts) == 64
     assert report == PreparationReport(kept=64, answers_appended=64)
     assert all(p.experts[0].text.endswith(f"\nThe answer is \\boxed{{{p.problem.answer}}}.") for p in prompts)
@@ -165,10 +100,15 @@ def test_problems_without_experts_are_dropped_only_where_required(arithmetic: Pr
     problems = [Problem("a", "a1b1", "2", ("b2",)), Problem("b", "a1b2", "3"), Problem("c", "a1b3", "4", ("1" * 99,))]
     limits = {"max_prompt_tokens": 20, "max_response_tokens": 20, "max_experts": 1}
     without_answers = [Problem(p.id, p.text, None, p.solutions) for p in problems]
-    for required, kept in ((True, ["a"]), (False, ["a", "b", "c"])):
-        prompts, report = encode_problems(without_answers, ChatCodec(arithmetic), require_experts=required, **limits)
+    rules: list[tuple[ExpertRule, list[str], dict[str, int]]] = [
+        ("required", ["a"], {"without_expert": 2}),
+        ("optional", ["a", "b", "c"], {"without_expert": 2}),
+        ("excluded", ["b", "c"], {"with_expert": 1}),
+    ]
+    for rule, kept, counts in rules:
+        prompts, report = encode_problems(without_answers, ChatCodec(arithmetic), experts=rule, **limits)
         assert ids(prompts) == kept
-        assert report == PreparationReport(kept=len(kept), without_expert=2, experts_too_long=1)
+        assert report == PreparationReport(kept=len(kept), experts_too_long=1, **counts)
 
 
 def test_a_problem_that_cannot_be_encoded_is_named() -> None:

@@ -64,6 +64,24 @@ def test_the_runs_moved_the_weights_and_the_filter_left_uneven_ranks(of_two: dic
     assert of_two["mini-batches"]["figures"][0]["prompts/kept"] == 2
 
 
+def test_prompts_with_experts_beside_those_without_are_on_either_rank(of_two: dict[str, Any]) -> None:
+    """In each iteration one prompt of four has experts: the other rank has none, and other micro-batches."""
+    first, second = of_two["mixture"]["prompts"]
+    assert len(first) == len(second) == 2
+    for ours, theirs in zip(first, second, strict=True):
+        with_experts = sorted(sum(experts > 0 for _, experts in rank) for rank in (ours, theirs))
+        assert with_experts == [0, 1]
+        assert sorted(name for name, _ in [*ours, *theirs]) == ["bare", "mixed", "mixed", "mixed"]
+        assert [experts for name, experts in [*ours, *theirs] if name == "bare"] == [0]
+    for figures in of_two["mixture"]["figures"]:
+        # Without positives there is nothing to learn from: of the four prompts three.
+        assert (figures["prm/prompts_used"], figures["prm/prompts_skipped"]) == (1, 3)
+        assert figures["prm/expert_share"] == 1
+    one, other = of_two["mixture"]["micro_batches"]
+    assert len(one) == len(other)
+    assert any(ours != theirs for ours, theirs in zip(one, other, strict=True))
+
+
 def test_plain_ddp_is_refused(of_two: dict[str, Any]) -> None:
     assert of_two["refusal"].startswith("trainer.strategy is DDPStrategy on 2 processes; set trainer.strategy")
     assert "repirl.modules.strategies.ReplicatedStrategy" in of_two["refusal"]

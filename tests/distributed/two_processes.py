@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
+from repirl.data.expert import ExpertData
 from repirl.distributed import gather_objects, rank
+from repirl.learning import learner
 from repirl.learning.prm_objectives import IRL, Discriminator, Prime, StepCrossEntropy
 from repirl.learning.prompt_filter import PromptFilter
 from repirl.learning.schedule import Schedule
@@ -23,7 +27,17 @@ from repirl.modules.sft import SFT
 from repirl.modules.strategies import ReplicatedStrategy
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Response
-from tests.modules.tiny import SGD, TEXT, EvenDigits, make_data, make_module, make_policy, run, with_experts
+from tests.modules.tiny import (
+    SGD,
+    TEXT,
+    EvenDigits,
+    make_data,
+    make_module,
+    make_policy,
+    mixture,
+    run,
+    with_experts,
+)
 
 ITERATIONS = 2
 SMALL_SGD = partial(torch.optim.SGD, lr=0.1)
@@ -45,6 +59,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "surrogate": Surrogate(kl_coef=0.05),
         "micro_batch_tokens": 40,
     },
+    # One prompt of four has experts, on the one rank or the other; right rollouts are no experts.
+    "mixture": {"objective": IRL(corrected="ignore"), "micro_batch_tokens": 24},
 }
 
 
@@ -64,8 +80,34 @@ class Remembering(InProcess):
         return found
 
 
+class Watching(Callback):
+    """Keeps source and number of experts of each prompt that this rank is given, iteration by iteration."""
+
+    def __init__(self) -> None:
+        self.prompts: list[list[tuple[str, int]]] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        self.prompts.append([(prompt.dataset, len(prompt.experts)) for prompt in batch])
+
+
+@contextmanager
+def counted_micro_batches() -> Iterator[list[int]]:
+    """How many micro-batches this rank's own rows take, call by call."""
+    counts: list[int] = []
+    original = learner.micro_batches
+
+    def counting(*rows: Any, **options: Any) -> Any:
+        made = original(*rows, **options)
+        counts.append(len(made))
+        return made
+
+    learner.micro_batches = counting
+    yield counts
+    learner.micro_batches = original
+
+
 def train(name: str, devices: int) -> dict[str, Any]:
-    """Weights, figures, responses of all ranks, and how many rows each rank had."""
+    """Weights, figures, responses, prompts and micro-batches of all ranks, and how many rows each rank had."""
     remembering = Remembering()
     strategy = ReplicatedStrategy(process_group_backend="gloo") if devices > 1 else "auto"
     if name.startswith("sft"):
@@ -82,7 +124,11 @@ def train(name: str, devices: int) -> dict[str, Any]:
         )
     # Each process has its own seed: the weights that start differently must be made equal by the strategy.
     own = int(os.environ.get("LOCAL_RANK", "0"))
-    done = run(module, make_data(with_experts()), ITERATIONS, seed=own, devices=devices, strategy=strategy)
+    watching, data = Watching(), make_data(with_experts())
+    if name == "mixture":
+        data = ExpertData(mixture(), batch_prompts=4)
+    with counted_micro_batches() as micro_batches:
+        done = run(module, data, ITERATIONS, seed=own, devices=devices, strategy=strategy, callbacks=[watching])
     parts = gather_objects([remembering.kept])
     weights = gather_objects([done.weights])
     return {
@@ -90,6 +136,8 @@ def train(name: str, devices: int) -> dict[str, Any]:
         "figures": done.figures,
         "responses": {seed: row for part in parts for seed, row in part.items()},
         "shares": [len(part) for part in parts],
+        "prompts": gather_objects([watching.prompts]),
+        "micro_batches": gather_objects([micro_batches]),
     }
 
 

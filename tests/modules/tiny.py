@@ -16,6 +16,7 @@ from torch import Tensor
 
 from repirl.data.arithmetic import RunningSums
 from repirl.data.expert import ExpertData
+from repirl.data.mixture import Mixture, MixturePart
 from repirl.data.sources import Source
 from repirl.learning.settings import Text
 from repirl.models.policy import Policy
@@ -108,6 +109,20 @@ def with_experts(count: int = 8) -> list[Problem]:
         others = [f"\\boxed{{b{digits.randrange(10)}c{k}}}" for k in range(n % 3)]
         found.append(replace(problem, solutions=(*problem.solutions, *others)))
     return found
+
+
+def half_with_experts(count: int = 8) -> list[Problem]:
+    """Prompts of which every second one has expert solutions."""
+    return [replace(p, solutions=p.solutions if n % 2 else ()) for n, p in enumerate(with_experts(count))]
+
+
+def mixture() -> Mixture:
+    """Of four prompts three are `mixed`, one of them with experts; one is `bare`, without, and with an instruction."""
+    parts = {
+        "mixed": MixturePart(Problems(half_with_experts()), weight=3, expert_share=1 / 3),
+        "bare": MixturePart(Problems(half_with_experts()), instruction="d", expert_share=0),
+    }
+    return Mixture(parts)
 
 
 def make_data(train: Sequence[Problem] | None = None, batch_prompts: int = 4, **options: Any) -> ExpertData:

@@ -29,7 +29,7 @@ def accuracy(
         max_prompt_tokens=text.max_prompt_tokens,
         max_response_tokens=text.max_response_tokens,
         max_experts=0,
-        require_experts=False,
+        experts="optional",
     )
     evaluation = Evaluation()
     evaluation.start()

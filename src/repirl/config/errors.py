@@ -41,15 +41,19 @@ def explain(message: str, config: Config, where: Mapping[str, str], options: Ite
 
 def _unknown_key(key: str, nodes: Mapping[str, Any], where: Mapping[str, str], options: list[str]) -> NoReturn:
     for dotted in _ending_with(key, nodes):
-        owner, _, inside = dotted.rpartition(".init_args.")
-        *group, name = inside.split(".")
-        class_path = str(nodes.get(f"{owner}.class_path"))
-        valid = parameters(class_path, group) if inside else []
-        if valid and name not in valid:
+        names = dotted.split(".")
+        for place in reversed([i for i, name in enumerate(names) if name == "init_args"]):
+            class_path = str(nodes.get(".".join([*names[:place], "class_path"])))
+            unknown = first_unknown(class_path, names[place + 1 :])
+            if unknown is None:
+                continue
+            depth, valid = unknown
+            *group, name = names[place + 1 : place + 2 + depth]
             near = difflib.get_close_matches(name, valid, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
+            full = ".".join(names[: place + 2 + depth])
             raise ConfigError(
-                f"unknown key {dotted!r}{_at(dotted, where)}: {'.'.join([class_path, *group])} has no {name!r}",
+                f"unknown key {full!r}{_at(full, where)}: {'.'.join([class_path, *group])} has no {name!r}",
                 f"{hint}valid keys: {', '.join(sorted(valid))}",
             )
     near = difflib.get_close_matches(key, options, n=1) or difflib.get_close_matches(key, nodes, n=1)
@@ -61,14 +65,16 @@ def _unknown_key(key: str, nodes: Mapping[str, Any], where: Mapping[str, str], o
 def _missing_key(names: list[str], nodes: Mapping[str, Any], where: Mapping[str, str]) -> NoReturn:
     names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in names]
     for dotted, node in nodes.items():
-        if not is_class(node):
+        if is_class(node):
+            place, needing, given = f"{dotted}.init_args", _import(str(node["class_path"])), node.get("init_args") or {}
+        elif isinstance(node, dict):
+            place, needing, given = dotted, _group(dotted, nodes), node
+        else:
             continue
-        given = node.get("init_args") or {}
-        if set(names) <= set(required(str(node["class_path"]))) - set(given):
-            keys = ", ".join(repr(f"{dotted}.init_args.{name}") for name in names)
-            raise ConfigError(
-                f"missing {keys}{_at(dotted, where)}: {node['class_path']} needs it", "add it; it has no default"
-            )
+        if needing is not None and set(names) <= set(required(needing)) - set(given):
+            keys = ", ".join(repr(f"{place}.{name}") for name in names)
+            who = node.get("class_path") or needing.__name__
+            raise ConfigError(f"missing {keys}{_at(dotted, where)}: {who} needs it", "add it; it has no default")
     raise ConfigError(
         f"missing {', '.join(map(repr, sorted(names)))}", "add it, or give a complete file with --config FILE"
     )
@@ -152,22 +158,63 @@ def _import(class_path: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def parameters(class_path: str, group: Sequence[str] = ()) -> list[str]:
-    """The arguments that a class accepts, those it passes on to its parents included; empty where unknown.
+def parameters(class_path: str) -> list[str]:
+    """The arguments that a class accepts, those it passes on to its parents included; empty where unknown."""
+    return _accepted(_import(class_path))
 
-    group: names that lead to a dataclass among its arguments, whose fields are wanted instead.
-    """
+
+def _accepted(found: type | None) -> list[str]:
     from jsonargparse import ArgumentParser
 
-    found = _import(class_path)
-    for name in group:
-        hint = typing.get_type_hints(found.__init__).get(name) if found else None  # type: ignore[misc]
-        found = next((t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)), None)  # type: ignore[assignment]
     return ArgumentParser(exit_on_error=False).add_class_arguments(found, fail_untyped=False) if found else []
 
 
-def required(class_path: str) -> list[str]:
-    """The arguments of a class that have no default; empty where unknown."""
-    found = _import(class_path)
-    signature = inspect.signature(found).parameters.values() if found else ()
+def first_unknown(class_path: str, names: Sequence[str]) -> tuple[int, list[str]] | None:
+    """The place of the first of nested names that is no argument, and those that there are; None where all are.
+
+    Names lead from a class through its arguments of dataclasses, and through mappings of them by any key.
+    """
+    found, depth = _import(class_path), 0
+    while found is not None and depth < len(names):
+        valid = _accepted(found)
+        if valid and names[depth] not in valid:
+            return depth, valid
+        found, steps = _below(found, names[depth])
+        depth += steps
+    return None
+
+
+def _below(found: type, name: str) -> tuple[type | None, int]:
+    """The dataclass that an argument is, or holds by key, and how many names lead to it."""
+    hint = typing.get_type_hints(found.__init__).get(name)  # type: ignore[misc]
+    for kind in _within(hint):
+        if dataclasses.is_dataclass(kind):
+            return typing.cast(type, kind), 1
+        if typing.get_origin(kind) is dict:
+            inner = next((t for t in _within(typing.get_args(kind)[1]) if dataclasses.is_dataclass(t)), None)
+            return typing.cast("type | None", inner), 2
+    return None, 1
+
+
+def _within(hint: object) -> list[object]:
+    """A type, and the members of a union."""
+    return [hint] if typing.get_origin(hint) is dict else [hint, *typing.get_args(hint)]
+
+
+def _group(dotted: str, nodes: Mapping[str, Any]) -> type | None:
+    """The dataclass that a node without a class path is read as; None for other nodes."""
+    owner, _, inside = dotted.rpartition(".init_args.")
+    found: type | None = _import(str(nodes.get(f"{owner}.class_path"))) if inside else None
+    names = inside.split(".")
+    while found is not None and names:
+        found, steps = _below(found, names[0])
+        if len(names) < steps:
+            return None
+        names = names[steps:]
+    return found
+
+
+def required(found: type) -> list[str]:
+    """The arguments of a class that have no default."""
+    signature = inspect.signature(found).parameters.values()
     return [p.name for p in signature if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

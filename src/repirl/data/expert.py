@@ -10,12 +10,15 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from repirl.data.contamination import Overlap, overlap
-from repirl.data.fingerprint import fingerprint
+from repirl.data.fingerprint import UNMIXED, fingerprint
 from repirl.data.loaders import EvalLoader, PromptBatch, TrainLoader, check_positive
-from repirl.data.preparation import prepared, prepared_sets
+from repirl.data.mixture import loaded_parts, parts_of
+from repirl.data.preparation import prepared_sets
 from repirl.data.prompts import PromptSampler, UniformSampler
 from repirl.data.sets import Sets, loaded, named
 from repirl.data.sources import Source
+from repirl.data.strata import StratifiedSampler, Stratum, check_sizes
+from repirl.data.training_set import prepared_parts
 from repirl.structs import Problem, Prompt
 
 _log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ class ExpertData(LightningDataModule):
     batches fit into the training set; the rest of a pass opens the next one.
 
     Args:
-        train: training problems.
+        train: training problems; from several sources with repirl.data.mixture.Mixture.
         val: problems of the validation loop, from one source or from several by name.
         test: problems of the test loop, likewise.
         predict: problems of the predict loop, likewise; `problem` texts are enough.
@@ -37,8 +40,10 @@ class ExpertData(LightningDataModule):
         batch_prompts: prompts per iteration over all ranks together, split evenly.
         eval_batch_prompts: prompts per evaluation batch over all ranks together.
         max_experts: largest number of expert trajectories of a prompt; later ones are left out.
-        require_experts: drop training problems without an expert trajectory.
-        sampler: the order of training prompts; default UniformSampler.
+        require_experts: drop training problems without an expert trajectory, where no `expert_share` is given.
+        expert_share: how many of the prompts drawn have an expert trajectory, in [0, 1]: with 1 and 0 the others are left
+            out. None = as they come. Parts of a mixture have their own.
+        sampler: the order of training prompts, within each part of a mixture; default UniformSampler.
         seed: seed of that order.
 
     Raises (in `setup` and when the training loader is made): ValueError for unusable data.
@@ -57,16 +62,19 @@ class ExpertData(LightningDataModule):
         sampler: PromptSampler | None = None,
         seed: int = 0,
         guard: dict[str, Source | None] | None = None,
+        expert_share: float | None = None,
     ) -> None:
         super().__init__()
         check_positive(batch_prompts=batch_prompts, eval_batch_prompts=eval_batch_prompts, max_experts=max_experts)
-        self.train = train
+        self.train, self.parts = train, parts_of(train, expert_share)
         self.sets = {"val": named(val), "test": named(test), "predict": named(predict)}
         self.guard = named(guard)
         self.overlaps: dict[str, Overlap] = {}
         self.batch_prompts, self.eval_batch_prompts = batch_prompts, eval_batch_prompts
         self.max_experts, self.require_experts = max_experts, require_experts
-        self.sampler: PromptSampler = UniformSampler() if sampler is None else sampler
+        self.order: PromptSampler = UniformSampler() if sampler is None else sampler
+        self.sampler = self.order  # of all prompts: `setup` makes one of strata where there are several
+        self.strata: list[Stratum] = []
         self.seed = seed
         self._prompts: dict[str, list[Prompt]] = {}
         self._fingerprint: dict[str, Any] = {}
@@ -85,14 +93,19 @@ class ExpertData(LightningDataModule):
             self._prompts[split] = prepared_sets(self.trainer, split, self.sets[split], problems)
 
     def _set_up_training(self, held_out: dict[str, list[Problem]]) -> None:
-        problems = self.train.load()
-        self._prompts["train"] = prepared(
-            self.trainer, "train", problems, max_experts=self.max_experts, require_experts=self.require_experts
+        problems = loaded_parts(self.parts)
+        self._prompts["train"], self.strata = prepared_parts(
+            self.trainer,
+            self.parts,
+            problems,
+            max_experts=self.max_experts,
+            require_experts=self.require_experts,
         )
         if self._trainer().is_global_zero:
             others = {"val": held_out, "test": loaded(self.sets["test"]), "guard": loaded(self.guard)}
-            self._report_overlaps(problems, others)
-        self._fingerprint = fingerprint(self._prompts["train"])
+            self._report_overlaps([problem for some in problems.values() for problem in some], others)
+        self._fingerprint = fingerprint(self._prompts["train"], self.parts, self.strata)
+        self.sampler = self.order if len(self.strata) == 1 else StratifiedSampler(self.strata, self.order)
         self.sampler.start([prompt.problem.id for prompt in self._prompts["train"]], self.seed)
         if self._restored is not None:
             self._restore(self._restored)
@@ -104,6 +117,7 @@ class ExpertData(LightningDataModule):
             raise ValueError(f"batch_prompts {self.batch_prompts} must be a multiple of the {world} processes")
         if size < self.batch_prompts:
             raise ValueError(f"batch_prompts {self.batch_prompts} exceeds the {size} usable training prompts; lower it")
+        check_sizes(self.strata, self.batch_prompts)
         rank = self._trainer().global_rank
         return TrainLoader(self._prompts["train"], self.sampler, self.batch_prompts, rank, world)
 
@@ -137,7 +151,7 @@ class ExpertData(LightningDataModule):
             self._restored = state
 
     def _restore(self, state: dict[str, Any]) -> None:
-        stored, own = state["training_set"], self._fingerprint
+        stored, own = UNMIXED | state["training_set"], self._fingerprint
         different = [name.replace("_", " ") for name in own if stored.get(name, own[name]) != own[name]]
         if different:
             raise ValueError(

@@ -2,16 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from repirl.data.mixture import MixturePart
+from repirl.data.strata import Stratum
 from repirl.structs import Prompt
 
+UNMIXED = {"shares": [["train", "1"]], "instructions": [["", None]]}
+"""What a fingerprint says of a single source."""
 
-def fingerprint(prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What a training set is by content: the number of prompts, and a digest of each kind of text, and of the order.
 
-    All but `order` are taken in the order of ids, so that a difference says what differs.
+def fingerprint(
+    prompts: Sequence[Prompt], parts: Mapping[str, MixturePart], strata: Sequence[Stratum]
+) -> dict[str, Any]:
+    """What a training set is by content: the number of prompts, a digest of each kind of text, and how it is mixed.
+
+    The digests of texts are taken in the order of ids, so that a difference says what differs; `order` is that of the
+    prompts.
     """
     by_id = sorted(prompts, key=lambda prompt: (prompt.problem.id, prompt.problem.text))
     return {
@@ -23,6 +31,8 @@ def fingerprint(prompts: Sequence[Prompt]) -> dict[str, Any]:
         "solutions": _digest([e.text for e in p.experts] for p in by_id),
         "tokens": _digest([p.token_ids, *(e.token_ids for e in p.experts)] for p in by_id),
         "order": _digest(p.problem.id for p in prompts),
+        "shares": [[stratum.name, str(stratum.share)] for stratum in strata],
+        "instructions": [[name, part.instruction] for name, part in parts.items()],
     }
 
 

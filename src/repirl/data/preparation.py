@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from lightning import Trainer
 
@@ -16,15 +16,24 @@ from repirl.structs import Codec, Expert, Problem, Prompt, Verifier
 _log = logging.getLogger(__name__)
 _LISTED = 50  # unreadable golds in one log message
 
+ExpertRule = Literal["required", "optional", "excluded"]
+"""Which problems are used: those with an expert that fits, all, or those without."""
+_EXPERT_ADVICE: dict[ExpertRule, str] = {
+    "required": "; to train on problems without experts set expert_share to 0, or require_experts to false",
+    "optional": "",
+    "excluded": "; expert_share is 0, which leaves out problems with experts",
+}
+
 
 @dataclass(slots=True)
 class PreparationReport:
-    """What became of a split's problems and solutions. The first four counts are problems, the others solutions."""
+    """What became of a split's problems and solutions. The first five counts are problems, the others solutions."""
 
     kept: int = 0
     golds_unreadable: int = 0
     prompts_too_long: int = 0
     without_expert: int = 0
+    with_expert: int = 0
     experts_too_long: int = 0
     experts_beyond_limit: int = 0
     answers_appended: int = 0
@@ -113,9 +122,9 @@ def encode_problems(
     max_prompt_tokens: int,
     max_response_tokens: int,
     max_experts: int,
-    require_experts: bool,
+    experts: ExpertRule,
 ) -> tuple[list[Prompt], PreparationReport]:
-    """All problems that fit, in order, and the counts. With `require_experts` those without any expert are dropped."""
+    """The problems that fit and that the rule admits, in order, and the counts."""
     report = PreparationReport()
     prompts: list[Prompt] = []
     problems = list(problems)
@@ -131,28 +140,29 @@ def encode_problems(
         )
         if prompt is None:
             continue
-        report.without_expert += max_experts > 0 and not prompt.experts
-        if prompt.experts or not require_experts:
+        report.without_expert += experts != "excluded" and max_experts > 0 and not prompt.experts
+        report.with_expert += experts == "excluded" and bool(prompt.experts)
+        if experts == "optional" or bool(prompt.experts) == (experts == "required"):
             prompts.append(prompt)
     report.kept = len(prompts)
     return prompts, report
 
 
-def _with_readable_golds(trainer: Trainer, split: str, problems: Sequence[Problem]) -> Sequence[Problem]:
+def _with_readable_golds(trainer: Trainer, where: str, problems: Sequence[Problem]) -> Sequence[Problem]:
     """The problems without those whose gold answer the module's verifier cannot read; the log lists these.
 
     Rank zero alone asks the verifier, so that all ranks go on with the same problems. Evaluation leaves them out too:
     there an answer spelled like the gold would count as right, and every other one would be masked.
     """
     verifier: Verifier | None = getattr(trainer.lightning_module, "verifier", None)
-    if verifier is None or split == "predict":
+    if verifier is None:
         return problems
     found = verifier.check_golds(problems) if trainer.is_global_zero else []
     unreadable = dict(trainer.strategy.broadcast(found))
     if unreadable and trainer.is_global_zero:
         listed = "; ".join(f"{name!r}: {gold[:100]!r}" for name, gold in list(unreadable.items())[:_LISTED])
         more = f"; and {len(unreadable) - _LISTED} more" if len(unreadable) > _LISTED else ""
-        _log.warning("%s: the verifier cannot read these gold answers, dropped: %s%s", split, listed, more)
+        _log.warning("%s: the verifier cannot read these gold answers, dropped: %s%s", where, listed, more)
     return [problem for problem in problems if problem.id not in unreadable]
 
 
@@ -162,7 +172,7 @@ def prepared(
     problems: Sequence[Problem],
     *,
     max_experts: int,
-    require_experts: bool,
+    experts: ExpertRule,
     dataset: str = "",
     instruction: str | None = None,
 ) -> list[Prompt]:
@@ -180,14 +190,14 @@ def prepared(
         if getattr(module, name, None) is None:
             raise ValueError(f"{type(module).__name__} has no `{name}`; the data module needs it before setup")
     where = f"{split} {dataset}".strip()
-    readable = _with_readable_golds(trainer, split, problems)
+    readable = problems if split == "predict" else _with_readable_golds(trainer, where, problems)
     prompts, report = encode_problems(
         readable,
         _codec_with(module.codec, instruction, where),
         max_prompt_tokens=module.max_prompt_tokens,
         max_response_tokens=module.max_response_tokens,
         max_experts=max_experts,
-        require_experts=require_experts,
+        experts=experts,
     )
     report.golds_unreadable = len(problems) - len(readable)
     counts = ", ".join(f"{name} {count}" for name, count in asdict(report).items() if count)
@@ -195,6 +205,7 @@ def prepared(
         raise ValueError(
             f"{where}: none of {len(problems)} problems is usable ({counts}); raise max_prompt_tokens "
             f"({module.max_prompt_tokens}) or max_response_tokens ({module.max_response_tokens}), or check the data"
+            + _EXPERT_ADVICE[experts]
         )
     if trainer.is_global_zero:
         dropped = report.prompts_too_long + report.experts_too_long + (len(problems) - report.kept)
@@ -223,7 +234,7 @@ def prepared_sets(
             split,
             problems[dataset],
             max_experts=0,
-            require_experts=False,
+            experts="optional",
             dataset=dataset,
             instruction=one.instruction,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from repirl.data.mixture import Mixture, check_names
 from repirl.data.sources import Source
 from repirl.structs import Problem
 
@@ -28,20 +29,17 @@ Sets = Source | dict[str, Source | EvalSet | None]
 
 
 def named(sets: Source | Mapping[str, Source | EvalSet | None] | None) -> dict[str, EvalSet]:
-    """Sets by name; a single source has the empty name. Raises ValueError for a name that metrics cannot carry."""
-    if sets is None:
-        return {}
-    if isinstance(sets, Source):
-        return {"": EvalSet(sets)}
-    check_names(sets)
-    return {name: EvalSet(one) if isinstance(one, Source) else one for name, one in sets.items() if one is not None}
+    """Sets by name; a single source has the empty name.
 
-
-def check_names(sets: Mapping[str, object]) -> None:
-    """Raises ValueError for a name that ids and metrics cannot carry."""
-    for name in sets:
-        if not name or "/" in name:
-            raise ValueError(f"a data set is named {name!r}: names must not be empty or contain '/'")
+    Raises ValueError for a name that metrics cannot carry, and for a mixture, whose weights evaluation has no use for.
+    """
+    given = {"": sets} if isinstance(sets, Source) else dict(sets or {})
+    if not isinstance(sets, Source):
+        check_names(given)
+    found = {n: EvalSet(one) if isinstance(one, Source) else one for n, one in given.items() if one is not None}
+    if any(isinstance(one.source, Mixture) for one in found.values()):
+        raise ValueError("a mixture is for training: evaluation takes several sets by name, each with a source")
+    return found
 
 
 def loaded(sets: Mapping[str, EvalSet]) -> dict[str, list[Problem]]:
