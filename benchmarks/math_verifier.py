@@ -23,7 +23,7 @@ from pathlib import Path
 
 from math_rewrites import perturbed, response, rewrites
 
-from repirl.data.sources import Rows, Sample
+from repirl.data.sources import Sample, Table
 from repirl.structs import Problem, Verdict
 from repirl.verifiers.answers import extract_answer
 from repirl.verifiers.math import MathVerifier
@@ -79,7 +79,7 @@ def data_sets(folder: Path | None) -> Iterator[tuple[str, list[Problem]]]:
     """The package's sample, then the folder's files."""
     yield "sample of GSM8K", [problem for problem in Sample().load() if problem.answer is not None]
     for path in sorted(folder.glob("*.jsonl")) if folder else ():
-        yield path.stem, [problem for problem in Rows(str(path)).load() if problem.answer is not None]
+        yield path.stem, [problem for problem in Table(str(path)).load() if problem.answer is not None]
 
 
 def golds(verifier: MathVerifier, problems: Sequence[Problem], seed: int) -> dict[str, object]:

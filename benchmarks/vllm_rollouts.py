@@ -19,7 +19,7 @@ from machine import described, table
 
 from repirl.data.codec import ChatCodec
 from repirl.data.collate import collate_rows
-from repirl.data.sources import Rows
+from repirl.data.sources import Table
 from repirl.models.policy import Policy
 from repirl.objectives.sampler import gap_figures
 from repirl.rollout.transformers import InProcess
@@ -73,7 +73,7 @@ def main() -> None:
 
     policy = Policy(path=args.model).load()
     codec = ChatCodec(policy.tokenizer)
-    problems = Rows(str(ROOT / "src/repirl/data/samples/gsm8k.jsonl")).load()[: args.prompts]
+    problems = Table(str(ROOT / "src/repirl/data/samples/gsm8k.jsonl")).load()[: args.prompts]
     prompts = [codec.encode_prompt(problem.text) for problem in problems]
     seeds = list(range(args.prompts))
     engine = {"enforce_eager": True, "max_model_len": max(map(len, prompts)) + args.tokens}

@@ -67,7 +67,7 @@ def test_validate_and_predict_from_a_checkpoint(quickstart: Path, tmp_path: Path
     problems.write_text('{"problem": "a1b2c3"}\n{"problem": "a4b4", "answer": "b8"}\n')
     own = tmp_path / "own.yaml"
     writer = {"class_path": "repirl.callbacks.predictions.PredictionWriter", "init_args": {"path": str(written)}}
-    source = {"class_path": "repirl.data.sources.Rows", "init_args": {"path": str(problems)}}
+    source = {"class_path": "repirl.data.sources.Table", "init_args": {"path": str(problems)}}
     own.write_text(json.dumps({"trainer": {"callbacks": [writer]}, "data": {"init_args": {"predict": source}}}))
     repirl("predict", *shared, "-c", str(own))
     records = [json.loads(line) for line in written.read_text().splitlines()]

@@ -56,7 +56,7 @@ def test_arms_times_seeds_one_table_and_nothing_is_run_twice(tmp_path: Path) -> 
         tmp_path,
         base=BASE,
         fast="model: {init_args: {policy_optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.5}}}}",
-        broken="data: {init_args: {train: {class_path: repirl.data.sources.Rows, init_args: {path: missing.jsonl}}}}",
+        broken="data: {init_args: {train: {class_path: repirl.data.sources.Table, init_args: {path: missing.jsonl}}}}",
     )
     given = ["--base", files["base"], "--with-base", "--overlays", files["fast"], files["broken"], "--seeds", "3-4"]
     first = sweep(tmp_path, *given)

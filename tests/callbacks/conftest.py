@@ -4,7 +4,7 @@ import pytest
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from repirl.data.expert import ExpertData
-from repirl.data.sources import Rows
+from repirl.data.sources import Table
 from repirl.learning.settings import Text
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
@@ -42,7 +42,7 @@ def problems(write_rows):
 
 @pytest.fixture
 def data(problems) -> LightningDataModule:
-    return ExpertData(train=Rows(problems), val=Rows(problems), predict=Rows(problems), batch_prompts=2)
+    return ExpertData(train=Table(problems), val=Table(problems), predict=Table(problems), batch_prompts=2)
 
 
 def make_module(prm: PRM | None = None) -> LightningModule:

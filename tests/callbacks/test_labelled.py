@@ -5,7 +5,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from repirl.callbacks.labelled import LabelledSolutions, read_labelled
-from repirl.data.sources import Rows
+from repirl.data.sources import Table
 from repirl.models.prm import PRM
 from tests.callbacks.conftest import make_module, make_trainer
 
@@ -66,7 +66,7 @@ def test_experts_are_compared_with_the_correct_solutions_of_the_same_problems(tm
     # each expert does, so it scores lower: the expert is below the correct solution in every pair.
     experts = [{"problem": f"1+{n}=", "solution": f"9 {1 + n}", "answer": str(1 + n)} for n in (0, 1, 7)]
     callback = LabelledSolutions(
-        write_rows("s.jsonl", RIGHT[:2] + WRONG[:2]), limit=4, experts=Rows(write_rows("e.jsonl", experts))
+        write_rows("s.jsonl", RIGHT[:2] + WRONG[:2]), limit=4, experts=Table(write_rows("e.jsonl", experts))
     )
     module = make_module(AnswerPRM())
     kinds = [kind for *_, kind in callback._chosen(module)]
@@ -78,7 +78,7 @@ def test_experts_are_compared_with_the_correct_solutions_of_the_same_problems(tm
 
 
 def test_experts_of_other_problems_are_refused(write_rows):
-    experts = Rows(write_rows("e.jsonl", [{"problem": "2+2=", "solution": "4", "answer": "4"}]))
+    experts = Table(write_rows("e.jsonl", [{"problem": "2+2=", "solution": "4", "answer": "4"}]))
     callback = LabelledSolutions(write_rows("s.jsonl", RIGHT + WRONG), limit=2, experts=experts)
     with pytest.raises(ValueError, match="`experts` holds no fitting solution of the problems chosen of"):
         callback._chosen(make_module(PRM()))

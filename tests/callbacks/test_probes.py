@@ -3,7 +3,7 @@ import torch
 
 from repirl.callbacks.probes import RewardProbes, hollow_responses
 from repirl.data.expert import ExpertData
-from repirl.data.sources import Rows
+from repirl.data.sources import Table
 from repirl.metrics import probe_figures
 from repirl.models.prm import PRM
 from tests.callbacks.conftest import make_module, make_trainer
@@ -44,7 +44,7 @@ def test_figures_by_hand():
 
 def test_a_prm_that_counts_nines_is_fooled_by_repetition(tmp_path, write_rows):
     rows = [{"problem": f"9+{n}=", "solution": f"9+{n}={9 + n}\n{9 + n}", "answer": str(9 + n)} for n in (1, 2, 3)]
-    data = ExpertData(train=Rows(write_rows("p.jsonl", rows)), val=Rows(write_rows("v.jsonl", rows)), batch_prompts=2)
+    data = ExpertData(train=Table(write_rows("p.jsonl", rows)), val=Table(write_rows("v.jsonl", rows)), batch_prompts=2)
     trainer = make_trainer(tmp_path, [RewardProbes(limit=2)], limit_val_batches=1.0)
     (found,) = trainer.validate(make_module(NinePRM()), data, verbose=False)
     assert found["probe/empty"] == 0.0
@@ -58,8 +58,8 @@ def test_a_prm_that_counts_nines_is_fooled_by_repetition(tmp_path, write_rows):
 
 def test_without_experts_the_policy_is_asked_and_a_bounded_prm_reports_saturation(tmp_path, write_rows):
     rows = [{"problem": f"9+{n}=", "answer": str(9 + n)} for n in range(5)]
-    train = Rows(write_rows("t.jsonl", [{**row, "solution": "9"} for row in rows]))
-    data = ExpertData(train=train, val=Rows(write_rows("v.jsonl", rows)), batch_prompts=2)
+    train = Table(write_rows("t.jsonl", [{**row, "solution": "9"} for row in rows]))
+    data = ExpertData(train=train, val=Table(write_rows("v.jsonl", rows)), batch_prompts=2)
     trainer = make_trainer(tmp_path, [RewardProbes()], limit_val_batches=1.0)
     (found,) = trainer.validate(make_module(PRM(kind="head")), data, verbose=False)
     assert 0 <= found["probe/saturated"] <= 1

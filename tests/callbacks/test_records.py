@@ -6,7 +6,7 @@ from pyarrow import parquet
 
 from repirl.callbacks.records import EvaluationRecords
 from repirl.data.evaluation import EvalData
-from repirl.data.sources import Rows
+from repirl.data.sources import Table
 from repirl.models.prm import PRM
 from tests.callbacks.conftest import make_module, make_trainer
 
@@ -15,7 +15,7 @@ from tests.callbacks.conftest import make_module, make_trainer
 def sets(write_rows) -> EvalData:
     rows = [{"problem": f"1+{n}=", "answer": str(1 + n), "id": f"p{n}"} for n in range(5)]
     first, second = write_rows("first.jsonl", rows), write_rows("second.jsonl", rows[:2])
-    return EvalData(val={"first": Rows(first), "second": Rows(second)}, test=Rows(first), eval_batch_prompts=3)
+    return EvalData(val={"first": Table(first), "second": Table(second)}, test=Table(first), eval_batch_prompts=3)
 
 
 def read(path):

@@ -15,7 +15,7 @@ import pytest
 from repirl.data.benchmarks import BENCHMARKS, Benchmark, Eurus, LiveCodeBench
 from repirl.data.code import fenced
 from repirl.data.code_setups import APPS_SETUP, LIVECODEBENCH_SETUP
-from repirl.data.sources import Rows
+from repirl.data.sources import Table
 from repirl.structs import CodeTests, Problem
 
 ROOT = Path(__file__).parents[2]
@@ -392,7 +392,7 @@ def test_own_programs_are_rows_with_tests(tmp_path: Path) -> None:
         {"problem": "c", "tests": [{"input": "[1]", "output": "2"}], "entry_point": "g"},
         {"problem": "d", "answer": 3, "tests": None},
     )
-    a, b, c, d = Rows(path).load()
+    a, b, c, d = Table(path).load()
     assert a.tests == CodeTests("asserts", "assert f(-1) == 1", setup="import math")
     assert a.solutions == ("```python\nf = abs\n```",)
     assert b.tests == CodeTests("stdio", pairs=(("1\n", "2\n"),))
@@ -404,13 +404,13 @@ def test_own_programs_are_rows_with_tests(tmp_path: Path) -> None:
 def test_malformed_tests_are_named(tmp_path: Path, tests: Any) -> None:
     path = written(tmp_path / "own.jsonl", {"problem": "a", "tests": tests})
     with pytest.raises(ValueError, match=r"own\.jsonl, line 1: field '?tests.*: found"):
-        Rows(path).load()
+        Table(path).load()
 
 
 def test_one_problem_with_two_tests_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "own.jsonl", {"problem": "a", "tests": "assert f"}, {"problem": "a", "tests": "assert g"})
     with pytest.raises(ValueError, match="hold the same problem with different tests"):
-        Rows(path).load()
+        Table(path).load()
 
 
 # --- refusals, and the documentation

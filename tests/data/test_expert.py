@@ -30,7 +30,7 @@ from repirl.data.preparation import (
 )
 from repirl.data.prompts import CurriculumSampler, UniformSampler
 from repirl.data.sets import EvalSet
-from repirl.data.sources import Rows, Sample
+from repirl.data.sources import Sample, Table
 from repirl.models.tokenizers import character_tokenizer
 from repirl.structs import Problem, Verdict, Verifier
 from tests.data.attaching import Given, Recorder, attached, ids, trainer
@@ -482,7 +482,7 @@ data:
   class_path: repirl.data.expert.ExpertData
   init_args:
     train:
-      class_path: repirl.data.sources.Rows
+      class_path: repirl.data.sources.Table
       init_args: {path: train.jsonl, columns: {problem: question}, format: gsm8k, limit: 5}
     val: {class_path: repirl.data.sources.Sample, init_args: {limit: 8}}
     test: {class_path: repirl.data.arithmetic.RunningSums, init_args: {count: 3, seed: 1, split: test}}
@@ -496,7 +496,7 @@ data:
     )
     data = parser.instantiate(parser.parse_path(path)).data
     assert isinstance(data, ExpertData)
-    assert isinstance(data.train, Rows)
+    assert isinstance(data.train, Table)
     assert data.train.columns == {"problem": "question"}
     assert isinstance(data.sets["test"][""].source, RunningSums)
     assert len(data.sets["val"][""].source.load()) == 8

@@ -15,13 +15,13 @@ import pytest
 from pyarrow import parquet
 
 from repirl.data.fields import WrittenFloat, as_scalar, cut, shown, written
-from repirl.data.sources import Rows
+from repirl.data.sources import Table
 from repirl.structs import Problem
 from repirl.verifiers.math import MathVerifier
 
 
 def answers(path: Path | str) -> list[str | None]:
-    return [problem.answer for problem in Rows(str(path)).load()]
+    return [problem.answer for problem in Table(str(path)).load()]
 
 
 def lines(path: Path, *texts: str) -> Path:
@@ -74,10 +74,10 @@ def test_a_folder_of_files_means_what_its_files_mean(tmp_path: Path) -> None:
     second = lines(folder / "train-1.jsonl", *list(JSON_NUMBERS)[middle:])
     second.write_text(second.read_text().replace(' "p', ' "q'))
     assert answers(folder) == answers(single)
-    assert [problem.id for problem in Rows(str(folder)).load()] == [f"set/{n + 1}" for n in range(len(JSON_NUMBERS))]
+    assert [problem.id for problem in Table(str(folder)).load()] == [f"set/{n + 1}" for n in range(len(JSON_NUMBERS))]
     lines(folder / "train-1.jsonl", "true")
     with pytest.raises(ValueError, match=rf"set, train-1\.jsonl, line 1, row {middle + 1}: field 'answer': found bool"):
-        Rows(str(folder)).load()
+        Table(str(folder)).load()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_date_is_written_as_iso_says(tmp_path: Path) -> None:
 
 def test_what_is_written_is_read_by_the_verifier(tmp_path: Path) -> None:
     path = lines(tmp_path / "p.jsonl", "0.00001", "1e300", "4.5e33")
-    problems = Rows(str(path)).load()
+    problems = Table(str(path)).load()
     responses = [r"\boxed{10^{-5}}", r"\boxed{10^{300}}", r"\boxed{4.5 \times 10^{33}}"]
     assert [verdict.status for verdict in MathVerifier().verify(problems, responses)] == ["equal"] * 3
     assert MathVerifier().verify([Problem("a", "?", answer="1e300")], [r"\boxed{10^{301}}"])[0].status == "not_equal"
@@ -138,7 +138,7 @@ def test_a_written_float_is_a_float() -> None:
 
 def refusal(path: Path | str) -> str:
     with pytest.raises(ValueError) as caught:
-        Rows(str(path)).load()
+        Table(str(path)).load()
     message = str(caught.value)
     assert len(message) < 700
     assert message.count("\n") <= 1
@@ -199,7 +199,7 @@ def test_the_ending_may_be_in_capitals(tmp_path: Path, name: str) -> None:
     else:
         text = lines(tmp_path / "q.jsonl", "5").read_bytes()
         path.write_bytes(gzip.compress(text) if name.endswith("GZ") else text)
-    (problem,) = Rows(str(path)).load()
+    (problem,) = Table(str(path)).load()
     assert (problem.id, problem.answer) == ("p/1", "5")
 
 

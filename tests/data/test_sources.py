@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from repirl.data.sources import Rows, Sample
+from repirl.data.sources import Sample, Table
 
 ROWS = [
     {"id": "a", "problem": "1+1?", "solution": "It is 2.", "answer": "2"},
@@ -35,7 +35,7 @@ def test_all_kinds_of_file_give_the_same_problems(tmp_path: Path, name: str) -> 
         parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
     else:
         written(path, *ROWS)
-    problems = Rows(str(path)).load()
+    problems = Table(str(path)).load()
     assert [(p.id, p.text, p.answer, p.solutions) for p in problems] == [
         ("a", "1+1?", "2", ("It is 2.",)),
         ("b", "2+2?", "4", ("It is 4.",)),
@@ -47,7 +47,7 @@ def test_other_line_separators_stay_inside_a_text(tmp_path: Path) -> None:
     text = "one\u2028two\x85three\x0cfour\r\nfive"
     path = tmp_path / "p.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"problem": text}, ensure_ascii=False).encode() + b"\r\n\r\n")
-    (problem,) = Rows(str(path)).load()
+    (problem,) = Table(str(path)).load()
     assert problem.text == text
     assert problem.id == "p/1"
 
@@ -59,7 +59,7 @@ def test_fields(tmp_path: Path) -> None:
         {"problem": "p2", "solutions": ["x", "y", "x"], "answer": 0.25},
         {"problem": "p3", "solution": None, "answer": None},
     )
-    one, two, three = Rows(path).load()
+    one, two, three = Table(path).load()
     assert (one.id, one.answer, one.solutions) == ("7", "72", ("s1\ns2",))
     assert (two.id, two.answer, two.solutions) == ("p/2", "0.25", ("x", "y"))
     assert (three.id, three.answer, three.solutions) == ("p/3", None, ())
@@ -67,7 +67,7 @@ def test_fields(tmp_path: Path) -> None:
 
 def test_columns_limit_and_skip(tmp_path: Path) -> None:
     rows = [{"q": f"q{i}", "problem": "other", "solution": "bad", "good": f"s{i}", "answer": i} for i in range(5)]
-    source = Rows(written(tmp_path / "p.jsonl", *rows), columns={"problem": "q", "solution": "good"}, skip=1, limit=2)
+    source = Table(written(tmp_path / "p.jsonl", *rows), columns={"problem": "q", "solution": "good"}, skip=1, limit=2)
     assert [(p.id, p.text, p.answer, p.solutions) for p in source.load()] == [
         ("p/2", "q1", "1", ("s1",)),
         ("p/3", "q2", "2", ("s2",)),
@@ -82,7 +82,7 @@ def test_rows_of_one_problem_are_merged(tmp_path: Path) -> None:
         {"id": "second", "problem": " p\n", "solutions": ["s3", "s1"], "answer": 5},
         {"id": "first", "problem": "p", "solution": "s4", "answer": "5"},
     )
-    merged, other = Rows(path).load()
+    merged, other = Table(path).load()
     assert (merged.id, merged.text, merged.answer, merged.solutions) == ("first", "p", "5", ("s1", "s3", "s4"))
     assert other.solutions == ("s2",)
 
@@ -93,13 +93,13 @@ def test_conflicting_answers_name_both_lines(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"line 2 and line 4 hold the same problem with different answers, '1' and '2'"
     ):
-        Rows(path).load()
+        Table(path).load()
 
 
 def test_one_id_for_two_problems_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "p.jsonl", {"id": "i", "problem": "p"}, {"id": "i", "problem": "q"})
     with pytest.raises(ValueError, match="line 1 and line 2 have the same id 'i'"):
-        Rows(path).load()
+        Table(path).load()
 
 
 GOOD = b'{"problem": "p0", "solution": "s"}\n'
@@ -132,41 +132,41 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path, line: bytes, message: 
     path = tmp_path / "p.jsonl"
     path.write_bytes(GOOD + line + b"\n")
     with pytest.raises(ValueError, match=message):
-        Rows(str(path)).load()
+        Table(str(path)).load()
 
 
 def test_a_bad_row_of_a_parquet_file_is_named(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"problem": ["p", "q"], "answer": [1.0, float("nan")]}), tmp_path / "p.parquet")
     with pytest.raises(ValueError, match="row 2: field 'answer': found nan"):
-        Rows(str(tmp_path / "p.parquet")).load()
+        Table(str(tmp_path / "p.parquet")).load()
 
 
 def test_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     written(tmp_path / "gsm8k_train.jsonl", *ROWS)
     with pytest.raises(ValueError, match=r"no such file; nearest names there: gsm8k_train\.jsonl"):
-        Rows(str(tmp_path / "gsm8k_trian.jsonl")).load()
+        Table(str(tmp_path / "gsm8k_trian.jsonl")).load()
     with pytest.raises(ValueError, match=r"no such file; the folder .*nowhere does not exist"):
-        Rows(str(tmp_path / "nowhere" / "x.jsonl")).load()
+        Table(str(tmp_path / "nowhere" / "x.jsonl")).load()
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("problem\np\n")
     with pytest.raises(ValueError, match=r"unknown kind of file; it must end in one of \.jsonl"):
-        Rows(str(tmp_path / "p.csv")).load()
+        Table(str(tmp_path / "p.csv")).load()
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="no rows, it is empty"):
-        Rows(str(tmp_path / "empty.jsonl")).load()
+        Table(str(tmp_path / "empty.jsonl")).load()
     with pytest.raises(ValueError, match="no rows, skip=3 leaves none of 3"):
-        Rows(written(tmp_path / "short.jsonl", *ROWS), skip=3).load()
+        Table(written(tmp_path / "short.jsonl", *ROWS), skip=3).load()
     whole = gzip.compress(b"".join(b'{"problem": "p%d"}\n' % i for i in range(500)))
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "not.jsonl.gz").write_bytes(GOOD)
     for name in ("cut.jsonl.gz", "not.jsonl.gz"):
         with pytest.raises(ValueError, match="damaged gzip file"):
-            Rows(str(tmp_path / name)).load()
+            Table(str(tmp_path / name)).load()
     (tmp_path / "p.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match="not a readable parquet file"):
-        Rows(str(tmp_path / "p.parquet")).load()
+        Table(str(tmp_path / "p.parquet")).load()
 
 
 @pytest.mark.parametrize(
@@ -181,15 +181,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Rows("p.jsonl", **arguments)
+        Table("p.jsonl", **arguments)
 
 
 def test_arguments_that_do_not_fit_the_file(tmp_path: Path) -> None:
     path = written(tmp_path / "p.jsonl", *ROWS)
     with pytest.raises(ValueError, match=r"no field 'rationale', which `columns` names; there is 'id', 'problem'"):
-        Rows(path, columns={"solution": "rationale"}).load()
+        Table(path, columns={"solution": "rationale"}).load()
     with pytest.raises(ValueError, match="`name` and `revision` are for hub data sets"):
-        Rows(path, revision="main").load()
+        Table(path, revision="main").load()
 
 
 HUB_ROW = {
@@ -199,13 +199,13 @@ HUB_ROW = {
 
 
 def test_gsm8k_format(tmp_path: Path) -> None:
-    (problem,) = Rows(written(tmp_path / "train.jsonl", HUB_ROW), format="gsm8k").load()
+    (problem,) = Table(written(tmp_path / "train.jsonl", HUB_ROW), format="gsm8k").load()
     assert problem.text == "How many?"
     assert problem.answer == "24000"
     assert problem.solutions == ("48/2 = 24 clips.\nThen 1000 x 24 = $24,000.",)
     bad = written(tmp_path / "bad.jsonl", {"question": "q", "answer": "just 4"})
     with pytest.raises(ValueError, match=r'line 1: field \'answer\': expected "<solution> #### <answer>"'):
-        Rows(bad, format="gsm8k").load()
+        Table(bad, format="gsm8k").load()
 
 
 @pytest.fixture
@@ -220,22 +220,22 @@ def test_a_folder_of_a_hub_data_set(tmp_path: Path) -> None:
     folder.mkdir()
     parquet.write_table(pyarrow.Table.from_pylist([HUB_ROW] * 2), folder / "train-00000.parquet")
     parquet.write_table(pyarrow.Table.from_pylist([{**HUB_ROW, "question": "And?"}]), folder / "test-00000.parquet")
-    assert [(p.id, p.text) for p in Rows(str(folder), format="gsm8k").load()] == [("gsm8k/1", "How many?")]
-    assert [p.text for p in Rows(str(folder), split="test", format="gsm8k").load()] == ["And?"]
+    assert [(p.id, p.text) for p in Table(str(folder), format="gsm8k").load()] == [("gsm8k/1", "How many?")]
+    assert [p.text for p in Table(str(folder), split="test", format="gsm8k").load()] == ["And?"]
     with pytest.raises(ValueError, match="cannot load split 'dev' of this folder"):
-        Rows(str(folder), split="dev").load()
+        Table(str(folder), split="dev").load()
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_folder_written_by_save_to_disk(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "saved"))
-    assert [p.id for p in Rows(str(tmp_path / "saved")).load()] == ["a", "b", "c"]
+    assert [p.id for p in Table(str(tmp_path / "saved")).load()] == ["a", "b", "c"]
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_hub_without_network_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"no such file or folder here, and not loadable .* give the path"):
-        Rows("nobody-here/no-such-set").load()
+        Table("nobody-here/no-such-set").load()
 
 
 def test_sample_is_in_the_package() -> None:

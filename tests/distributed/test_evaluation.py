@@ -44,7 +44,7 @@ def configuration(folder: Path, batch_prompts: int) -> Path:
         rows = [{"id": f"p{n}", "problem": f"a{n}b{n}", "answer": answer} for n, answer in enumerate(answers)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sources = {
-        name: {"class_path": "repirl.data.sources.Rows", "init_args": {"path": str(folder / f"{name}.jsonl")}}
+        name: {"class_path": "repirl.data.sources.Table", "init_args": {"path": str(folder / f"{name}.jsonl")}}
         for name in golds
     }
     records = [

@@ -116,7 +116,7 @@ def test_two_iterations_by_a_server(tmp_path: Path) -> None:
 def test_smollm2_two_iterations_with_the_committed_overlay(tmp_path: Path) -> None:
     rows = ROOT / "src/repirl/data/samples/gsm8k.jsonl"
     where = {"path": str(rows), "format": "plain", "name": None, "revision": None}
-    source = {"class_path": "repirl.data.sources.Rows", "init_args": where}
+    source = {"class_path": "repirl.data.sources.Table", "init_args": where}
     found = fit(
         tmp_path,
         *("--config=configs/gsm8k_smollm2.yaml", "--config=configs/scale/vllm.yaml"),

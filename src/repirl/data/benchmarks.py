@@ -27,7 +27,7 @@ class Benchmark(Source):
 
     Args:
         name: which (docs/benchmarks.md).
-        path: a local file or folder in the set's own schema, or in the plain one of `Rows`; default: the hub.
+        path: a local file or folder in the set's own schema, or in the plain one of `Table`; default: the hub.
         revision: of the hub data set, in place of the pinned one.
         prompt: `usual` writes the set's usual prompt around each problem: then leave `text.instruction` empty. `plain`
             leaves it to `text.instruction`.

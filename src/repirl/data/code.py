@@ -46,7 +46,7 @@ def question_prompt(statement: str, starter_code: str) -> str:
 
 
 def read_tests(row: Mapping[str, Any], columns: Mapping[str, str]) -> CodeTests | None:
-    """The tests of a row of `Rows`; None where it has none.
+    """The tests of a row of `Table`; None where it has none.
 
     `tests`: a text is a script of asserts. A list of {"input": text, "output": text} is standard input and expected
     output; with an `entry_point`, a JSON array of arguments and the expected JSON value. `setup`: code before both.

@@ -40,7 +40,7 @@ class _Entry:
     tests: CodeTests | None
 
 
-class Rows(Source):
+class Table(Source):
     """Problems from a table: .jsonl, .jsonl.gz or .parquet, a folder of data files, or a dataset hub id.
 
     Fields of a row: `problem` (text); one of `solution` (text), `solutions` (list of texts) and `steps` (list of texts,
@@ -137,11 +137,11 @@ class Sample(Source):
     def load(self) -> list[Problem]:
         """The problems."""
         with resources.as_file(resources.files("repirl.data") / "samples" / "gsm8k.jsonl") as path:
-            return Rows(str(path), limit=self.limit, skip=self.skip).load()
+            return Table(str(path), limit=self.limit, skip=self.skip).load()
 
 
 def read_plain(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, tuple[str, ...], str | None]:
-    """Problem, solutions and answer of a row, fields as in `Rows`. Raises ValueError naming the field."""
+    """Problem, solutions and answer of a row, fields as in `Table`. Raises ValueError naming the field."""
     text = as_text(required(row, columns.get("problem", "problem"), "problem"), columns.get("problem", "problem"))
     mapped = [field for field in _SOLUTION_FIELDS if field in columns]
     values = {
