@@ -122,7 +122,8 @@ class RepirlCLI(LightningCLI):
             super().instantiate_classes()
         if isinstance(self.model, Answering):
             values = self.config.get(str(self.subcommand), self.config)
-            self.model.configuration = self._parser(self.subcommand).dump(values, skip_none=False)
+            parser = self._subcommand_parsers.get(str(self.subcommand), self.parser)
+            self.model.configuration = parser.dump(values, skip_none=False)
 
 
 def _is_told(error: BaseException) -> bool:

@@ -47,7 +47,7 @@ class Rate(Metric):
 
     def interval(self) -> tuple[float, float]:
         """Its 95 % interval, over the problems of all ranks; every rank must call it. NaN where nothing is known."""
-        with self.sync_context(should_sync=self._to_sync):
+        with self.sync_context():
             known = (
                 _joined(self.values).sort().values
             )  # in the same order on any number of ranks: the resampling is seeded
