@@ -102,8 +102,10 @@ def counted_micro_batches() -> Iterator[list[int]]:
         return made
 
     learner.micro_batches = counting
-    yield counts
-    learner.micro_batches = original
+    try:
+        yield counts
+    finally:
+        learner.micro_batches = original
 
 
 def train(name: str, devices: int) -> dict[str, Any]:

@@ -157,7 +157,8 @@ class ExpertData(LightningDataModule):
             raise ValueError(
                 f"the checkpoint is of a run over other training data: {', '.join(different)} differ "
                 f"({stored['prompts']} usable prompts there, {own['prompts']} here). A run can be resumed only over its own "
-                "data in its own order, with its tokenizer, template and length limits; start a new run from the weights"
+                "data in its own order and shares, with its tokenizer, template, instructions and length limits; start a new "
+                "run from the weights"
             )
         self.sampler.load_state_dict(state["sampler"])
         self._restored = None
