@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def repirl(*words: str) -> str:
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     printed = repirl("quickstart", "--output", str(output), "--iterations", "4", "--start-iterations", "3")
     assert "rePIRL, PRM only" in printed
     assert str(output / "accuracy.png") in printed
+    assert re.search(r"^[012] of 3 runs done; ", printed, re.MULTILINE)
     return output
 
 
@@ -41,6 +43,15 @@ def test_quickstart_measures_every_run_and_draws_it(quickstart: Path) -> None:
         assert 0 <= arm["final"]["sampled"] <= 1
     assert (quickstart / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert list((quickstart / "seed-1" / "repirl").glob("events.out.tfevents.*"))
+
+
+def test_quickstart_runs_say_in_their_logs_where_they_are(quickstart: Path) -> None:
+    for run, iterations in (("start", 3), ("repirl", 4), ("rloo", 4), ("sft", 4)):
+        said = [
+            line for line in (quickstart / "seed-1" / run / "log.txt").read_text().splitlines() if line[:4] == "fit "
+        ]
+        assert said[0].startswith(f"fit 0/{iterations}  ")
+        assert said[-1].startswith(f"fit {iterations}/{iterations}  ")
 
 
 def test_prm_only_logs_no_accuracy_and_rloo_does(quickstart: Path) -> None:

@@ -17,7 +17,7 @@ LAYERS = (
     {"modules"},
     {"learning"},
     {"models", "rollout", "verifiers", "data"},
-    {"objectives", "metrics", "sandbox", "distributed", "weights", "equality", "checkpoints", "folders"},
+    {"objectives", "metrics", "sandbox", "distributed", "weights", "equality", "checkpoints", "folders", "progress"},
     {"structs"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from repirl import config
 from repirl.build import explained, raised_in
 from repirl.callbacks.checkpoint import Checkpoint
+from repirl.callbacks.progress import Progress
 from repirl.config.errors import explain
 from repirl.distributed import lost_process
 from repirl.folders import claimed
@@ -109,11 +110,15 @@ class RepirlCLI(LightningCLI):
         return f"the newest checkpoint is {found}: go on from it with --ckpt_path{change}"
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Saves by our own callback where the user has named none: every so often and at the end."""
+        """Saves and shows progress by our own callbacks where the user has named none."""
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         if config.get("enable_checkpointing") is not False and not any(isinstance(c, ModelCheckpoint) for c in given):
             callbacks = [*callbacks, Checkpoint()]
+        if config.get("enable_progress_bar") is False:
+            config["callbacks"] = [c for c in given if not isinstance(c, Progress)]
+        elif not any(isinstance(c, ProgressBar) for c in given):
+            callbacks = [*callbacks, Progress()]
         return super()._instantiate_trainer(config, callbacks)
 
     def instantiate_classes(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from repirl import checkpoints
 from repirl.applications.sweep import main, overlay, parse_seeds, plan
 from repirl.config import ConfigError
 from tests.processes import below, limited, wait_for
+from tests.progress.screen import in_terminal, on_screen
 
 BASE = """
 trainer: {accelerator: cpu, devices: 1, max_steps: 2, max_epochs: -1, limit_val_batches: 0, enable_checkpointing: false,
@@ -67,6 +69,7 @@ def test_arms_times_seeds_one_table_and_nothing_is_run_twice(tmp_path: Path) -> 
         "broken, seed 4",
     ]
     assert "missing.jsonl" in (tmp_path / "out/broken/seed-3/log.txt").read_text()
+    assert any(re.match(r"\d of 6 runs done; ", line) for line in first.stderr.splitlines())
 
     with (tmp_path / "out/results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -86,6 +89,24 @@ def test_arms_times_seeds_one_table_and_nothing_is_run_twice(tmp_path: Path) -> 
         rows = list(csv.DictReader(file))
     assert [float(r["sft/loss"]) for r in rows if r["arm"] == "base"] == [losses[0], losses[2]]
     assert float(next(r["sft/loss"] for r in rows if r["arm"] == "fast")) != losses[1]
+
+
+def test_a_sweep_in_a_terminal_says_where_its_runs_are(tmp_path: Path) -> None:
+    files = write(
+        tmp_path, base=BASE.replace("enable_progress_bar: false, ", "").replace("max_steps: 2", "max_steps: 99")
+    )
+    words = ["--base", files["base"], "--seeds", "3-4", "--jobs", "2", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "repirl", "sweep", *words]
+    status, written = in_terminal(command, cwd=tmp_path, env=os.environ, columns=120)
+    assert status == 0, written
+    assert re.search(r"\x1b\[K[01] of 2 runs done; [^\r]*seed-[34] \d+/99", written)
+    first, *ended, last, end = on_screen(written)
+    assert first == "2 runs, 0 done before, 2 at a time"
+    assert sorted(line.split(", ")[1].split(":")[0] for line in ended) == ["seed 3", "seed 4"]
+    assert (last, end) == (f"2 of 2 runs in {tmp_path / 'out/results.csv'}", "")
+    for seed in (3, 4):
+        *_, said = (tmp_path / f"out/base/seed-{seed}/log.txt").read_text().splitlines()
+        assert re.fullmatch(r"fit 99/99  .*took \d+:\d\d", said)
 
 
 def test_seeds_reach_everything_that_has_one(tmp_path: Path) -> None:

@@ -22,18 +22,24 @@ class Processes:
     """A server of processes; its own start takes the seconds of the imports, once."""
 
     def __init__(self) -> None:
-        self._running: set[BaseProcess] = set()
+        self._running: dict[BaseProcess, Path] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOADED)
 
     def call(self, log: Path, threads: int, function: Callable[..., None], *arguments: Any) -> int:
         """Runs `function` with its output in `log` and so many threads for torch, and waits; returns the exit status."""
+        log.unlink(missing_ok=True)  # what an earlier run said is not read as this one's
         process = self._start(log, threads, function, *arguments)
-        self._running.add(process)
+        self._running[process] = log
         process.join()
-        self._running.discard(process)
+        del self._running[process]
         assert process.exitcode is not None
         return process.exitcode
+
+    @property
+    def logs(self) -> list[Path]:
+        """Logs of the processes that run, in the order of their starts."""
+        return list(self._running.values())
 
     def _start(self, log: Path, threads: int, function: Callable[..., None], *arguments: Any) -> BaseProcess:
         process = self._context.Process(target=_logged, args=(str(log), threads, function, arguments))

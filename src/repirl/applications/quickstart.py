@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from repirl.applications.following import MEASURING, follow
 from repirl.applications.processes import Processes, alone_in
 from repirl.applications.sweep import parse_seeds
 from repirl.config import ConfigError
@@ -30,6 +31,10 @@ ARMS = {  # name: (folder, configurations)
     "SFT on the same experts": ("sft", ["configs/toy/sft.yaml"]),
 }
 EASY_ITERATIONS = 200  # instead of the configurations' 140, where sampled accuracy from the easier start still rises
+PROGRESS = {  # of a run, into its log: often, since the log is where it is read
+    "class_path": "repirl.callbacks.progress.Progress",
+    "init_args": {"every_s": 2.0},
+}
 CURVE_PROBLEMS, FINAL_PROBLEMS = 200, 500
 
 
@@ -71,7 +76,7 @@ def _run_all(arguments: argparse.Namespace, seeds: list[int], arms: list[str], i
     with processes.threads(cores) as pool:
         configs = STARTS[arguments.start]
         overlays = [start_overlay(output, seed, configs, arguments.start_iterations) for seed in seeds]
-        list(pool.map(lambda overlay: fit(processes, configs, overlay, threads), overlays))
+        follow(processes, {path.parent: pool.submit(fit, processes, configs, path, threads) for path in overlays})
     print(f"2. {len(arms)} runs a seed from there, {cores} at a time, each measured on held-out problems when it ends")
     with processes.threads(cores) as pool:
         runs = {
@@ -80,6 +85,8 @@ def _run_all(arguments: argparse.Namespace, seeds: list[int], arms: list[str], i
             for arm in arms
         }
         starts = {seed: pool.submit(measured, processes, output / f"seed-{seed}" / "start") for seed in seeds}
+        folders = {folder_of(output, seed, arm): future for (seed, arm), future in runs.items()}
+        follow(processes, folders, besides=starts.values())
     results = []
     for seed in seeds:
         start = starts[seed].result()
@@ -118,14 +125,19 @@ def start_overlay(output: Path, seed: int, configs: list[str], iterations: int |
     return write_overlay(
         folder,
         seed,
-        {"default_root_dir": str(folder), "callbacks": callbacks, **_steps(iterations)},
+        {"default_root_dir": str(folder), "callbacks": [*callbacks, PROGRESS], **_steps(iterations)},
         {"policy": {"init_args": {"init_seed": seed}}},
     )
 
 
+def folder_of(output: Path, seed: int, arm: str) -> Path:
+    """Where one run writes."""
+    return output / f"seed-{seed}" / ARMS[arm][0]
+
+
 def arm_overlay(output: Path, seed: int, arm: str, iterations: int | None) -> Path:
     """The overlay of one run: where it starts, logs and saves."""
-    folder = output / f"seed-{seed}" / ARMS[arm][0]
+    folder = folder_of(output, seed, arm)
     where = {"save_dir": str(folder), "name": None, "version": ""}
     loggers = [
         {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": where}
@@ -144,7 +156,12 @@ def arm_overlay(output: Path, seed: int, arm: str, iterations: int | None) -> Pa
     return write_overlay(
         folder,
         seed,
-        {"default_root_dir": str(folder), "logger": loggers, "callbacks": [checkpoints], **_steps(iterations)},
+        {
+            "default_root_dir": str(folder),
+            "logger": loggers,
+            "callbacks": [checkpoints, PROGRESS],
+            **_steps(iterations),
+        },
         {"seed": seed, "policy": {"init_args": {"path": str(folder.parent / "start")}}},
     )
 
@@ -186,7 +203,7 @@ def run(processes: Processes, configs: list[str], overlay: Path) -> dict[str, An
 
 def measured(processes: Processes, place: Path) -> dict[str, Any]:
     """What `measure` finds, in a process of its own."""
-    log = place / "measured.log"
+    log = place / MEASURING
     if processes.call(log, 1, measure, place):
         raise SystemExit(_failure("measuring", log))
     found: dict[str, Any] = json.loads((place / "measured.json").read_text())

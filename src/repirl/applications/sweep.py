@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from repirl import config
+from repirl.applications.following import follow
 from repirl.applications.processes import Processes, alone_in
 from repirl.config.errors import parameters
 
@@ -61,7 +62,9 @@ def _run_all(runs: Sequence[Run], jobs: int, threads: int, output: Path) -> int:
     print(f"{len(runs)} runs, {len(runs) - len(todo)} done before, {jobs} at a time", flush=True)
     processes = Processes()
     with processes.threads(jobs) as pool:
-        failed = [run for run in pool.map(lambda r: execute(r, overlays[r], processes, threads), todo) if run]
+        ended = {run.folder: pool.submit(execute, run, overlays[run], processes, threads) for run in todo}
+        follow(processes, ended)
+    failed = [run for future in ended.values() if (run := future.result()) is not None]
     rows = [row for run in runs if (row := result(run)) is not None]
     write_table(rows, output)
     print(f"{len(rows)} of {len(runs)} runs in {output / 'results.csv'}")

@@ -73,10 +73,13 @@ class EvalLoader:
     def __len__(self) -> int:
         return self._count
 
+    def problems_in(self, batches: int) -> int:
+        """Number of problems in the first so many batches, those of all ranks."""
+        return min(batches, self._count) * len(self._prompts) // max(self._count, 1)
+
     def __iter__(self) -> Iterator[PromptBatch]:
-        size = len(self._prompts)
         for batch in range(self._count):
-            start, stop = batch * size // self._count, (batch + 1) * size // self._count
+            start, stop = self.problems_in(batch), self.problems_in(batch + 1)
             yield PromptBatch(list(self._prompts[start + self._rank : stop : self._world_size]))
 
 

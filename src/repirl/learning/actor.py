@@ -12,10 +12,14 @@ from repirl.structs import Expert, Generator, Problem, Prompt, Response, Verdict
 
 
 class Actor:
-    """A policy with its codec, its generator and, where given, a verifier."""
+    """A policy with its codec, its generator and, where given, a verifier.
+
+    sampled_tokens: number of response tokens that this process has sampled so far.
+    """
 
     def __init__(self, policy: Policy, text: Text, rollout: Generator, verifier: Verifier | None) -> None:
         self.policy, self.text, self.rollout, self.verifier = policy, text, rollout, verifier
+        self.sampled_tokens = 0
 
     @cached_property
     def codec(self) -> ChatCodec:
@@ -50,9 +54,11 @@ class Actor:
     ) -> list[list[Response]]:
         """`samples` responses a prompt; the randomness of each comes from (key, its position in the global batch)."""
         seeds = [row_seed(*key, position) for position in positions]
-        return self.rollout.generate(
+        rows = self.rollout.generate(
             [p.token_ids for p in prompts], samples=samples, seeds=seeds, temperature=temperature
         )
+        self.sampled_tokens += sum(len(response.token_ids) for row in rows for response in row)
+        return rows
 
     def close(self) -> None:
         """Ends the worker processes of generator and verifier; safe to call twice."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,16 +19,19 @@ TIME = "time/"
 class Recorder:
     """Collects values under "group/name" until they are taken; a phase's seconds under "time/<phase>_s".
 
-    iteration: the one that is under way, counted from 0.
+    iteration: the one that is under way, counted from 0. on_phase: is told each phase as it begins.
     """
 
     def __init__(self) -> None:
         self.iteration = 0
+        self.on_phase: Callable[[str], None] | None = None
         self._values: defaultdict[str, list[float]] = defaultdict(list)
 
     @contextmanager
     def timed(self, phase: str, device: torch.device) -> Iterator[None]:
         """Adds the seconds that the block took; on a GPU, until its kernels ended."""
+        if self.on_phase is not None:
+            self.on_phase(phase)
         start = time.perf_counter()
         yield
         if device.type == "cuda":
