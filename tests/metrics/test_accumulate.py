@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,20 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torchmetrics import MeanMetric, Metric
 
 from repirl.metrics import bootstrap_interval, brier_score
-from repirl.metrics.accumulate import AUROC, BestOfN, CalibrationError, MajorityVote, PassAtK, Rate, WeightedVote
+from repirl.metrics.accumulate import (
+    AUROC,
+    Accumulator,
+    BestOfN,
+    CalibrationError,
+    MajorityVote,
+    PassAtK,
+    Rate,
+    WeightedVote,
+)
 
 ROOT = Path(__file__).parents[2]
 NAN = float("nan")
@@ -81,7 +92,7 @@ CASES: dict[str, tuple[Callable[[], Metric], list[tuple[Any, ...]], float]] = {
 
 def accumulated(name: str, batches: slice) -> Metric:
     make, arguments, _ = CASES[name]
-    metric = make()
+    metric = make().to("cpu")  # as Lightning does: a metric that was moved must not forget its dtype
     for batch in arguments[batches]:
         metric.update(*batch)
     return metric
@@ -99,9 +110,32 @@ def test_batches_add_up(name: str) -> None:
     assert float(metric.compute()) == pytest.approx(float(accumulated(name, slice(1)).compute()), abs=1e-9, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", ["rate", "pass@2", "majority", "weighted", "best", "auroc", "calibration"])
-def test_nothing_gives_no_number(name: str) -> None:
-    assert math.isnan(CASES[name][0]().compute())
+OURS = [name for name, (make, _, _) in CASES.items() if isinstance(make(), Accumulator)]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_nothing_gives_no_number_and_no_warning(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(CASES[name][0]().compute())
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_states_keep_their_dtype_and_follow_their_module(name: str) -> None:
+    make, (first, *others), expected = CASES[name]
+    module = nn.Module()
+    module.metric = make()
+    module.to(torch.bfloat16)
+    module.metric.update(*first)
+    module.half().to(torch.bfloat16)
+    for batch in others:
+        module.metric.update(*batch)
+    assert float(module.metric.compute()) == pytest.approx(expected, abs=1e-6)
+    assert module.metric.compute().dtype == torch.float64
+    assert module.state_dict() == {}
+    states = module.to("meta").metric.metric_state.values()
+    tensors = [tensor for state in states for tensor in (state if isinstance(state, list) else [state])]
+    assert {(tensor.device.type, tensor.dtype) for tensor in tensors} == {("meta", torch.float64)}
 
 
 def test_an_interval_does_not_depend_on_the_order() -> None:

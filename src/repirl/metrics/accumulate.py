@@ -1,19 +1,18 @@
 """Figures that add up over batches and ranks: torchmetrics classes over the pure functions.
 
 Each is used as any torchmetrics class: `update` with a batch, `compute` with all ranks, logged as an object by
-`self.log("val/pass@8", metric)`. Ranks may have unequal numbers of values, or none. A mean without intervals is
-`torchmetrics.MeanMetric`. AUROC is ours because torchmetrics takes scores outside [0, 1] for logits: its sigmoid ties large
-ones.
+`self.log("val/pass@8", metric)`. Ranks may have unequal numbers of values, or none, or never be updated. AUROC is ours
+because torchmetrics takes scores outside [0, 1] for logits: its sigmoid ties large ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from repirl.metrics.answers import best_of_n, majority_vote, pass_at_k, weighted_vote
@@ -25,16 +24,45 @@ Answers = Sequence[Sequence[str | None]]
 Outcomes = Sequence[Sequence[bool | None]]
 
 
-class Rate(Metric):
-    """Mean over problems, with a 95 % bootstrap interval; problems of which nothing is known, NaN, are left out."""
+class Accumulator(Metric):
+    """A metric whose states are float64 on every rank and device, and that need not have anything to count."""
 
     full_state_update = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float64. torchmetrics makes the empty state of a rank without values of it: it must be that of the others."""
+        return torch.float64
+
+    @property
+    def update_called(self) -> bool:
+        """True, so that nobody is warned where a rank has no values."""
+        return True
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        """Moves the states and keeps their dtype: in a module cast to bfloat16 a count would stand still at 256."""
+
+        def moved(state: Tensor) -> Tensor:
+            other = fn(state)
+            return other if other.dtype == state.dtype else state.to(other.device)
+
+        return super()._apply(moved, exclude_state)
+
+    def _joined(self, state: Tensor | list[Tensor]) -> Tensor:
+        """A list state as one tensor, which it is already where ranks are synchronised."""
+        if isinstance(state, Tensor):
+            return state
+        return torch.cat(state) if state else torch.zeros(0, dtype=torch.float64, device=self.device)
+
+
+class Rate(Accumulator):
+    """Mean over problems, with a 95 % bootstrap interval; problems of which nothing is known, NaN, are left out."""
+
     values: list[Tensor] | Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("values", [], dist_reduce_fx="cat")
-        self.set_dtype(torch.float64)  # also of what a rank without values gives
 
     def update(self, values: Float[Tensor, " problems"]) -> None:
         """Adds one value a problem."""
@@ -43,15 +71,15 @@ class Rate(Metric):
 
     def compute(self) -> Tensor:
         """The mean; NaN where nothing is known."""
-        return _joined(self.values).mean()
+        return self._joined(self.values).mean()
 
     def interval(self) -> tuple[float, float]:
         """Its 95 % interval, over the problems of all ranks; every rank must call it. NaN where nothing is known."""
         with self.sync_context():
-            known = (
-                _joined(self.values).sort().values
-            )  # in the same order on any number of ranks: the resampling is seeded
-            return bootstrap_interval(known) if len(known) else (math.nan, math.nan)
+            known = self._joined(self.values)
+        if not len(known):
+            return math.nan, math.nan
+        return bootstrap_interval(known.sort().values.cpu())  # in one order on any number of ranks: the seed is fixed
 
 
 class PassAtK(Rate):
@@ -92,10 +120,9 @@ class BestOfN(Rate):
         super().update(best_of_n(scores=scores, correct=correct))
 
 
-class AUROC(Metric):
+class AUROC(Accumulator):
     """Probability that a positive scores higher than a negative, ties counted half, exactly (`auroc`)."""
 
-    full_state_update = False
     scores: list[Tensor] | Tensor
     positive: list[Tensor] | Tensor
 
@@ -108,18 +135,17 @@ class AUROC(Metric):
         """Adds scores of any size."""
         assert isinstance(self.scores, list)
         assert isinstance(self.positive, list)
-        self.scores.append(scores.to(self.device, torch.float32))
-        self.positive.append(positive.to(self.device, torch.float32))  # what all ranks give has one type
+        self.scores.append(scores.to(self.device, torch.float64))
+        self.positive.append(positive.to(self.device, torch.float64))
 
     def compute(self) -> Tensor:
         """The AUROC; NaN without positives or negatives."""
-        return auroc(_joined(self.scores), _joined(self.positive) == 1)
+        return auroc(self._joined(self.scores), self._joined(self.positive) == 1)
 
 
-class CalibrationError(Metric):
+class CalibrationError(Accumulator):
     """Expected calibration error of probabilities, in `bins` of equal width (`calibration_error`)."""
 
-    full_state_update = False
     confidence: Tensor
     right: Tensor
     count: Tensor
@@ -147,13 +173,6 @@ class CalibrationError(Metric):
     def compute(self) -> Tensor:
         """The error, 0 at best; NaN without values."""
         return calibration_error(confidence=self.confidence, right=self.right, count=self.count)
-
-
-def _joined(values: list[Tensor] | Tensor) -> Tensor:
-    """A state as one tensor: a list on one rank, joined already where ranks are synchronised."""
-    if isinstance(values, Tensor):
-        return values
-    return torch.cat(values) if values else torch.zeros(0)
 
 
 def _verdicts(chosen: Sequence[int | None], correct: Outcomes) -> Tensor:
