@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from repirl.callbacks.progress import Progress, expert_tokens, time_allowed, total_iterations
 from repirl.data.loaders import EvalLoader
@@ -166,6 +168,28 @@ def test_other_modules_are_counted_by_epochs(tmp_path: Path, capsys: pytest.Capt
     trainer.fit(ToyModel(Baseline()), datamodule=ToyData(rows=3))
     counts = [parts[0] for parts in progress(capsys.readouterr().err.splitlines())]
     assert list(dict.fromkeys(counts)) == [f"fit {n}/6" for n in range(1, 7)]
+
+
+class TwoSets(ToyData):
+    """Two validation sets, under names."""
+
+    def val_dataloader(self) -> dict[str, DataLoader[Tensor]]:  # type: ignore[override]
+        return {"first": self.train_dataloader(), "second": self.train_dataloader()}
+
+
+class TwoSetsModel(ToyModel):
+    """A model that validates on both."""
+
+    def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+
+
+def test_several_validation_sets_are_counted_on(capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=[Progress(every_s=0)], **options)
+    trainer.validate(TwoSetsModel(Baseline()), datamodule=TwoSets(rows=3), verbose=False)
+    counts = [parts[0] for parts in progress(capsys.readouterr().err.splitlines(), "validate")]
+    assert counts == [f"validate {n}/6" for n in (0, 1, 2, 3, 4, 5, 6, 6)]
 
 
 def test_the_end_is_what_comes_first_of_steps_and_epochs() -> None:

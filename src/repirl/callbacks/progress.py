@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from repirl.data.loaders import EvalLoader
 from repirl.learning.recorder import Recorder
@@ -309,7 +310,5 @@ def _least(*seconds: float | None) -> float | None:
 
 
 def _flat(loaders: Any) -> list[Any]:
-    """Loaders of a trainer: it has one, several, or none."""
-    if loaders is None:
-        return []
-    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
+    """Loaders of a trainer, which may have one, none, or several under names."""
+    return [] if loaders is None else CombinedLoader(loaders, "sequential").flattened
