@@ -196,3 +196,13 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         assert uneven == pytest.approx(CASES[name][2], abs=1e-6), name
         if isinstance(alone, Rate):
             assert intervals == [*alone.interval(), *alone.interval()]
+
+
+def test_the_documented_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    (code,) = [part for part in text.split("```python\n")[1:] if "PassAtK" in part]
+    exec(code.split("```")[0], {})
+    mean, *_, vote = capsys.readouterr().out.split()
+    # 1 - C(2, 2) / C(4, 2) = 5/6 and 0; e^.1 for "7" against e^.9 for "8", which is wrong
+    assert float(mean) == pytest.approx(5 / 12)
+    assert float(vote) == 0
