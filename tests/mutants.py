@@ -165,12 +165,12 @@ def _rloo_over_active_rows(_: Any) -> Any:
 )
 def _standard_deviation_over_n(group_normalised: Any) -> Any:
     def faulty(*, rewarded: Any, response_mask: Any, group: Any, scorable: Any, **options: Any) -> Any:
-        found = group_normalised(
+        advantages = group_normalised(
             rewarded=rewarded, response_mask=response_mask, group=group, scorable=scorable, **options
         )
-        of_row = (rewarded & response_mask & scorable[:, None]).sum(-1).to(found.dtype)
+        of_row = (rewarded & response_mask & scorable[:, None]).sum(-1).to(advantages.dtype)
         count = torch.stack([of_row[group == g].sum() for g in group])
-        return found * (count / (count - 1).clamp(min=1)).sqrt()[:, None]
+        return advantages * (count / (count - 1).clamp(min=1)).sqrt()[:, None]
 
     return faulty
 
@@ -236,8 +236,8 @@ def _rates_stepped_by_the_optimiser(step: Any) -> Any:
 )
 def _stale_rows_by_the_present_policy(with_log_probs: Any) -> Any:
     def faulty(self: Any, batch: Any) -> Any:
-        found = with_log_probs(self, batch)
-        return replace(found, behaviour_log_probs=found.old_log_probs)
+        known = with_log_probs(self, batch)
+        return replace(known, behaviour_log_probs=known.old_log_probs)
 
     return faulty
 
@@ -249,8 +249,8 @@ def _stale_rows_by_the_present_policy(with_log_probs: Any) -> Any:
 )
 def _present_policy_as_reference(with_log_probs: Any) -> Any:
     def faulty(self: Any, batch: Any) -> Any:
-        found = with_log_probs(self, batch)
-        return found if self.reference is None else replace(found, reference_log_probs=found.old_log_probs)
+        known = with_log_probs(self, batch)
+        return known if self.reference is None else replace(known, reference_log_probs=known.old_log_probs)
 
     return faulty
 

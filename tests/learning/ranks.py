@@ -1,6 +1,6 @@
-"""What one rank of several computes with the parts of learning/, without Lightning.
+"""What each of several ranks computes with the parts of learning/, without Lightning.
 
-`python -m tests.mutants tests.learning.ranks FOLDER RANK RANKS` writes FOLDER/RANK.pt.
+`python -m tests.mutants tests.learning.ranks FOLDER RANKS` starts them and writes FOLDER/<rank>.pt of each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from repirl.learning.prm_learner import PRMLearner
 from repirl.learning.prm_objectives import IRL
 from repirl.learning.recorder import Recorder
 from repirl.learning.settings import Surrogate
-from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.structs import Expert, Problem, Prompt, Response
 from tests.models.tiny import PAD, tiny_policy
@@ -74,51 +73,58 @@ def there_and_back() -> tuple[Tensor, Tensor, Tensor]:
     return values, gathered, of_all.local(gathered)
 
 
-def ready(learner: Learner) -> Learner:
-    """With plain SGD."""
-    learner.engine = TorchEngine(learner, torch.optim.SGD(learner.model.parameters(), lr=0.1))
-    return learner
+def start() -> nn.ModuleDict:
+    """The PRM and the policy before anything is learned."""
+    policy = tiny_policy()
+    return nn.ModuleDict({"prm": PRM(kind="q_head").build(policy), "policy": policy})
 
 
 def learned(micro_batch_tokens: int = 1) -> dict[str, Any]:
     """One update of PRM and policy by micro-batches of one row each: passes of each model, figures, weights after it."""
-    policy: Policy = tiny_policy()
-    prm = PRM(kind="q_head").build(policy)
+    models = start()
     shared: dict[str, Any] = {"micro_batch_tokens": micro_batch_tokens, "clip_norm": 1e9, "recorder": Recorder()}
-    prm_learner = PRMLearner(prm, IRL(base_measure="uniform"), **shared)
-    policy_learner = PolicyLearner(policy, Surrogate(), max_response_tokens=8, **shared)
-    passes = {"prm": 0, "policy": 0}
-
-    def count(name: str, model: nn.Module) -> None:
-        def one(*_: Any) -> None:
-            passes[name] += 1
-
-        model.register_forward_hook(one)
-
-    count("prm", prm)
-    count("policy", policy)
-    of_all = policy_learner.with_log_probs(batch())
-    ready(prm_learner)
-    ready(policy_learner)
-    prm_learner.update(of_all)
-    rollouts = of_all.of_policy()
+    of_prm = PRMLearner(models["prm"], IRL(base_measure="uniform"), **shared)
+    of_policy = PolicyLearner(models["policy"], Surrogate(), max_response_tokens=8, **shared)
+    passes = {learner.name: counted(learner) for learner in (of_prm, of_policy)}
+    whole = of_policy.with_log_probs(batch())
+    of_prm.update(whole)
+    rollouts = whole.of_policy()
     advantages = torch.tensor(ADVANTAGES)[:, None] * rollouts.response_mask
-    policy_learner.update(replace(rollouts, advantages=advantages))
-    models = nn.ModuleDict({"prm": prm, "policy": policy})
-    return {"passes": passes, "figures": shared["recorder"].take(), "weights": models.state_dict()}
+    of_policy.update(replace(rollouts, advantages=advantages))
+    return {
+        "passes": {name: len(shapes) for name, shapes in passes.items()},
+        "figures": shared["recorder"].take(),
+        "weights": models.state_dict(),
+    }
 
 
-def found() -> dict[str, Any]:
-    return {"gradients": gradients(), "there_and_back": there_and_back(), "learned": learned()}
+def counted(learner: Learner) -> list[None]:
+    """Gives a learner plain SGD, and a list that grows with each pass of its model."""
+    learner.engine = TorchEngine(learner, torch.optim.SGD(learner.model.parameters(), lr=0.1))
+    passes: list[None] = []
+    learner.model.register_forward_hook(lambda *_: passes.append(None))
+    return passes
 
 
-def main(folder: Path, number: int, count: int) -> None:
-    torch.set_num_threads(1)
+def one_rank(folder: Path, number: int, count: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=count)
-    torch.save(found(), folder / f"{number}.pt")
+    results = {"gradients": gradients(), "there_and_back": there_and_back(), "learned": learned()}
+    torch.save(results, folder / f"{number}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
+def main(folder: Path, count: int) -> None:
+    """A fork for each rank: the imports take most of the time."""
+    torch.set_num_threads(1)
+    context = torch.multiprocessing.get_context("fork")
+    started = [context.Process(target=one_rank, args=(folder, number, count)) for number in range(count)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    sys.exit(any(process.exitcode for process in started))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

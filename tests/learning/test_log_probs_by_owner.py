@@ -47,13 +47,13 @@ def moved(policy: Policy) -> Policy:
 @torch.no_grad()
 def test_rows_of_an_earlier_policy_keep_their_samplers_log_probs() -> None:
     policy = tiny_policy()
-    found = learner(policy, iteration=3).with_log_probs(batch([2, 3, 2]))  # an expert is never stale
+    known = learner(policy, iteration=3).with_log_probs(batch([2, 3, 2]))  # an expert is never stale
     present = policy(ROWS)[0]
-    assert found.old_log_probs is not None
-    assert found.behaviour_log_probs is not None
-    torch.testing.assert_close(found.old_log_probs, present)
-    torch.testing.assert_close(found.behaviour_log_probs[0], SAMPLER[0])
-    torch.testing.assert_close(found.behaviour_log_probs[1:], present[1:])
+    assert known.old_log_probs is not None
+    assert known.behaviour_log_probs is not None
+    torch.testing.assert_close(known.old_log_probs, present)
+    torch.testing.assert_close(known.behaviour_log_probs[0], SAMPLER[0])
+    torch.testing.assert_close(known.behaviour_log_probs[1:], present[1:])
     assert (present[0] - SAMPLER[0]).abs().max() > 0.1
     fresh = learner(policy, iteration=3).with_log_probs(batch([3, 3, 3]))
     torch.testing.assert_close(fresh.behaviour_log_probs, present)
@@ -66,7 +66,7 @@ def test_the_reference_is_the_policy_at_the_start() -> None:
     of_policy = learner(policy)
     assert of_policy.with_log_probs(batch([0, 0, 0])).reference_log_probs is None
     of_policy.reference = start
-    found = of_policy.with_log_probs(batch([0, 0, 0]))
-    torch.testing.assert_close(found.reference_log_probs, start(ROWS)[0])
-    torch.testing.assert_close(found.old_log_probs, policy(ROWS)[0])
+    known = of_policy.with_log_probs(batch([0, 0, 0]))
+    torch.testing.assert_close(known.reference_log_probs, start(ROWS)[0])
+    torch.testing.assert_close(known.old_log_probs, policy(ROWS)[0])
     assert (start(ROWS)[0] - policy(ROWS)[0]).abs().max() > 0.1

@@ -39,14 +39,14 @@ class FilledByRank(LightningModule):
         self.weight = torch.nn.Parameter(torch.full((2,), number))
         self.register_buffer("count", torch.full((2,), number))
         self.before = number
-        self.found: dict[str, Any] = {}
+        self.said: dict[str, Any] = {}
 
     def on_train_start(self) -> None:
-        said = [self.before, *self.weight.tolist(), *self.get_buffer("count").tolist(), float(os.getpid())]
-        of_ranks = [torch.empty(len(said), dtype=torch.float64) for _ in range(dist.get_world_size())]
-        dist.all_gather(of_ranks, torch.tensor(said, dtype=torch.float64))
-        self.found = {
-            "ranks": [values.tolist() for values in of_ranks],
+        values = [self.before, *self.weight.tolist(), *self.get_buffer("count").tolist(), float(os.getpid())]
+        of_ranks = [torch.empty(len(values), dtype=torch.float64) for _ in range(dist.get_world_size())]
+        dist.all_gather(of_ranks, torch.tensor(values, dtype=torch.float64))
+        self.said = {
+            "ranks": [one.tolist() for one in of_ranks],
             "wrapped": self.trainer.strategy.model is not self,
         }
 
@@ -70,12 +70,12 @@ def main() -> None:
     trainer.fit(module, DataLoader([torch.ones(2)] * 4, batch_size=1))
     if trainer.global_rank:
         time.sleep(600)  # until it is killed
-    other = int(module.found["ranks"][1][-1])
+    other = int(module.said["ranks"][1][-1])
     assert trainer.strategy.launcher is not None
     trainer.strategy.launcher.kill(signal.SIGKILL)
     _, status = os.waitpid(other, 0)
-    module.found["ended_by"] = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-    Path(sys.argv[1]).write_text(json.dumps(module.found))
+    module.said["ended_by"] = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    Path(sys.argv[1]).write_text(json.dumps(module.said))
     os._exit(0)  # before Lightning's observer finds the child gone and ends this process too
 
 

@@ -39,15 +39,15 @@ class Row:
 def rows(text: str | None = None) -> dict[str, Row]:
     """The table, by library and name."""
     text = (ROOT / PAGE).read_text(encoding="utf-8") if text is None else text
-    found = {}
+    table = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split("|")]
         if len(cells) != 5 or "`" not in cells[1]:
             continue
         library, version = cells[0].split()
         name, files = cells[1].strip("`"), tuple(re.findall(r"`([^`]+)`", cells[2]))
-        found[name] = Row(library, version, name, files, cells[3], cells[4])
-    return found
+        table[name] = Row(library, version, name, files, cells[3], cells[4])
+    return table
 
 
 # ---- what the source uses ----
@@ -74,16 +74,10 @@ def defined_in(tree: ast.AST) -> set[str]:
 
 
 def of_others(tree: ast.AST, ours: set[str]) -> Iterator[tuple[int, str]]:
-    """Line and name of each private name that is not ours: attributes, by `getattr` too, and imports.
-
-    What is asked of `super()` is another's in any case: only our own bases define it otherwise.
-    """
+    """Line and name of each private name that is not ours: attributes, by `getattr` too, and imports."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and is_private(node.attr):
-            asked = node.value
-            of_base = isinstance(asked, ast.Call) and isinstance(asked.func, ast.Name) and asked.func.id == "super"
-            if of_base or node.attr not in ours:
-                yield node.lineno, node.attr
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in ours:
+            yield node.lineno, node.attr
         elif isinstance(node, ast.ImportFrom) and not (node.level or (node.module or "").split(".")[0] == "repirl"):
             names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
             yield from ((node.lineno, name) for name in names if is_private(name))
@@ -99,19 +93,19 @@ def of_others(tree: ast.AST, ours: set[str]) -> Iterator[tuple[int, str]]:
 def used(root: Path = SOURCE) -> dict[tuple[str, str], int]:
     """File and private name -> a line, for names that neither the file nor another of its folder defines."""
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(root.rglob("*.py"))}
-    found = {}
+    lines = {}
     for path, tree in trees.items():
         beside = [other for file, other in trees.items() if file.parent == path.parent]
         ours = {name for other in beside for name in defined_in(other)} | DOCUMENTED
         for line, name in of_others(tree, ours):
-            found[path.relative_to(root).as_posix(), name] = line
-    return found
+            lines[path.relative_to(root).as_posix(), name] = line
+    return lines
 
 
 def replaced() -> dict[tuple[str, str], int]:
     """File and name -> line of each private method of ours that takes the place of another library's."""
     package = importlib.import_module("repirl")
-    found = {}
+    lines = {}
     for info in pkgutil.walk_packages(package.__path__, "repirl."):
         if info.name.endswith("__main__"):
             continue
@@ -121,8 +115,8 @@ def replaced() -> dict[tuple[str, str], int]:
             for name, value in vars(kind).items():
                 if is_private(name) and inspect.isfunction(value) and _of_another(kind, name):
                     file = Path(inspect.getfile(kind)).relative_to(SOURCE).as_posix()
-                    found[file, name] = value.__code__.co_firstlineno
-    return found
+                    lines[file, name] = value.__code__.co_firstlineno
+    return lines
 
 
 def _of_another(kind: type, name: str) -> bool:
@@ -150,12 +144,12 @@ def canary(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 def with_canaries() -> dict[str, str]:
     """Name of each row that a canary is for -> its file. Read, not imported: some libraries may be missing."""
-    found = {}
+    files = {}
     for path in [*sorted(Path(__file__).parent.glob("test_*.py")), ROOT / "tests" / "vllm" / "test_private_names.py"]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "canary":
-                found.update({ast.literal_eval(name): path.relative_to(ROOT).as_posix() for name in node.args})
-    return found
+                files.update({ast.literal_eval(name): path.relative_to(ROOT).as_posix() for name in node.args})
+    return files
 
 
 def advice(names: tuple[str, ...], error: Exception) -> str:

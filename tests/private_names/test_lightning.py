@@ -138,14 +138,14 @@ def test_handlers_set_after_lightnings_are_in_force_and_taken_away() -> None:
 def test_two_processes_start_equal_and_unwrapped_and_one_can_end_the_other(tmp_path: Path) -> None:
     kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
     environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "tests.private_names.lightning_ranks", str(tmp_path / "found.json")]
+    command = [sys.executable, "-m", "tests.private_names.lightning_ranks", str(tmp_path / "said.json")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads((tmp_path / "found.json").read_text())
+    said = json.loads((tmp_path / "said.json").read_text())
     # the number with which each was made; then weights and buffers, which are rank 0's
-    assert [said[:5] for said in found["ranks"]] == [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
-    assert found["wrapped"] is False
-    assert found["ended_by"] == signal.SIGKILL
+    assert [values[:5] for values in said["ranks"]] == [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert said["wrapped"] is False
+    assert said["ended_by"] == signal.SIGKILL
 
 
 @canary(
@@ -183,6 +183,7 @@ def test_the_command_line_goes_through_these_methods_in_this_order() -> None:
     assert calls == ["parsed", "trainer", "fit ran"]
     assert cli.trainer.global_step == 1
     assert type(cli.trainer.callbacks[0]) is Callback
+    assert "max_steps: 1" in cli._subcommand_parsers["fit"].dump(cli.config["fit"], skip_none=False)
     options = [action.dest for action in cli._subcommand_parsers["fit"]._actions if action.option_strings]
     assert {"trainer.max_steps", "ckpt_path"} <= set(options)
 

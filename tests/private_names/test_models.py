@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -213,6 +214,22 @@ def test_an_adapted_layer_holds_its_base_and_merges_into_it() -> None:
     first.merge()
     torch.testing.assert_close(first.base_layer(x), adapted)
     assert not torch.equal(first.base_layer.weight, start)
+
+
+@canary("PeftAdapterMixin.peft_config")
+def test_a_model_whose_adapters_are_forgotten_takes_others() -> None:
+    from peft import LoraConfig
+
+    model = llama(num_hidden_layers=1)
+    attention = model.model.layers[0].self_attn
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="already exists"):  # two of one name
+        model.add_adapter(LoraConfig(r=3, target_modules=["q_proj"]))
+    attention.q_proj = attention.q_proj.base_layer
+    model.peft_config.clear()
+    model.add_adapter(LoraConfig(r=3, target_modules=["q_proj"]))
+    assert attention.q_proj.lora_A["default"].weight.shape == (3, 16)
+    assert list(model.peft_config) == ["default"]
 
 
 @canary("PeftModel.base_model.model", "ModulesToSaveWrapper.modules_to_save", "TrainableTokensLayer.token_adapter")

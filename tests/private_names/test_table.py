@@ -11,11 +11,11 @@ from tests.private_names.table import PAGE, ROOT, SOURCE, advice, replaced, rows
 
 
 def test_every_private_name_that_the_source_uses_is_on_the_page_and_no_other() -> None:
-    found = used() | replaced()
+    lines = used() | replaced()
     listed = {(file, row.last) for row in rows().values() for file in row.files if row.last.startswith("_")}
-    missing = [f"src/repirl/{file}:{found[file, name]}: {name}" for file, name in sorted(found.keys() - listed)]
+    missing = [f"src/repirl/{file}:{lines[file, name]}: {name}" for file, name in sorted(lines.keys() - listed)]
     assert missing == [], f"use a public name, or add a row to {PAGE} and a canary in tests/private_names"
-    assert sorted(listed - found.keys()) == [], f"nothing uses these any more: take them off {PAGE}"
+    assert sorted(listed - lines.keys()) == [], f"nothing uses these any more: take them off {PAGE}"
 
 
 def test_every_row_names_files_that_use_it_and_the_pinned_version() -> None:
@@ -30,11 +30,11 @@ def test_every_row_names_files_that_use_it_and_the_pinned_version() -> None:
 
 
 def test_every_row_has_a_canary_and_every_canary_a_row() -> None:
-    table, found = rows(), with_canaries()
-    assert sorted(table.keys() - found.keys()) == [], f"write a canary for these rows of {PAGE}"
-    assert sorted(found.keys() - table.keys()) == [], f"these canaries have no row in {PAGE}"
+    table, canaries = rows(), with_canaries()
+    assert sorted(table.keys() - canaries.keys()) == [], f"write a canary for these rows of {PAGE}"
+    assert sorted(canaries.keys() - table.keys()) == [], f"these canaries have no row in {PAGE}"
     assert {name for name, row in table.items() if row.library == "vllm"} == {
-        name for name, file in found.items() if file.startswith("tests/vllm/")
+        name for name, file in canaries.items() if file.startswith("tests/vllm/")
     }
 
 
@@ -47,7 +47,7 @@ def test_every_row_has_a_canary_and_every_canary_a_row() -> None:
         ("from a._b import c", ["_b"]),
         ("getattr(a, '_b', 1)", ["_b"]),
         ("self._ours = 1\nself._ours", []),
-        ("class A:\n    def _f(self):\n        super()._f()", ["_f"]),
+        ("class A(B):\n    def f(self):\n        super()._f()", ["_f"]),
         ("self._theirs", ["_theirs"]),
         ("a._b = 1", ["_b"]),
         ("from repirl.a import _b\nfrom . import _c\na.__dict__\nos._exit(1)", []),
