@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -64,7 +64,7 @@ class Line:
             return None
         try:
             columns = os.get_terminal_size(self._terminal.fileno()).columns
-        except OSError:
+        except (OSError, ValueError):  # no terminal after all, or closed
             columns = 0
         return (columns or 80) - 1
 
@@ -153,7 +153,7 @@ class _Led:
         """As the stream's."""
         return self.line.beside(self.stream, text)
 
-    def writelines(self, lines: Iterator[str]) -> None:
+    def writelines(self, lines: Iterable[str]) -> None:
         """As the stream's."""
         for line in lines:
             self.write(line)
