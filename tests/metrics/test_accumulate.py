@@ -30,6 +30,7 @@ from repirl.metrics.accumulate import (
     MajorityVote,
     MeanOfKnown,
     PassAtK,
+    ProbeFigures,
     Rate,
     WeightedVote,
 )
@@ -185,6 +186,33 @@ def test_scores_that_are_no_probabilities_are_refused() -> None:
     )
 
 
+PROBES = [  # of two prompts: the real response, then a hollow one
+    {"means": torch.tensor([[0.5, 0.25]]), "totals": torch.tensor([[1.0, 1.0]]), "lengths": torch.tensor([[2.0, 4.0]])},
+    {"means": torch.tensor([[0.0, 1.0]]), "totals": torch.tensor([[0.0, 3.0]]), "lengths": torch.tensor([[6.0, 3.0]])},
+]
+
+
+def probed(*batches: dict[str, Tensor]) -> dict[str, float]:
+    metric = ProbeFigures(["x"]).to("cpu")
+    for batch in batches:
+        metric.update(**batch)
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def test_probes_in_numbers() -> None:
+    # Rbar: x below in one prompt, above in the other; R: a tie, and above
+    assert probed(*PROBES) == {
+        "real": 0.25,
+        "real_total": 0.5,
+        "x": 0.625,
+        "x_total": 2.0,
+        "x_wins": 0.5,
+        "x_wins_total": 0.75,
+        "length_correlation": pytest.approx(-1.0),
+    }
+    assert math.isnan(probed()["x_wins"])
+
+
 def of_two() -> dict[str, list[float]]:
     """Values on this rank, with a batch on each rank, and with all on the second one."""
     number = dist.get_rank()
@@ -195,6 +223,7 @@ def of_two() -> dict[str, list[float]]:
         values[name] = [float(halves.compute()), float(uneven.compute())]
         if isinstance(halves, Rate):
             values[name] += [*halves.interval(), *uneven.interval()]
+    values["probes"] = [*probed(PROBES[number]).values(), *probed(*(PROBES if number else [])).values()]
     return values
 
 
@@ -217,6 +246,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     printed = [process.communicate(timeout=120)[0] for process in started]
     first, second = (json.loads(text.strip().splitlines()[-1]) for text in printed)
     assert first == second
+    assert first.pop("probes") == [*probed(*PROBES).values()] * 2
     for name, (halves, uneven, *intervals) in first.items():
         alone = accumulated(name, slice(None))
         assert halves == pytest.approx(CASES[name][2], abs=1e-6), name

@@ -19,6 +19,7 @@ from torchmetrics import Metric
 from repirl.metrics.answers import best_of_n, majority_vote, pass_at_k, weighted_vote
 from repirl.metrics.calibration import brier_score, calibration_error
 from repirl.metrics.comparison import bootstrap_interval
+from repirl.metrics.prm import probe_figures
 from repirl.metrics.ranking import auroc
 
 Answers = Sequence[Sequence[str | None]]
@@ -210,6 +211,41 @@ class BrierScore(MeanOfKnown):
         known = ~labels.isnan()
         score = brier_score(probabilities=probabilities[known].double(), labels=labels[known].double())
         super().update(score, weights=known.sum())
+
+
+class ProbeFigures(Accumulator):
+    """How a PRM scores hollow responses against a real one of the same prompt (`probe_figures`).
+
+    Args:
+        kinds: names of the hollow responses.
+    """
+
+    means: list[Tensor]
+    totals: list[Tensor]
+    lengths: list[Tensor]
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        super().__init__()
+        self.kinds = tuple(kinds)
+        for name in ("means", "totals", "lengths"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        *,
+        means: Float[Tensor, "prompts kinds"],
+        totals: Float[Tensor, "prompts kinds"],
+        lengths: Float[Tensor, "prompts kinds"],
+    ) -> None:
+        """Adds prompts: mean reward, summed reward and length of the real response, then of each kind."""
+        for state, values in ((self.means, means), (self.totals, totals), (self.lengths, lengths)):
+            state.append(values.flatten().to(self.device, torch.float64))  # one dimension, as an empty state has
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figures by name; NaN without prompts."""
+        columns = 1 + len(self.kinds)
+        means, totals, lengths = (self._joined(s).view(-1, columns) for s in (self.means, self.totals, self.lengths))
+        return probe_figures(means=means, totals=totals, lengths=lengths, kinds=self.kinds)
 
 
 def _require_probabilities(values: Tensor, metric: Metric) -> None:
