@@ -127,6 +127,12 @@ def test_sets_have_their_own_figures_and_an_average() -> None:
     assert "average/greedy_accuracy_low" not in summarise(records)
 
 
+def test_sets_with_names_nearly_alike_are_kept_apart() -> None:
+    names = ["gsm.8k", "gsm_8k", "gsm_d8k", "gsm__8k"]
+    found = summarise([record(n, answer("1", n % 2 == 0), dataset=name) for n, name in enumerate(names)])
+    assert [found[f"{name}/greedy_accuracy"] for name in names] == [1, 0, 1, 0]
+
+
 # --- from a policy
 
 

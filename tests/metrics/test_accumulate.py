@@ -16,17 +16,21 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
-from torchmetrics import MeanMetric, Metric
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
 from repirl.metrics import bootstrap_interval, brier_score
 from repirl.metrics.accumulate import (
     AUROC,
     Accumulator,
     BestOfN,
+    BrierScore,
     CalibrationError,
     MajorityVote,
+    MeanOfKnown,
     PassAtK,
+    ProbeFigures,
     Rate,
     WeightedVote,
 )
@@ -80,10 +84,31 @@ CASES: dict[str, tuple[Callable[[], Metric], list[tuple[Any, ...]], float]] = {
         ],
         3.5 / 4,
     ),
+    # (1 + 0 + 4 + 1) / 4
+    "mean of known": (
+        MeanOfKnown,
+        [(torch.tensor([[1.0, NAN], [0.0, 4.0]]),), (torch.tensor([NAN, 1.0]),)],
+        6 / 4,
+    ),
+    # (2 x .5 + 1 x 2) / 3
+    "weighted mean": (
+        MeanOfKnown,
+        [(torch.tensor(0.5), torch.tensor(2)), (torch.tensor([2.0, NAN]), torch.tensor([1.0, 9.0]))],
+        1.0,
+    ),
+    # .8^2, .1^2 and .5^2 over 3
+    "brier": (
+        BrierScore,
+        [(torch.tensor([0.2, 0.9]), torch.tensor([1.0, 1.0])), (torch.tensor([0.5, 0.5]), torch.tensor([0.0, NAN]))],
+        (0.64 + 0.01 + 0.25) / 3,
+    ),
     # two bins: .2 and .4, one right: |1 - .6| = .4; .9, right: .1; (.4 + .1) / 3
     "calibration": (
         lambda: CalibrationError(bins=2),
-        [(torch.tensor([0.2, 0.9]), torch.tensor([1.0, 1.0])), (torch.tensor([0.4]), torch.tensor([0.0]))],
+        [
+            (torch.tensor([0.2, 0.9]), torch.tensor([1.0, 1.0])),
+            (torch.tensor([0.4, 0.7]), torch.tensor([0.0, NAN])),
+        ],
         0.5 / 3,
     ),
     "mean": (MeanMetric, [(torch.tensor([1.0, 2.0]),), (torch.tensor([6.0]),)], 3.0),
@@ -150,12 +175,42 @@ def test_an_interval_does_not_depend_on_the_order() -> None:
 
 
 def test_scores_that_are_no_probabilities_are_refused() -> None:
-    with pytest.raises(ValueError, match="outside"):
-        CalibrationError().update(torch.tensor([1.5]), torch.tensor([1.0]))
+    for metric in (CalibrationError(), BrierScore()):
+        with pytest.raises(
+            ValueError, match=r"outside \[0, 1\] is no probability, and one here is 1.5; take a sigmoid"
+        ):
+            metric.update(torch.tensor([0.5, 1.5]), torch.tensor([1.0, 1.0]))
     # (.2 - 1)^2 = .64, (.9 - 1)^2 = .01
     assert brier_score(probabilities=torch.tensor([0.2, 0.9]), labels=torch.tensor([1.0, 1.0])).item() == pytest.approx(
         0.325
     )
+
+
+PROBES = [  # of two prompts: the real response, then a hollow one
+    {"means": torch.tensor([[0.5, 0.25]]), "totals": torch.tensor([[1.0, 1.0]]), "lengths": torch.tensor([[2.0, 4.0]])},
+    {"means": torch.tensor([[0.0, 1.0]]), "totals": torch.tensor([[0.0, 3.0]]), "lengths": torch.tensor([[6.0, 3.0]])},
+]
+
+
+def probed(*batches: dict[str, Tensor]) -> dict[str, float]:
+    metric = ProbeFigures(["x"]).to("cpu")
+    for batch in batches:
+        metric.update(**batch)
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def test_probes_in_numbers() -> None:
+    # Rbar: x below in one prompt, above in the other; R: a tie, and above
+    assert probed(*PROBES) == {
+        "real": 0.25,
+        "real_total": 0.5,
+        "x": 0.625,
+        "x_total": 2.0,
+        "x_wins": 0.5,
+        "x_wins_total": 0.75,
+        "length_correlation": pytest.approx(-1.0),
+    }
+    assert math.isnan(probed()["x_wins"])
 
 
 def of_two() -> dict[str, list[float]]:
@@ -168,6 +223,7 @@ def of_two() -> dict[str, list[float]]:
         values[name] = [float(halves.compute()), float(uneven.compute())]
         if isinstance(halves, Rate):
             values[name] += [*halves.interval(), *uneven.interval()]
+    values["probes"] = [*probed(PROBES[number]).values(), *probed(*(PROBES if number else [])).values()]
     return values
 
 
@@ -190,6 +246,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     printed = [process.communicate(timeout=120)[0] for process in started]
     first, second = (json.loads(text.strip().splitlines()[-1]) for text in printed)
     assert first == second
+    assert first.pop("probes") == [*probed(*PROBES).values()] * 2
     for name, (halves, uneven, *intervals) in first.items():
         alone = accumulated(name, slice(None))
         assert halves == pytest.approx(CASES[name][2], abs=1e-6), name
@@ -198,11 +255,62 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
             assert intervals == [*alone.interval(), *alone.interval()]
 
 
-def test_the_documented_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    (code,) = [part for part in text.split("```python\n")[1:] if "PassAtK" in part]
-    exec(code.split("```")[0], {})
-    mean, *_, vote = capsys.readouterr().out.split()
-    # 1 - C(2, 2) / C(4, 2) = 5/6 and 0; e^.1 for "7" against e^.9 for "8", which is wrong
-    assert float(mean) == pytest.approx(5 / 12)
-    assert float(vote) == 0
+# --- where torchmetrics' own differ
+
+
+def after(metric: Metric, *batches: tuple[Tensor, ...]) -> float:
+    for batch in batches:
+        metric.update(*batch)
+    return float(metric.compute())
+
+
+def test_a_count_goes_on_beyond_24_bits() -> None:
+    batches = [(torch.ones(()), torch.tensor(2.0**24)), *[(torch.zeros(()), torch.ones(()))] * 3]
+    assert after(MeanOfKnown(), *batches) == 2**24 / (2**24 + 3)
+    assert after(MeanMetric(), *batches) == 1
+
+
+def test_auroc_keeps_large_rewards_apart() -> None:
+    scores = torch.tensor([30.0, 40.0])
+    assert after(AUROC(), (scores, torch.tensor([False, True]))) == 1
+    assert after(BinaryAUROC(), (scores, torch.tensor([0, 1]))) == 0.5  # both have the sigmoid 1
+    scores, labels = torch.tensor([-3.0, 0.2, 2.0, 1.0, -0.1]), torch.tensor([0, 1, 0, 1, 0])
+    # 1 and .2 beat -3 and -.1, and not 2
+    assert after(AUROC(), (scores, labels == 1)) == pytest.approx(after(BinaryAUROC(), (scores, labels))) == 4 / 6
+
+
+def test_the_calibration_error_agrees_on_probabilities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(500, generator=generator)
+    right = torch.rand(500, generator=generator) < probabilities.square()
+    for bins in (1, 10, 15):
+        theirs = after(BinaryCalibrationError(bins), (probabilities, right.int()))
+        assert after(CalibrationError(bins), (probabilities, right.float())) == pytest.approx(theirs, abs=1e-6)
+    # .9 is right, 1 wrong: here one bin, |1.9 - 1| / 2; there 1 has a bin of its own, (.1 + 1) / 2
+    ends = torch.tensor([0.9, 1.0])
+    assert after(CalibrationError(2), (ends, torch.tensor([1.0, 0.0]))) == pytest.approx(0.45)
+    assert after(BinaryCalibrationError(2), (ends, torch.tensor([1, 0]))) == pytest.approx(0.55)
+
+
+def test_metrics_are_composed() -> None:
+    class Solved(Rate):
+        """Share of problems with a right response."""
+
+        def update(self, correct: Tensor, samples: Tensor) -> None:  # type: ignore[override]
+            super().update((correct > 0).double())
+
+    gain = PassAtK(2) - PassAtK(1)
+    gain.update(torch.tensor([2]), torch.tensor([4]))
+    assert float(gain.compute()) == pytest.approx(5 / 6 - 1 / 2)
+    several = MetricCollection({"solved": Solved(), "pass@2": PassAtK(2)})
+    several.update(correct=torch.tensor([2, 0]), samples=torch.tensor([4, 4]))
+    assert {name: float(value) for name, value in several.compute().items()} == pytest.approx(
+        {"solved": 1 / 2, "pass@2": 5 / 12}
+    )
+
+
+def test_the_pure_functions_load_no_torchmetrics() -> None:
+    code = "import sys, repirl.metrics; sys.exit(any(name in sys.modules for name in ('torchmetrics', 'lightning')))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT / "src")}).returncode == 0
+    )

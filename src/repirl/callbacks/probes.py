@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from repirl.data.collate import collate_rows
 from repirl.data.preparation import final_answer_appended
-from repirl.distributed import gather_rows, rank, world_size
-from repirl.metrics import probe_figures, saturated_share
+from repirl.distributed import rank, world_size
+from repirl.metrics import saturated_share
+from repirl.metrics.accumulate import MeanOfKnown, ProbeFigures
 from repirl.objectives.reduce import response_means
 from repirl.structs import Codec, Prompt
 
@@ -67,21 +67,20 @@ class RewardProbes(Callback):
             for prompt, response in zip(self._prompts, real, strict=True)
             for response in (response, *hollow_responses(prompt.problem.text, response, module.codec))
         ]
-        found = torch.zeros(len(rows), 2, device=module.device)
-        lengths = torch.tensor([float(len(response)) for _, response in rows], device=module.device)
-        saturated = torch.zeros(0, device=module.device)
+        probes, saturated = ProbeFigures(KINDS).to(module.device), MeanOfKnown().to(module.device)
         if rows:
             batch = collate_rows([p for p, _ in rows], [r for _, r in rows], module.codec.pad_id, module.device)
             rewards = module.score(batch)
-            means = response_means(rewards, batch.response_mask)
-            found = torch.stack([means, means * lengths], -1)
+            kinds = 1 + len(KINDS)
+            means = response_means(rewards, batch.response_mask).view(-1, kinds)
+            lengths = batch.response_mask.sum(-1).float().view(-1, kinds)
+            probes.update(means=means, totals=means * lengths, lengths=lengths)
             if module.prm.bound is not None:
-                saturated = saturated_share(rewards, batch.response_mask, module.prm.bound)[None]
-        kinds = 1 + len(KINDS)
-        means, totals = gather_rows(found).view(-1, kinds, 2).unbind(-1)
-        figures = probe_figures(means=means, totals=totals, lengths=gather_rows(lengths).view(-1, kinds), kinds=KINDS)
+                share = saturated_share(rewards, batch.response_mask, module.prm.bound)
+                saturated.update(share, weights=batch.response_mask.sum())
+        figures = probes.compute()
         if module.prm.bound is not None:
-            figures["saturated"] = gather_rows(saturated).mean()
+            figures["saturated"] = saturated.compute()
         pl_module.log_dict({f"probe/{name}": value for name, value in figures.items()}, rank_zero_only=True)
 
     def _real(self, module: Any) -> list[tuple[int, ...]]:

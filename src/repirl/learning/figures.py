@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from repirl.distributed import gather_objects
 from repirl.learning.records import Answer, ProblemRecord
-from repirl.metrics.accumulate import AUROC, BestOfN, MajorityVote, PassAtK, Rate, WeightedVote
+from repirl.metrics.accumulate import AUROC, BestOfN, MajorityVote, MeanOfKnown, PassAtK, Rate, WeightedVote
 
 Measured = tuple[str, Sequence[Any]]
 """A figure's name within its data set, and what its metric's `update` takes."""
@@ -54,9 +53,7 @@ class EvaluationFigures(nn.Module):
         """
         for name in dict.fromkeys(gather_objects(self._names)):
             self._metric(name)
-        with warnings.catch_warnings():  # a rank need not have had a value
-            warnings.filterwarnings("ignore", message=r"The ``compute`` method of metric")
-            values = {name: float(self._metric(name).compute()) for name in sorted(self._names)}
+        values = {name: float(self._metric(name).compute()) for name in sorted(self._names)}
         return {
             name: (_key(name), self._metric(name), value) for name, value in values.items() if not math.isnan(value)
         }
@@ -102,7 +99,7 @@ def metric_of(figure: str) -> Metric:
         return PassAtK(int(number)) if kind == "pass" else kinds[kind]()
     if figure.startswith("auroc"):
         return AUROC()
-    return Rate() if figure.endswith("_accuracy") else MeanMetric(nan_strategy="error").set_dtype(torch.float64)
+    return Rate() if figure.endswith("_accuracy") else MeanOfKnown()
 
 
 def measured(records: Sequence[ProblemRecord]) -> Iterator[Measured]:
@@ -167,5 +164,5 @@ def _accuracy(group: Sequence[Answer]) -> float:
 
 
 def _key(name: str) -> str:
-    """The name as a module may have it."""
-    return name.replace(".", "_")
+    """The name as a module may have it, without a point; no two names have one key."""
+    return name.replace("_", "__").replace(".", "_d")

@@ -2,7 +2,8 @@
 
 Each is used as any torchmetrics class: `update` with a batch, `compute` with all ranks, logged as an object by
 `self.log("val/pass@8", metric)`. Ranks may have unequal numbers of values, or none, or never be updated. AUROC is ours
-because torchmetrics takes scores outside [0, 1] for logits: its sigmoid ties large ones.
+because torchmetrics takes scores outside [0, 1] for logits: its sigmoid ties large ones. So is the plain mean: torchmetrics
+counts in float32, which ends at 2^24.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from repirl.metrics.answers import best_of_n, majority_vote, pass_at_k, weighted_vote
-from repirl.metrics.calibration import calibration_error
+from repirl.metrics.calibration import brier_score, calibration_error
 from repirl.metrics.comparison import bootstrap_interval
+from repirl.metrics.prm import probe_figures
 from repirl.metrics.ranking import auroc
 
 Answers = Sequence[Sequence[str | None]]
@@ -53,6 +55,30 @@ class Accumulator(Metric):
         if isinstance(state, Tensor):
             return state
         return torch.cat(state) if state else torch.zeros(0, dtype=torch.float64, device=self.device)
+
+
+class MeanOfKnown(Accumulator):
+    """Mean of all values; those that are unknown, NaN, are left out."""
+
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, values: Float[Tensor, "*rows"], weights: Num[Tensor, "*rows"] | None = None) -> None:
+        """Adds values of any shape; each counts as often as its weight says, or once."""
+        values = values.to(self.total)
+        weights = torch.ones_like(values) if weights is None else weights.to(values)
+        known = ~values.isnan()
+        self.total = self.total + (values * weights)[known].sum()
+        self.weight = self.weight + weights[known].sum()
+
+    def compute(self) -> Tensor:
+        """The mean; NaN where nothing is known."""
+        return self.total / self.weight
 
 
 class Rate(Accumulator):
@@ -159,9 +185,10 @@ class CalibrationError(Accumulator):
             self.add_state(name, torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Float[Tensor, " n"], labels: Float[Tensor, " n"]) -> None:
-        """Adds probabilities of being right, in [0, 1], with labels 1 or 0."""
-        if bool(((probabilities < 0) | (probabilities > 1)).any()):
-            raise ValueError("CalibrationError: a score outside [0, 1] is no probability; take a sigmoid first")
+        """Adds probabilities of being right, in [0, 1], with labels 1, 0, or NaN where unknown, which are left out."""
+        _require_probabilities(probabilities, self)
+        known = ~labels.isnan()
+        probabilities, labels = probabilities[known], labels[known]
         place = (probabilities * self.bins).long().clamp(max=self.bins - 1)
         for state, values in (
             (self.confidence, probabilities),
@@ -173,6 +200,60 @@ class CalibrationError(Accumulator):
     def compute(self) -> Tensor:
         """The error, 0 at best; NaN without values."""
         return calibration_error(confidence=self.confidence, right=self.right, count=self.count)
+
+
+class BrierScore(MeanOfKnown):
+    """Mean of (p - y)^2 for probabilities of being right (`brier_score`): 0 at best, .25 for p = 1/2 throughout."""
+
+    def update(self, probabilities: Float[Tensor, " n"], labels: Float[Tensor, " n"]) -> None:  # type: ignore[override]
+        """Adds probabilities and labels as `CalibrationError` does."""
+        _require_probabilities(probabilities, self)
+        known = ~labels.isnan()
+        score = brier_score(probabilities=probabilities[known].double(), labels=labels[known].double())
+        super().update(score, weights=known.sum())
+
+
+class ProbeFigures(Accumulator):
+    """How a PRM scores hollow responses against a real one of the same prompt (`probe_figures`).
+
+    Args:
+        kinds: names of the hollow responses.
+    """
+
+    means: list[Tensor]
+    totals: list[Tensor]
+    lengths: list[Tensor]
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        super().__init__()
+        self.kinds = tuple(kinds)
+        for name in ("means", "totals", "lengths"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        *,
+        means: Float[Tensor, "prompts kinds"],
+        totals: Float[Tensor, "prompts kinds"],
+        lengths: Float[Tensor, "prompts kinds"],
+    ) -> None:
+        """Adds prompts: mean reward, summed reward and length of the real response, then of each kind."""
+        for state, values in ((self.means, means), (self.totals, totals), (self.lengths, lengths)):
+            state.append(values.flatten().to(self.device, torch.float64))  # one dimension, as an empty state has
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figures by name; NaN without prompts."""
+        columns = 1 + len(self.kinds)
+        means, totals, lengths = (self._joined(s).view(-1, columns) for s in (self.means, self.totals, self.lengths))
+        return probe_figures(means=means, totals=totals, lengths=lengths, kinds=self.kinds)
+
+
+def _require_probabilities(values: Tensor, metric: Metric) -> None:
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        raise ValueError(
+            f"{type(metric).__name__}: a score outside [0, 1] is no probability, and one here is "
+            f"{float(values[~((values >= 0) & (values <= 1))][0]):g}; take a sigmoid first"
+        )
 
 
 def _verdicts(chosen: Sequence[int | None], correct: Outcomes) -> Tensor:
