@@ -118,7 +118,7 @@ class Expert:
 class Prompt:
     """One problem in tokens: what the policy reads, and the expert trajectories that answer it.
 
-    dataset: the name of the set it belongs to, where a loop has several; evaluation reports each.
+    dataset: the name of the set, or of the part of a mixture, that it belongs to; empty where there is one alone.
     """
 
     problem: Problem

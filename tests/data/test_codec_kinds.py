@@ -34,7 +34,9 @@ def test_the_first_token_has_no_leading_space(kind: str) -> None:
     assert tokenizer.convert_ids_to_tokens(first) == "The"
 
 
-@pytest.mark.parametrize("form", ["Q: {problem}\nA:", "{problem}{instruction}\n\n", "{problem} So:\n"])
+@pytest.mark.parametrize(
+    "form", ["Q: {problem}{instruction}\nA:", "{problem}{instruction}\n\n", "{problem}{instruction} So:\n"]
+)
 @pytest.mark.parametrize("kind", ["llama", "metaspace first", "byte level"])
 def test_other_formats_are_continued_too(kind: str, form: str) -> None:
     tokenizer = KINDS[kind]()

@@ -41,8 +41,8 @@ class ExpertData(LightningDataModule):
         eval_batch_prompts: prompts per evaluation batch over all ranks together.
         max_experts: largest number of expert trajectories of a prompt; later ones are left out.
         require_experts: drop training problems without an expert trajectory, where no `expert_share` is given.
-        expert_share: how many of the prompts drawn have an expert trajectory, in [0, 1]: with 1 and 0 the others are left
-            out. None = as they come. Parts of a mixture have their own.
+        expert_share: share of the prompts drawn that have an expert trajectory, in [0, 1]: with 1 and 0 the others are left
+            out. None = they come as they are. Parts of a mixture have their own.
         sampler: the order of training prompts, within each part of a mixture; default UniformSampler.
         seed: seed of that order.
 

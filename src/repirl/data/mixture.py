@@ -16,11 +16,11 @@ class MixturePart:
 
     Args:
         source: the problems.
-        weight: how many of the prompts drawn are its own, relative to the other parts' weights.
+        weight: share of the prompts drawn that are its own, relative to the other parts' weights.
         instruction: text put right after every problem, in place of the model's `text.instruction`; empty for no text,
             None for the model's.
-        expert_share: how many of its prompts drawn have an expert trajectory, in [0, 1]: with 1 and 0 the others are left
-            out. None = as they come.
+        expert_share: share of its prompts drawn that have an expert trajectory, in [0, 1]: with 1 and 0 the others are left
+            out. None = the data module's `require_experts` says which are used, and they come as they are.
     """
 
     source: Source
