@@ -123,7 +123,7 @@ def test_a_fit_in_a_terminal_leaves_one_line(folder: Path) -> None:
     assert re.fullmatch(r"fit 3/3  .*took \d+:\d\d", shown[-2])
     assert shown[-1] == ""
     assert "`Trainer.fit` stopped: `max_steps=3` reached." in shown  # Lightning's log stands whole, above the line
-    for drawn in ("fit 0/3  rollout", "fit 0/3  policy_update", "fit 2/3  validate 15/15"):
+    for drawn in ("fit 0/3  rollout", "fit 0/3  policy_update", "fit 2/3  validate "):  # how far depends on its speed
         assert f"\r\x1b[K{drawn}" in written
     assert max(map(len, re.findall(r"\x1b\[K(fit [^\r\n]*)", written))) <= 79
 

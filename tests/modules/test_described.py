@@ -102,7 +102,7 @@ def test_what_a_checkpoint_says(tmp_path: Path) -> None:
     said = checkpoints.read(tmp_path / "one.ckpt")["repirl"]
     assert said["version"] == __version__
     assert said["configuration"] is None  # no command line
-    assert said["data"] == fingerprint(data._prompts["train"])
+    assert said["data"] == fingerprint(data._prompts["train"], data.parts, data.strata)
     assert said["data"]["prompts"] == 8
     assert said["policy"]["arguments"]["tokens"] == done.module.policy.arguments["tokens"]
     assert said["policy"]["stored"]["config"]["hidden_size"] == 16
