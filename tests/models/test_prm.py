@@ -224,6 +224,29 @@ def test_an_own_backbone() -> None:
     assert all(p is built[name] for name, p in prm.named_parameters())  # a second time nothing happens
 
 
+@pytest.mark.parametrize("kind", ["logit_difference", "implicit"])
+def test_a_reference_of_its_own(kind: Any) -> None:
+    tuned, start, rows = tiny_policy(1), tiny_policy(2), rows_of(PROMPTS, RESPONSES)
+    prm = PRM(kind=kind, reference=start, beta=2.0).build(tuned)
+    rewards = prm(rows)
+    if kind == "implicit":
+        torch.testing.assert_close(rewards, 2 * (tuned(rows)[0] - start(rows)[0]), rtol=0, atol=1e-5)
+    assert rewards.abs().max() > 0.1
+    rewards.sum().backward()
+    assert all(p.grad is None for p in start.parameters())
+    assert any(p.grad is not None for p in prm.backbone.parameters())
+    assert all(p.grad is None for p in tuned.parameters())  # the backbone is a copy of the policy
+    assert prm.policy_at_start is None  # the reference is another model
+    with pytest.raises(ValueError, match=r"prm\.reference: its tokenizer differs from the policy's"):
+        PRM(kind=kind, reference=Policy(config=LLAMA, tokens=[*"gfedcba", "\n"])).build(tuned)
+
+
+@pytest.mark.parametrize("kind", ["q_head", "head", "linear"])
+def test_a_reference_belongs_to_what_is_relative(kind: Any) -> None:
+    with pytest.raises(ValueError, match=f"reference belongs to logit_difference and implicit, not to '{kind}'"):
+        PRM(kind=kind, reference=tiny_policy())
+
+
 def test_other_tokens_are_refused() -> None:
     for tokens in ([*"abcdefgh", "\n"], [*"gfedcba", "\n"]):
         with pytest.raises(ValueError, match="its tokenizer differs from the policy's"):

@@ -15,12 +15,13 @@ import yaml
 
 from repirl import __version__, checkpoints
 from repirl.data.fingerprint import fingerprint
+from repirl.learning.schedule import Schedule
 from repirl.models.heads import HEADS
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.sft import SFT
 from tests.models.tiny import rows_of
-from tests.modules.tiny import ADAM, SGD, TEXT, Run, make_data, make_module, make_policy, run
+from tests.modules.tiny import ADAM, LLAMA, SGD, TEXT, TOKENS, Run, make_data, make_module, make_policy, run
 
 ROOT = Path(__file__).parents[2]
 LORA = {"r": 2, "target_modules": "all-linear"}
@@ -53,6 +54,19 @@ def require_equal(done: Run, path: Path) -> None:
 def test_every_kind_comes_back(kind: Any, granularity: Any, tmp_path: Path) -> None:
     path = tmp_path / "two.ckpt"
     require_equal(saved(path, prm=PRM(kind, beta=0.7, granularity=granularity)), path)
+
+
+@pytest.mark.parametrize("updates", [0, 2])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_reference_of_its_own_comes_back(updates: int, layers: int, tmp_path: Path) -> None:
+    path, config = tmp_path / "two.ckpt", {**LLAMA, "num_hidden_layers": layers}
+    start = Policy(config=config, tokens=TOKENS, init_seed=7)
+    done = saved(path, prm=PRM("implicit", reference=start), schedule=Schedule(prm_updates=updates))
+    require_equal(done, path)
+    again = PRM("implicit", reference=Policy(config=config, tokens=TOKENS, init_seed=8), weights=str(path))
+    again.build(make_policy().load())
+    with torch.no_grad():
+        assert torch.equal(again(ROWS), done.module.prm(ROWS))
 
 
 @pytest.mark.parametrize(

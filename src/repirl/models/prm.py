@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +28,9 @@ class PRM(nn.Module):
         backbone: its own language model (same tokenizer as the policy); None = a copy of the policy at the start.
         lora: instead of a backbone, adapters on the policy's base weights, which both then share: fields of
             peft.LoraConfig. The policy needs `lora` too, or the base would move under the PRM.
+        reference: what the kinds that are relative to a start are relative to (same tokenizer, frozen); None = the backbone
+            at the start. `kind: implicit` with a fine-tuned backbone, the model it was tuned from as the reference and
+            `schedule.prm_updates: 0` is the log-ratio of SFT as a frozen PRM.
         beta: scale of the kinds that are relative to the start (models/heads.py).
         rank: of a low-rank q_head (W = U V, U zero); None = full.
         granularity: `token`, or `step`: token rewards of a line summed onto its last token.
@@ -46,6 +49,7 @@ class PRM(nn.Module):
         freeze_backbone: bool = False,
         weights: str | None = None,
         lora: dict[str, Any] | None = None,
+        reference: Policy | None = None,
     ) -> None:
         super().__init__()
         if kind not in HEADS:
@@ -60,12 +64,16 @@ class PRM(nn.Module):
         if lora is not None and (backbone is not None or freeze_backbone):
             other = "backbone: give the backbone its lora" if backbone is not None else "freeze_backbone: leave one out"
             raise ValueError(f"prm.lora puts trained adapters on the policy's base, which excludes {other}")
+        if reference is not None and not HEADS[kind].needs_reference:
+            relative = " and ".join(name for name, head in HEADS.items() if head.needs_reference)
+            raise ValueError(f"prm: reference belongs to {relative}, not to {kind!r}")
         check_lora_fields(lora or {}, "prm.lora")
         self.lora = lora
         self.kind, self.beta, self.rank, self.granularity = kind, beta, rank, granularity
         self.freeze_backbone, self.weights = freeze_backbone, weights
         self._built, self._of_policy = False, backbone is None
-        self.backbone, self.reference = backbone, cast("Policy | None", None)
+        self.backbone, self.reference = backbone, reference
+        self._starts_at_reference = reference is None
 
     def build(self, policy: Policy) -> "PRM":
         """Makes the weights: of the own backbone, or from a copy of the (loaded) policy; nothing the second time."""
@@ -73,13 +81,12 @@ class PRM(nn.Module):
             return self
         self._built = True
         self.backbone = self._backbone_over(policy)
-        if self.backbone.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-            raise ValueError(
-                "prm.backbone: its tokenizer differs from the policy's; token rewards need the same tokens"
-            )
+        _require_same_tokens(self.backbone, policy, "prm.backbone")
         if self.freeze_backbone:
             self.backbone.requires_grad_(False)
-        if HEADS[self.kind].needs_reference:
+        if self.reference is not None:
+            _require_same_tokens(self.reference.load().requires_grad_(False), policy, "prm.reference")
+        elif HEADS[self.kind].needs_reference:
             self.reference = self.backbone.start()
         self.head: Head = HEADS[self.kind](self.backbone, self.rank)
         self._register_lines(self.backbone.vocabulary_size)
@@ -98,7 +105,7 @@ class PRM(nn.Module):
     def policy_at_start(self) -> Policy | None:
         """The frozen policy of the start, where the PRM has it anyway; who else needs it takes this one."""
         # Loaded weights bring a start of their own, and adapters begin at the policy's base.
-        if not self._of_policy or self.weights is not None or self.lora is not None:
+        if not self._of_policy or not self._starts_at_reference or self.weights is not None or self.lora is not None:
             return None
         return self.backbone if self.freeze_backbone else self.reference
 
@@ -137,7 +144,10 @@ class PRM(nn.Module):
         """What a checkpoint says of this PRM: its meaning, and what rebuilds it."""
         assert self.backbone is not None, "call build(policy) first"
         given = {"rank": self.rank, "freeze_backbone": self.freeze_backbone, "lora": self.lora}
-        return {**self.meaning(), "arguments": given, "backbone": self.backbone.description()}
+        described = {**self.meaning(), "arguments": given, "backbone": self.backbone.description()}
+        if self.reference is not None and not self._starts_at_reference:
+            described["reference"] = self.reference.description()
+        return described
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> "PRM":
@@ -155,6 +165,7 @@ class PRM(nn.Module):
             rank=described["arguments"]["rank"],
             granularity=described["granularity"],
             freeze_backbone=described["arguments"]["freeze_backbone"],
+            reference=Policy.described(described["reference"]) if "reference" in described else None,
         ).build(backbone)
         prm.load_state_dict(weights)
         return prm
@@ -217,3 +228,8 @@ class PRM(nn.Module):
         """The head's value of each response token by the states of the backbone, or of the reference."""
         values: Tensor = self.head(model.action_states(rows, after=self.head.reads_after), tokens, model)
         return values
+
+
+def _require_same_tokens(model: Policy, policy: Policy, where: str) -> None:
+    if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise ValueError(f"{where}: its tokenizer differs from the policy's; token rewards need the same tokens")

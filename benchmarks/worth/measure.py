@@ -1,0 +1,180 @@
+"""What the study measures when training ends: the policy's accuracy, and PRMs on rollouts of the policy it began with.
+
+Three process rewards are scored on the same rollouts: the learned PRM's, the trained policy's own `log q - log b` with b the
+weak start policy, and the same with b the policy at the start of the run. After SFT the second is SFT's log-ratio.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from benchmarks.worth.task import DialProblems, judge
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from repirl.data.collate import collate_rows
+from repirl.data.preparation import encode_problems
+from repirl.learning.learner import over_micro_batches
+from repirl.metrics import auroc, best_of_n, first_error_accuracy, majority_vote, pass_at_k, wrong_step_auroc
+from repirl.models.micro_batches import micro_batches
+from repirl.models.policy import Policy
+from repirl.objectives.reduce import response_means
+from repirl.objectives.steps import step_ends, sum_to_step_ends
+from repirl.structs import Prompt, Response, Rows
+from repirl.verifiers.answers import extract_box
+
+ACCURACY_KEY, ROLLOUT_KEY = (12,), (11,)  # seeds of sampling: every arm of a seed answers with the same random numbers
+TOKENS_AT_ONCE = 16384
+
+
+class WorthMeasures(Callback):
+    """Logs `worth/...` when training ends.
+
+    Args:
+        start: folder of the weak start policy.
+        seed: of the held-out problems.
+        task: arguments of `DialProblems` for them: marks, steps.
+        problems: answered by the trained policy, `samples` times each and once greedily.
+        scored: problems of which `rollouts` rollouts each are scored as steps and as responses.
+    """
+
+    def __init__(
+        self,
+        start: str,
+        seed: int,
+        task: dict[str, Any],
+        problems: int = 1000,
+        samples: int = 4,
+        scored: int = 64,
+        rollouts: int = 16,
+    ) -> None:
+        self.start, self.samples, self.rollouts = start, samples, rollouts
+        self.answered = DialProblems(problems, seed=seed, split="test", with_solutions=0, **task)
+        self.scored = DialProblems(scored, seed=seed, split="val", with_solutions=0, **task)
+        self.unseen = DialProblems(4 * scored, seed=seed + 1, split="val", **task)
+        self.held_out: list[tuple[Prompt, Response]] = []
+        self.log_probs: Tensor | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the rollouts of a run that starts where SFT ended."""
+        if getattr(pl_module, "alternation", None) is not None:
+            self._draw(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures the trained policy and every process reward there is."""
+        module: Any = pl_module
+        figures = self._accuracies(module) | {"expert_log_prob": self._expert_log_prob(module)}
+        if not self.held_out:
+            self._draw(module)
+        rows = self._rows(module)
+        policy = _scored(module.policy, rows)
+        start = Policy(path=self.start).load()
+        sources = {"policy_over_start": policy - _scored(start, rows)}
+        if getattr(module, "prm", None) is not None:
+            sources["prm"] = module.score(rows)
+        if self.log_probs is not None:
+            sources["policy_over_own_start"] = policy - self.log_probs
+        for name, rewards in sources.items():
+            figures |= {f"{name}/{key}": value for key, value in self._quality(module, rows, rewards).items()}
+        figures |= self._without_a_reward()
+        for logger in trainer.loggers:
+            logger.log_metrics({f"worth/{name}": value for name, value in figures.items()}, step=trainer.global_step)
+
+    def _draw(self, module: Any) -> None:
+        prompts = _encoded(module, self.scored)
+        rollouts = module.actor.sample(
+            prompts, range(len(prompts)), samples=self.rollouts, key=ROLLOUT_KEY, temperature=1.0
+        )
+        self.held_out = [(prompt, row) for prompt, rows in zip(prompts, rollouts, strict=True) for row in rows]
+        self.log_probs = _scored(module.policy, self._rows(module))
+
+    def _rows(self, module: Any) -> Rows:
+        ids = [p.token_ids for p, _ in self.held_out], [r.token_ids for _, r in self.held_out]
+        return collate_rows(*ids, module.codec.pad_id)
+
+    def _accuracies(self, module: Any) -> dict[str, float]:
+        """Sampled and greedy accuracy, the share of samples whose every line is right, and their mean length."""
+        prompts = _encoded(module, self.answered)
+        figures = {}
+        for kind, temperature, samples in (("greedy", 0.0, 1), ("sampled", 1.0, self.samples)):
+            drawn = module.actor.sample(
+                prompts, range(len(prompts)), samples=samples, key=ACCURACY_KEY, temperature=temperature
+            )
+            pairs = [(p.problem, row) for p, rows in zip(prompts, drawn, strict=True) for row in rows]
+            figures[kind] = _mean(extract_box(row.text) == problem.answer for problem, row in pairs)
+            if kind == "sampled":
+                figures["every_step"] = _mean(all(judge(p.text, r.text, self.answered.marks)) for p, r in pairs)
+                figures["tokens"] = _mean(len(row.token_ids) for _, row in pairs)
+        return figures
+
+    def _expert_log_prob(self, module: Any) -> float:
+        """Mean log-likelihood of a token of unseen experts: what SFT is tuned by."""
+        prompts = _encoded(module, self.unseen, max_experts=1)
+        ids = [p.token_ids for p in prompts], [p.experts[0].token_ids for p in prompts]
+        rows = collate_rows(*ids, module.codec.pad_id)
+        return float(_scored(module.policy, rows).sum() / rows.response_mask.sum())
+
+    def _quality(self, module: Any, rows: Rows, rewards: Tensor) -> dict[str, float]:
+        """How a process reward ranks steps of a response, and responses of a problem."""
+        mask = rows.response_mask
+        newline = module.policy.tokenizer.convert_tokens_to_ids("\n")
+        ends = step_ends(is_separator=rows.response_ids == newline, response_mask=mask)
+        wrong = torch.zeros_like(ends)
+        for i, (prompt, response) in enumerate(self.held_out):
+            places = ends[i].nonzero()[:, 0].tolist()
+            # An empty line at the end of a response has no token of its own.
+            for place, right in zip(places, judge(prompt.problem.text, response.text, self.scored.marks), strict=False):
+                wrong[i, place] = not right
+        steps = sum_to_step_ends(rewards=rewards, ends=ends, response_mask=mask)
+        right, by_problem = self._right(), (-1, self.rollouts)
+        means, sums = response_means(rewards, mask), rewards.sum(-1)
+        return {
+            "wrong_step_auroc": float(wrong_step_auroc(steps[ends], wrong[ends])),
+            "first_error_accuracy": float(first_error_accuracy(step_rewards=steps, step_mask=ends, is_wrong=wrong)),
+            "correct_failed_auroc": float(auroc(means, right)),
+            "correct_failed_auroc_sum": float(auroc(sums, right)),
+            "best_of_16": float(
+                best_of_n(scores=means.view(by_problem), correct=right.view(by_problem).float()).mean()
+            ),
+        }
+
+    def _right(self) -> Tensor:
+        return torch.tensor([extract_box(r.text) == p.problem.answer for p, r in self.held_out])
+
+    def _without_a_reward(self) -> dict[str, float]:
+        """Accuracy of one rollout at random, of the majority's answer, and of the best that there is."""
+        right, n = self._right().view(-1, self.rollouts), self.rollouts
+        votes = []
+        for i, row in enumerate(right):
+            chosen = majority_vote([extract_box(r.text) for _, r in self.held_out[i * n : (i + 1) * n]])
+            votes.append(chosen is not None and bool(row[chosen]))
+        counts = right.sum(-1)
+        return {
+            "random": float(right.double().mean()),
+            "majority_of_16": _mean(votes),
+            "pass_at_16": float(pass_at_k(correct=counts, samples=torch.full_like(counts, n), k=n).mean()),
+        }
+
+
+def _encoded(module: Any, source: DialProblems, max_experts: int = 0) -> list[Prompt]:
+    return encode_problems(
+        source.load(),
+        module.codec,
+        max_prompt_tokens=module.max_prompt_tokens,
+        max_response_tokens=module.max_response_tokens,
+        max_experts=max_experts,
+        experts="required" if max_experts else "optional",
+    )[0]
+
+
+def _scored(policy: Policy, rows: Rows) -> Tensor:
+    """Log-probabilities of the response tokens."""
+    return over_micro_batches(
+        rows, micro_batches(rows, TOKENS_AT_ONCE, packs=policy.packs), lambda some: policy(some)[0]
+    )
+
+
+def _mean(values: Any) -> float:
+    numbers = [float(value) for value in values]
+    return sum(numbers) / len(numbers)

@@ -1,0 +1,162 @@
+"""What a PRM from demonstrations is worth: the runs of the study. plan.md says what is compared, report.md what came out.
+
+    python benchmarks/worth/study.py start --seeds 30-37       # start policies, one a seed
+    python benchmarks/worth/study.py sft --seeds 30-37         # SFT of each, in both cells
+    python benchmarks/worth/study.py rl --seeds 30-37          # every arm from there
+    python benchmarks/worth/study.py sft --tune --seeds 10,11  # every rate instead of the chosen one; likewise rl
+    python benchmarks/worth/study.py collect                   # finished runs into results/, after a stop
+
+Every stage can be stopped and started again: finished runs are kept, and what results/ holds is not run again. Rates are
+in chosen.yaml. A run is an ordinary `repirl fit` of start.yaml, sft.yaml or rl.yaml with overlays from arms/ and from here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from repirl import config
+from repirl.applications.sweep import Run, parse_seeds, result
+from repirl.applications.sweep import main as sweep
+
+HERE = Path(__file__).resolve().parent
+RESULTS, ARMS, CHOSEN = HERE / "results", HERE / "arms", HERE / "chosen.yaml"
+sys.path.insert(0, str(HERE.parents[1]))  # the configurations name benchmarks.worth
+
+CELLS: dict[str, dict[str, Any]] = {  # what the training problems are
+    "few_experts": {"count": 2064, "with_solutions": 64},
+    "many_experts": {"count": 2000},
+}
+EXPERT_SHARE = {
+    "few_experts": 0.5,
+    "many_experts": 1.0,
+}  # of the prompts of an iteration, where a PRM learns from experts
+LEARNS_FROM_EXPERTS = ("prm_only", "rloo_and_prm")
+FROM_START = ("rloo_from_start",)
+RATES = {"sft": (3e-4, 1e-3, 3e-3)} | dict.fromkeys(
+    ("rloo_from_start", "rloo", "prm_only", "rloo_and_prm", "rloo_and_frozen"), (1e-4, 3e-4, 1e-3)
+)
+KEPT = ("worth/", "seconds", "prm/ess_share", "prm/ranking_loss", "rollout/accuracy", "rollout/truncated")
+
+
+def overlay(stage: str, cell: str, arm: str, rate: float) -> dict[str, Any]:
+    """What a run changes in sft.yaml or rl.yaml: its data, where it starts, its rate."""
+    model: dict[str, Any] = {"policy_optimizer": {"init_args": {"lr": rate}}}
+    data: dict[str, Any] = {"train": {"init_args": CELLS[cell]}}
+    if stage == "rl":
+        start = "start/base" if arm in FROM_START else f"sft/{cell}"
+        model["policy"] = {"init_args": {"path": f"{{folder}}/../../../{start}/seed-{{seed}}/policy"}}
+        if arm in LEARNS_FROM_EXPERTS:
+            data["expert_share"] = EXPERT_SHARE[cell]
+    return {"model": {"init_args": model}, "data": {"init_args": data}}
+
+
+def runs_of(stage: str, cells: list[str], arms: list[str], *, tune: bool) -> dict[str, tuple[str, str, float]]:
+    """Cell, arm and rate of each run's name."""
+    chosen = yaml.safe_load(CHOSEN.read_text()) if CHOSEN.is_file() else {}
+    runs = {}
+    for cell in cells:
+        for arm in arms:
+            name = cell if stage == "sft" else f"{cell}-{arm}"
+            for rate in RATES[arm] if tune else (float(chosen[cell][arm]),):
+                runs[f"{name}-{rate:g}" if tune else name] = cell, arm, rate
+    return runs
+
+
+def overlays(stage: str, runs: dict[str, tuple[str, str, float]], output: Path) -> dict[str, str]:
+    """Words for `repirl sweep` by name: one overlay file a run, with its arm's own settings."""
+    words = {}
+    for name, (cell, arm, rate) in runs.items():
+        path = output / stage / "arms" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = config.load([ARMS / f"{arm}.yaml"]) if (ARMS / f"{arm}.yaml").is_file() else {}
+        path.write_text(yaml.safe_dump(config.merge(own, overlay(stage, cell, arm, rate)), sort_keys=False))
+        words[name] = str(path)
+    return words
+
+
+def collect(output: Path, stage: str) -> set[tuple[str, str]]:
+    """Adds the finished runs of a stage to results/<stage>.csv; returns (run, seed) of everything that is there."""
+    path = RESULTS / f"{stage}.csv"
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = {(row["run"], row["seed"]): dict(row) for row in csv.DictReader(file)}
+    for marker in sorted((output / stage).glob("*/seed-*/done.json")):
+        name, seed = marker.parts[-3], marker.parts[-2].removeprefix("seed-")
+        figures = result(Run(name, int(seed), (), marker.parent))
+        assert figures is not None
+        kept = {key: f"{value:.5g}" for key, value in figures.items() if key.startswith(KEPT) and value == value}
+        rows[name, seed] = {"run": name, "seed": seed} | kept
+    if rows:
+        RESULTS.mkdir(exist_ok=True)
+        names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[key] for key in sorted(rows))
+    return set(rows)
+
+
+def reduced(stage: str, iterations: int, output: Path) -> Path:
+    """The stage's configuration with few iterations and few problems to measure on."""
+    smaller = config.load([HERE / f"{stage}.yaml"])
+    smaller["trainer"]["max_steps"] = iterations
+    for callback in smaller["trainer"]["callbacks"]:
+        if callback["class_path"].endswith("WorthMeasures"):
+            callback["init_args"] |= {"problems": 8, "scored": 4}
+    path = output / f"{stage}-{iterations}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(smaller))
+    return path
+
+
+def main() -> int:
+    """Runs a stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["start", "sft", "rl", "collect"])
+    parser.add_argument("--seeds", default="30-37", help="such as 0-4 or 1,2,5 (default: 30-37, the confirmation's)")
+    parser.add_argument("--tune", action="store_true", help="every rate, not the chosen one")
+    parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated (default: both)")
+    parser.add_argument("--arms", default=",".join(a for a in RATES if a != "sft"), help="of rl (default: all)")
+    parser.add_argument(
+        "--iterations", type=int, help="a reduced form: so many, and few problems; results/ stays as it is"
+    )
+    parser.add_argument("--jobs", default="2")
+    parser.add_argument("--output", type=Path, default=Path("outputs/worth"))
+    given = parser.parse_args()
+    if given.stage == "collect":
+        for stage in ("sft", "rl"):
+            print(f"{stage}: {len(collect(given.output, stage))} runs")
+        return 0
+    base = [
+        str(reduced(given.stage, given.iterations, given.output) if given.iterations else HERE / f"{given.stage}.yaml")
+    ]
+    where = ["--output", str(given.output / given.stage), "--jobs", given.jobs]
+    if given.stage == "start":
+        return sweep(["--base", *base, "--with-base", "--seeds", given.seeds, *where])
+    arms = ["sft"] if given.stage == "sft" else given.arms.split(",")
+    words = overlays(given.stage, runs_of(given.stage, given.cells.split(","), arms, tune=given.tune), given.output)
+    known = set() if given.iterations else collect(given.output, given.stage)
+    status = 0
+    for seed in parse_seeds(given.seeds):
+        wanted = [word for name, word in words.items() if (name, str(seed)) not in known or is_start(given)]
+        if wanted:
+            status |= sweep(["--base", *base, "--overlays", *wanted, "--seeds", str(seed), *where])
+        if not given.iterations:
+            collect(given.output, given.stage)
+    return status
+
+
+def is_start(given: argparse.Namespace) -> bool:
+    """Whether others start from the runs: they are made again where their policies are gone, whatever results/ holds."""
+    return given.stage == "sft" and not given.tune
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""benchmarks/worth: the task in hand-worked cases, and the study in a reduced form."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks.worth.study import HERE
+from benchmarks.worth.task import DialProblems, fact_table, judge, tokens
+
+from repirl.models.tokenizers import character_tokenizer
+
+ROOT = Path(__file__).parents[1]
+PROBLEM = "The hand of a dial points at 7. Turn it 5 right. Turn it 4 left."
+
+
+@pytest.mark.parametrize(
+    ("response", "verdicts"),
+    [
+        ("7 + 5 = 0\n0 - 4 = 8\n\\boxed{8}", [True, True, True]),
+        ("From 7, 5 right is 0.\nNow it points at 8.\n\\boxed{8}", [True, True, True]),
+        ("7 + 5 = 1\n1 - 4 = 9\n\\boxed{9}", [False, True, True]),  # an error counts once
+        ("7 + 5 = 0\n1 - 4 = 8\n\\boxed{8}", [True, False, True]),  # another mark than was written
+        ("7 - 5 = 0\n0 - 4 = 8\n\\boxed{8}", [False, True, True]),
+        ("From 7, 5 left is 0.\nFrom 0, 3 left is 8.\n\\boxed{8}", [False, False, True]),
+        ("7 + 5 = 0\n\\boxed{0}", [True, False]),  # a turn is missing
+        ("7 + 5 = 0\n0 - 4 = 8\nNow it points at 8.\n\\boxed{8}", [True, True, False, True]),
+        ("7 + 5 = 0\n0 - 4 = 8\n\\boxed{7}", [True, True, False]),
+        ("7 + 5 = 0\n\nso", [True, False, False]),
+    ],
+)
+def test_a_line_is_judged_given_the_lines_before_it(response: str, verdicts: list[bool]) -> None:
+    assert judge(PROBLEM, response, marks=12) == verdicts
+
+
+def test_solutions_are_right_where_the_facts_are() -> None:
+    right = DialProblems(200, seed=3).load()
+    tokenizer = character_tokenizer(tokens(12))
+    for problem in right:
+        assert all(judge(problem.text, problem.solutions[0], 12))
+        assert problem.solutions[0].endswith(f"\\boxed{{{problem.answer}}}")
+        assert (
+            tokenizer.decode(tokenizer(problem.text + problem.solutions[0])["input_ids"])
+            == problem.text + problem.solutions[0]
+        )
+    wrong = DialProblems(200, seed=3, wrong_share=0.5).load()
+    lines = [verdict for problem in wrong for verdict in judge(problem.text, problem.solutions[0], 12)[:-1]]
+    assert 0.4 < sum(lines) / len(lines) < 0.6
+    assert [problem.answer for problem in wrong] == [problem.answer for problem in right]
+    assert [bool(p.solutions) for p in DialProblems(3, seed=3, with_solutions=1).load()] == [True, False, False]
+
+
+def test_a_share_of_the_facts_is_wrong() -> None:
+    table = fact_table(12, 5, 0.6, seed=1)
+    assert len(table) == 120
+    assert sum(result != (mark + turn) % 12 for (mark, turn), result in table.items()) == 72
+    assert table != fact_table(12, 5, 0.6, seed=2)
+
+
+def study(output: Path, *words: str) -> None:
+    command = [
+        sys.executable,
+        str(HERE / "study.py"),
+        *words,
+        "--output",
+        str(output),
+        "--seeds",
+        "0",
+        "--iterations",
+        "1",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_start_sft_and_reinforcement_arms(tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in HERE.glob("results/*")}
+    study(tmp_path, "start")
+    study(tmp_path, "sft", "--cells", "few_experts")
+    study(tmp_path, "rl", "--cells", "few_experts", "--arms", "rloo_and_prm,rloo_and_frozen")
+    with (tmp_path / "rl" / "results.csv").open(newline="") as file:
+        rows = {row["arm"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"few_experts-rloo_and_prm", "few_experts-rloo_and_frozen"}
+    learned, frozen = (rows[f"few_experts-rloo_and_{kind}"] for kind in ("prm", "frozen"))
+    assert 0 <= float(learned["worth/prm/wrong_step_auroc"]) <= 1
+    # Both score rollouts of one policy; the frozen reward is SFT's own log-ratio.
+    assert learned["worth/random"] == frozen["worth/random"]
+    with (tmp_path / "sft" / "results.csv").open(newline="") as file:
+        sft = next(csv.DictReader(file))
+    for figure in ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum"):
+        assert float(frozen[f"worth/prm/{figure}"]) == pytest.approx(float(sft[f"worth/policy_over_start/{figure}"]))
+    assert {path: path.read_bytes() for path in HERE.glob("results/*")} == before
