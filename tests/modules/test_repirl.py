@@ -787,6 +787,7 @@ def test_experts_are_judged_at_once_and_only_where_a_prm_learns_from_them() -> N
     assert beside.calls[0] == rollouts
     assert 0 < beside.calls[1] < rollouts
     assert figures["policy/kl"] >= 0
+    assert not {"prompts/experts_dropped", "prompts/with_experts"} & set(figures)
 
 
 def test_a_frozen_prm_that_nothing_trained_is_warned_about() -> None:

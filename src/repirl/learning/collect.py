@@ -46,6 +46,6 @@ def collected(
         pad_id=actor.codec.pad_id,
         device=device,
     )
-    for name, figures in rollout_figures(batch, verdicts).items():
+    for name, figures in rollout_figures(batch, verdicts, uses_experts=experts is not None).items():
         recorder.add(name, figures)
     return batch
