@@ -73,6 +73,8 @@ class Surrogate:
     """The policy's objective (objectives/policy.py).
 
     Args:
+        clip_low, clip_high: the ratio pi / pi_old counts within [1 - clip_low, 1 + clip_high].
+        dual_clip: above 1; a token of advantage A < 0 counts at least dual_clip A. None = no such bound.
         kl_coef: of KL(pi || policy at the start), estimated by k3 in the loss.
         entropy_coef: of the entropy bonus.
         loss_aggregation: how the tokens of all ranks and micro-batches become one number. `token_mean`: their mean (DAPO).
@@ -90,6 +92,18 @@ class Surrogate:
     loss_length: float | None = None
 
     def __post_init__(self) -> None:
+        if not (0 <= self.clip_low <= 1 and self.clip_high >= 0):
+            raise ValueError(
+                "surrogate: clip_low must be in [0, 1] and clip_high not negative, "
+                f"not {self.clip_low} and {self.clip_high}"
+            )
+        if self.dual_clip is not None and not self.dual_clip > 1:
+            raise ValueError(
+                f"surrogate: dual_clip must be above 1, not {self.dual_clip}: it would take the gradient of tokens where "
+                "the policy has not moved"
+            )
+        if not 0 <= self.kl_coef < math.inf:
+            raise ValueError(f"surrogate: kl_coef must be a number from 0, not {self.kl_coef}")
         if self.loss_length is not None and not 0 < self.loss_length < math.inf:
             raise ValueError(f"surrogate: loss_length must be a number of tokens above 0, not {self.loss_length}")
         if self.loss_length is not None and self.loss_aggregation != "constant":
