@@ -103,7 +103,8 @@ def paired_comparison(
     """Compares two runs problem by problem; the order of problems must be the same in both.
 
     The interval is a bootstrap's, for at most 10 problems Student's t. p_value: by sign flips of the differences, all of
-    them where they are no more than `resamples`, else as many at random (then at least 1 / (resamples + 1)). For outcomes of 0 and 1 that is the sign test (exact McNemar).
+    them where they are no more than `resamples`, else as many at random (then at least 1 / (resamples + 1)). For outcomes
+    of 0 and 1 that is the sign test (exact McNemar).
     """
     differences = second.double() - first.double()
     low, high = _interval(differences, level=level, resamples=resamples, seed=seed)
