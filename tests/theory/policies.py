@@ -9,8 +9,8 @@ from torch import Tensor
 from repirl.learning.batch import GlobalBatch, batch_of
 from repirl.learning.settings import Advantage
 from repirl.learning.shaping import shaped
-from tests.theory.estimators import World, every_draw
-from tests.theory.tiny_mdp import STATES, Enumerated
+from tests.theory.estimators import World, every_draw, world
+from tests.theory.tiny_mdp import STATES, Enumerated, random_table
 
 Policies = Sequence[World]
 
@@ -102,3 +102,23 @@ def following(place: World) -> World:
     """The same world with the reference as the policy: where training starts."""
     assert place.base is not None
     return replace(place, policy=place.base)
+
+
+def untrained(horizon: int = 4) -> World:
+    """R = 0, and the policy is the reference."""
+    found = world(horizon=horizon)
+    return following(replace(found, base=random_table(6, 0.5), reward=torch.zeros_like(found.reward)))
+
+
+def kl(p: Tensor, q: Tensor) -> float:
+    """KL(p || q) of two distributions over responses; p may have zeros."""
+    return float((torch.xlogy(p, p) - p * q.log()).sum())
+
+
+def together(place: World, gradient: Callable[[World], Tensor], *, steps: int, rate: float) -> World:
+    """The world after so many steps of the PRM, each followed by two of the policy towards b exp(R) / Z."""
+    for _ in range(steps):
+        place = replace(place, reward=place.reward + rate * gradient(place))
+        for _ in range(2):
+            place = replace(place, policy=place.policy + 2 * minus_kl_gradient(place, place.log_model))
+    return place

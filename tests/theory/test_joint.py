@@ -25,35 +25,12 @@ from tests.theory.estimators import (
     log_z,
     per_position_limit,
     positives,
-    world,
 )
-from tests.theory.policies import following, minus_kl_gradient, shifted
+from tests.theory.policies import kl, minus_kl_gradient, shifted, together, untrained
 from tests.theory.tiny_mdp import STATES, random_table
 
 Gradient = Callable[[World], Tensor]
-
-
-def start(horizon: int = 4) -> World:
-    """R = 0, and the policy is the reference."""
-    found = world(horizon=horizon)
-    return following(replace(found, base=random_table(6, 0.5), reward=torch.zeros_like(found.reward)))
-
-
-START, SMALL = start(), start(horizon=2)
-
-
-def kl(p: Tensor, q: Tensor) -> float:
-    """KL(p || q) of two distributions over responses; p may have zeros."""
-    return float((torch.xlogy(p, p) - p * q.log()).sum())
-
-
-def together(place: World, gradient: Gradient, *, steps: int, rate: float) -> World:
-    """The world after so many steps of the PRM, each followed by two of the policy."""
-    for _ in range(steps):
-        place = replace(place, reward=place.reward + rate * gradient(place))
-        for _ in range(2):
-            place = replace(place, policy=place.policy + 2 * minus_kl_gradient(place, place.log_model))
-    return place
+START, SMALL = untrained(), untrained(horizon=2)
 
 
 def gradients() -> dict[str, tuple[Gradient, float]]:
