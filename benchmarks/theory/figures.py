@@ -2,7 +2,7 @@
 
 The tiny MDP of tests/theory, float64, no training of any network; the numbers of the figures are printed as tables.
 
-    python -m benchmarks.theory.figures                    # from the repository's root: about five minutes on one core
+    python -m benchmarks.theory.figures                    # from the repository's root: about six minutes on one core
     python -m benchmarks.theory.figures --out /tmp/figures --replicates 4 --largest 256 --draws 2 --steps 6
 """
 
