@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 import torch
 
-from repirl.metrics import bootstrap_interval, interquartile_mean
+from repirl.metrics import paired_t_interval
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -52,21 +52,21 @@ def values(rows: Rows, name: str, minus: str | None) -> torch.Tensor:
 
 
 def cell(rows: Rows, name: str, minus: str | None) -> str:
-    """The value of a single seed, or the interquartile mean of several with its bootstrap interval."""
+    """The value of a single seed, or the mean of several; from three on with its 95 % t interval."""
     found = values(rows, name, minus)
     digits = 1 if "tokens" in name else 0 if name == "seconds" else 3
     if not len(found):
         return ""
-    middle = f"{float(interquartile_mean(found)):.{digits}f}"
+    middle = f"{float(found.mean()):.{digits}f}"
     if len(found) < 3 or name == "seconds":
         return middle
-    low, high = bootstrap_interval(found, statistic=interquartile_mean)
+    low, high = paired_t_interval(found)
     return f"{middle} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def table(task: str, arms: dict[str, Rows]) -> list[str]:
     """The arms of a task, the best sampled accuracy first."""
-    ranked = sorted(arms, key=lambda arm: -float(interquartile_mean(values(arms[arm], "study/sampled", None))))
+    ranked = sorted(arms, key=lambda arm: -float(values(arms[arm], "study/sampled", None).mean()))
     rows = [row for arm in arms.values() for row in arm]
     seeds = sorted({int(row["seed"]) for row in rows})
     given = {name: values(rows, name, None).mean() for name in REFERENCES}
@@ -99,7 +99,7 @@ def draw(stages: dict[str, dict[str, dict[str, Rows]]], path: Path) -> None:
                 x, y = (values(rows, name, None) for name in ("study/wrong_step_auroc", "study/sampled"))
                 if not len(x) or (stage == "confirm" and len(x) < 3):
                     continue
-                at = float(interquartile_mean(x)), float(interquartile_mean(y))
+                at = float(x.mean()), float(y.mean())
                 (point,) = axis.plot(*at, "o", markersize=5)
                 axis.vlines(at[0], float(y.min()), float(y.max()), color=point.get_color(), alpha=0.5)
                 axis.annotate(arm, at, fontsize=7, xytext=(4, 3), textcoords="offset points")

@@ -41,7 +41,8 @@ class Advantage:
         maxent_coef: times log b - log q (b the objective's base measure) is added to each token's PRM reward. At 1 the
             policy's optimum is the PRM's own distribution b exp(R) / Z, at 0 the response of the largest reward alone. None:
             1 for `IRL`, 0 for the others; AIRL's reward has no reference, and with the term the policy forgot its form.
-        reward_scale: of PRM rewards.
+        reward_scale: of PRM rewards. With `none` and maxent_coef 1 the policy rests at b exp(R + (outcome_coef / prm_coef) o)
+            for outcomes o, whatever constant R has. A PRM alone does not need one: whitening takes it out again.
         whiten: the sum over the batch's tokens to mean 0 and standard deviation 1.
         alone: the leave-one-out baseline where there is no other rollout (`..._per_step`: none that is still active).
         std_eps: added to the standard deviation that `grpo` divides by; 1e-6 in verl, 1e-4 in TRL, 1e-9 in OpenRLHF.
@@ -54,7 +55,7 @@ class Advantage:
     prm_estimator: Estimator = "rloo_per_step"
     prm_discount: float = 1.0
     maxent_coef: float | None = None
-    reward_scale: RewardScale = "max_abs_return"
+    reward_scale: RewardScale = "none"
     whiten: bool = True
     alone: Alone = "zero_baseline"
     std_eps: float = STD_EPS
