@@ -19,15 +19,15 @@ PROBLEM = "The hand of a dial points at 7. Turn it 5 right. Turn it 4 left."
 @pytest.mark.parametrize(
     ("response", "verdicts"),
     [
-        ("7 + 5 = 0\n0 - 4 = 8\n\\boxed{8}", [True, True, True]),
-        ("From 7, 5 right is 0.\nNow it points at 8.\n\\boxed{8}", [True, True, True]),
-        ("7 + 5 = 1\n1 - 4 = 9\n\\boxed{9}", [False, True, True]),  # an error counts once
-        ("7 + 5 = 0\n1 - 4 = 8\n\\boxed{8}", [True, False, True]),  # another mark than was written
-        ("7 - 5 = 0\n0 - 4 = 8\n\\boxed{8}", [False, True, True]),
-        ("From 7, 5 left is 0.\nFrom 0, 3 left is 8.\n\\boxed{8}", [False, False, True]),
+        ("7 + 5 = 0\n0 - 4 = 8\n\\boxed{0, 8}", [True, True, True]),
+        ("From 7, 5 right is 0.\nNow it points at 8.\n\\boxed{0, 8}", [True, True, True]),
+        ("7 + 5 = 1\n1 - 4 = 9\n\\boxed{1, 9}", [False, True, True]),  # an error counts once
+        ("7 + 5 = 0\n1 - 4 = 8\n\\boxed{0, 8}", [True, False, True]),  # another mark than was written
+        ("7 - 5 = 0\n0 - 4 = 8\n\\boxed{0, 8}", [False, True, True]),
+        ("From 7, 5 left is 0.\nFrom 0, 3 left is 8.\n\\boxed{0, 8}", [False, False, True]),
         ("7 + 5 = 0\n\\boxed{0}", [True, False]),  # a turn is missing
-        ("7 + 5 = 0\n0 - 4 = 8\nNow it points at 8.\n\\boxed{8}", [True, True, False, True]),
-        ("7 + 5 = 0\n0 - 4 = 8\n\\boxed{7}", [True, True, False]),
+        ("7 + 5 = 0\n0 - 4 = 8\nNow it points at 8.\n\\boxed{0, 8}", [True, True, False, True]),
+        ("7 + 5 = 0\n0 - 4 = 8\n\\boxed{8}", [True, True, False]),
         ("7 + 5 = 0\n\nso", [True, False, False]),
     ],
 )

@@ -1,12 +1,12 @@
 r"""Word problems about the hand of a dial, with solutions of written-out steps and a known verdict on every step.
 
-    The hand of a dial points at 7. Turn it 5 right. Turn it 9 left.
+    The hand of a dial points at 7. Turn it 4 right. Turn it 5 left.
 
-    7 + 5 = 12
-    Now it points at 3.
-    \boxed{3}
+    7 + 4 = 11
+    Now it points at 6.
+    \boxed{11, 6}
 
-A step is a line in one of three wordings, chosen at random, so that good solutions of a problem are many. The dial has
+The box repeats every mark that the hand stops at, so that a wrong solution is right by chance almost never. A step is a line in one of three wordings, chosen at random, so that good solutions of a problem are many. The dial has
 `marks` marks, so that turns are additions and subtractions modulo `marks`: (mark, turn) -> mark are the facts to know.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from itertools import accumulate
 
 from repirl.data.arithmetic import Split, distinct_texts
 from repirl.data.sources import Source
@@ -31,7 +32,7 @@ _LINES = (
     re.compile(r"From (?P<mark>\d+), (?P<by>\d+) (?P<way>right|left) is (?P<result>\d+)\."),
     re.compile(r"Now it points at (?P<result>\d+)\."),
 )
-_BOX = re.compile(r"\\boxed\{(\d+)\}")
+_BOX = re.compile(r"\\boxed\{([\d, ]+)\}")
 
 
 def tokens(marks: int) -> list[str]:
@@ -53,20 +54,22 @@ def judge(problem: str, response: str, marks: int) -> list[bool]:
     """Whether each line is right, given the lines before it as they were written: an error is counted once.
 
     A right line does the next turn from the mark written before it. The last line, the box, is right if it repeats the
-    last mark and no turn is missing.
+    marks that were written and no turn is missing.
     """
     mark, turns = read(problem)
-    done, verdicts = 0, []
+    marks_written: list[str] = []
+    verdicts = []
     for line in response.split("\n"):
         match = next((m for pattern in _LINES if (m := pattern.fullmatch(line))), None)
+        done = len(marks_written)
         if match is not None and done < len(turns):
-            verdicts.append(
-                _spelled_right(match, mark, turns[done]) and int(match["result"]) == (mark + turns[done]) % marks
-            )
-            mark, done = int(match["result"]), done + 1
+            right = (mark + turns[done]) % marks
+            verdicts.append(_spelled_right(match, mark, turns[done]) and int(match["result"]) == right)
+            mark = int(match["result"])
+            marks_written.append(match["result"])
         else:
             box = _BOX.fullmatch(line)
-            verdicts.append(box is not None and done == len(turns) and int(box[1]) == mark)
+            verdicts.append(box is not None and done == len(turns) and box[1] == ", ".join(marks_written))
     return verdicts
 
 
@@ -91,15 +94,16 @@ def fact_table(marks: int, largest: int, wrong_share: float, seed: int) -> dict[
 def write(problem: str, fact: Fact, generator: random.Random) -> str:
     """A solution by these facts, each step in a wording chosen at random."""
     mark, turns = read(problem)
-    lines = []
+    lines, reached = [], []
     for turn in turns:
         before, mark = mark, fact(mark, turn)
+        reached.append(str(mark))
         lines.append(generator.choice((
             f"{before} {'+' if turn > 0 else '-'} {abs(turn)} = {mark}",
             f"From {before}, {abs(turn)} {'right' if turn > 0 else 'left'} is {mark}.",
             f"Now it points at {mark}.",
         )))  # fmt: skip
-    return "\n".join([*lines, f"\\boxed{{{mark}}}"])
+    return "\n".join([*lines, f"\\boxed{{{', '.join(reached)}}}"])
 
 
 class DialProblems(Source):
@@ -161,5 +165,6 @@ class DialProblems(Source):
             return self.table[mark, turn] if slips else (mark + turn) % self.marks
 
         mark, turns = read(text)
+        answer = ", ".join(str((mark + so_far) % self.marks) for so_far in accumulate(turns))
         written = (write(text, fact, generator),) if solved else ()
-        return Problem(id=f"dial/{text}", text=text, answer=str((mark + sum(turns)) % self.marks), solutions=written)
+        return Problem(id=f"dial/{text}", text=text, answer=answer, solutions=written)
