@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.worth.report import contrasts, tables
 from benchmarks.worth.study import HERE
 from benchmarks.worth.task import DialProblems, fact_table, judge, tokens
 
@@ -93,3 +94,26 @@ def test_start_sft_and_reinforcement_arms(tmp_path: Path) -> None:
     for figure in ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum"):
         assert float(frozen[f"worth/prm/{figure}"]) == pytest.approx(float(sft[f"worth/policy_over_start/{figure}"]))
     assert {path: path.read_bytes() for path in HERE.glob("results/*")} == before
+
+
+def test_contrasts_are_paired_by_seed_and_corrected_for_their_number() -> None:
+    def runs(values: dict[int, float]) -> dict[int, dict[str, str]]:
+        return {seed: {"worth/sampled": str(value)} for seed, value in values.items()}
+
+    values = {
+        ("few_experts", "prm_only"): runs({30: 0.7, 31: 0.8, 32: 0.6, 33: 0.9}),
+        ("few_experts", "sft"): runs({30: 0.5, 31: 0.4, 32: 0.4}),  # differences .2 .4 .2; the fourth has no partner
+        ("many_experts", "rloo_and_prm"): runs({30: 0.9, 31: 0.8}),
+        ("many_experts", "rloo"): runs({30: 0.8, 31: 0.9}),
+        ("many_experts", "rloo_and_frozen"): runs({30: 0.9}),
+    }
+    first, second = contrasts(values)
+    assert (first.cell, first.name, first.n) == ("few_experts", "prm_only - sft", 3)
+    assert first.mean == pytest.approx(0.8 / 3)
+    # standard error sqrt(.0133 / 3) = .0667, t = 4.303 at 2 degrees of freedom
+    assert (first.low, first.high) == pytest.approx((0.8 / 3 - 4.3027 / 15, 0.8 / 3 + 4.3027 / 15), abs=1e-4)
+    assert (first.p, first.holm) == pytest.approx((0.25, 0.5))
+    assert (second.name, second.n, second.mean) == ("rloo_and_prm - rloo", 2, pytest.approx(0))
+    assert (second.p, second.holm) == pytest.approx((1, 1))
+    table = tables(values)
+    assert "| `few_experts` | `prm_only - sft` | 3 | +0.267 | -0.020 to +0.554 | 0.250 | 0.500 |" in table

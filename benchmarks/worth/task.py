@@ -6,8 +6,9 @@ r"""Word problems about the hand of a dial, with solutions of written-out steps 
     Now it points at 6.
     \boxed{11, 6}
 
-The box repeats every mark that the hand stops at, so that a wrong solution is right by chance almost never. A step is a line in one of three wordings, chosen at random, so that good solutions of a problem are many. The dial has
-`marks` marks, so that turns are additions and subtractions modulo `marks`: (mark, turn) -> mark are the facts to know.
+The box repeats every mark that the hand stops at, so that a wrong solution is right by chance almost never. A step is a
+line in one of three wordings, chosen at random, so that good solutions of a problem are many. The dial has `marks` marks,
+so that turns are additions and subtractions modulo `marks`: (mark, turn) -> mark are the facts to know.
 """
 
 from __future__ import annotations

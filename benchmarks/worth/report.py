@@ -1,0 +1,138 @@
+"""Tables and figure of the study from results/: prints what report.md quotes, and draws contrasts.png.
+
+python benchmarks/worth/report.py
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from repirl.metrics import equivalence, exact_sign_flip, holm, paired_t_interval
+
+HERE = Path(__file__).resolve().parent
+CELLS = ("few_experts", "many_experts")
+ARMS = ("sft", "rloo_from_start", "rloo", "prm_only", "rloo_and_prm", "rloo_and_frozen")
+CONTRASTS = (("prm_only", "sft"), ("rloo_and_prm", "rloo"), ("rloo_and_prm", "rloo_and_frozen"))
+SOURCES = ("prm", "policy_over_start", "policy_over_own_start")
+RANKING = ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum", "best_of_16")
+MARGIN = 0.05
+SEEDS = range(30, 38)
+
+Runs = Mapping[int, Mapping[str, str]]
+"""Figures by seed."""
+Values = Mapping[tuple[str, str], Runs]
+"""Runs by cell and arm."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Arm - other in a cell, paired by seed: n seeds, mean and 95 % t interval, sign-flip p-value, equivalence within .05.
+
+    holm: the p-value corrected for all planned contrasts.
+    """
+
+    cell: str
+    name: str
+    n: int
+    mean: float
+    low: float
+    high: float
+    p: float
+    equivalence: float
+    holm: float = 1.0
+
+
+def read(folder: Path = HERE / "results") -> Values:
+    """The runs of the confirmation."""
+    values: dict[tuple[str, str], dict[int, dict[str, str]]] = {}
+    for path in (folder / "sft.csv", folder / "rl.csv"):
+        if path.is_file():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    cell, _, arm = row["run"].partition("-")
+                    if int(row["seed"]) in SEEDS:
+                        values.setdefault((cell, arm or "sft"), {})[int(row["seed"])] = row
+    return values
+
+
+def differences(values: Values, cell: str, arm: str, other: str, figure: str) -> torch.Tensor:
+    """Arm - other of each seed that both have."""
+    first, second = values.get((cell, arm), {}), values.get((cell, other), {})
+    both = sorted(first.keys() & second.keys())
+    return torch.tensor([float(first[s][figure]) - float(second[s][figure]) for s in both], dtype=torch.float64)
+
+
+def contrasts(values: Values, figure: str = "worth/sampled") -> list[Contrast]:
+    """The planned contrasts that have at least two seeds."""
+    rows = []
+    for cell, (arm, other) in product(CELLS, CONTRASTS):
+        paired = differences(values, cell, arm, other, figure)
+        if len(paired) < 2:
+            continue
+        low, high = paired_t_interval(paired)
+        p, same = exact_sign_flip(paired), equivalence(paired, margin=MARGIN).p_value
+        rows.append(Contrast(cell, f"{arm} - {other}", len(paired), float(paired.mean()), low, high, p, same))
+    adjusted = holm([row.p for row in rows])
+    return [replace(row, holm=value) for row, value in zip(rows, adjusted, strict=True)]
+
+
+def tables(values: Values) -> str:
+    """Markdown: accuracy of each arm, the planned contrasts, and how each process reward ranks steps and responses."""
+    lines = ["| cell | arm | n | sampled | greedy | every step right |", _rule(6)]
+    for cell, arm in product(CELLS, ARMS):
+        if runs := values.get((cell, arm)):
+            figures = " | ".join(_mean_and_range(runs, f"worth/{name}") for name in ("sampled", "greedy", "every_step"))
+            lines.append(f"| `{cell}` | `{arm}` | {len(runs)} | {figures} |")
+    lines += ["", "| cell | contrast | n | mean | 95 % t interval | p | Holm | equivalence |", _rule(8)]
+    for row in contrasts(values):
+        interval = f"{row.low:+.3f} to {row.high:+.3f}"
+        tests = f"{row.p:.3f} | {row.holm:.3f} | {row.equivalence:.3f}"
+        lines.append(f"| `{row.cell}` | `{row.name}` | {row.n} | {row.mean:+.3f} | {interval} | {tests} |")
+    lines += ["", "| cell | run | process reward | wrong step | first error | right response | best of 16 |", _rule(7)]
+    for (cell, arm), source in product(product(CELLS, ARMS), SOURCES):
+        runs = values.get((cell, arm), {})
+        if any(run.get(f"worth/{source}/{RANKING[0]}") for run in runs.values()):
+            figures = " | ".join(_mean_and_range(runs, f"worth/{source}/{name}") for name in RANKING)
+            lines.append(f"| `{cell}` | `{arm}` | `{source}` | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rule(columns: int) -> str:
+    return "|" + "---|" * columns
+
+
+def _mean_and_range(runs: Runs, figure: str) -> str:
+    values = [float(run[figure]) for run in runs.values() if run.get(figure)]
+    return f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})" if values else "-"
+
+
+def draw(rows: list[Contrast], path: Path) -> None:
+    """The contrasts with their intervals, and the margin."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 0.6 * len(rows) + 1))
+    for place, row in enumerate(reversed(rows)):
+        axes.plot([row.low, row.high], [place, place], color="tab:blue" if row.cell == CELLS[0] else "tab:orange")
+        axes.plot(row.mean, place, "o", color="black")
+    axes.set_yticks(range(len(rows)), [f"{row.name}\n{row.cell}" for row in reversed(rows)])
+    axes.axvline(0, color="gray", linewidth=0.8)
+    axes.axvspan(-MARGIN, MARGIN, color="gray", alpha=0.15)
+    axes.set_xlabel("difference in sampled accuracy, 95 % t interval over seeds; grey: less than .05")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    confirmed = read()
+    print(tables(confirmed))
+    if planned := contrasts(confirmed):
+        draw(planned, HERE / "contrasts.png")
