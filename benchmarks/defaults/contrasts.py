@@ -1,0 +1,79 @@
+"""The planned contrasts of the study: two arms, or two judges of the same rollouts, compared seed by seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Rows = list[dict[str, str]]
+SAMPLED = "study/sampled"
+AUROC = "study/wrong_step_auroc"
+LOG_RATIO = "study/policy_log_ratio/wrong_step_auroc"
+# 97.5 % quantiles of Student's t by degrees of freedom
+T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+DEFAULT = "maxent_sequence_rloo"
+TERM_ALONE, REFERENCE_ALONE, NEITHER = "maxent_sequence_uniform", "sequence_reference_rloo", "sequence_rloo"
+OUTCOMES, SLOWER = "outcome_only", "outcome_only+policy_rate_3e-4"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of figures of arms, (weight, arm, figure) each, of which each seed gives one value."""
+
+    says: str
+    terms: tuple[tuple[float, str, str], ...]
+
+    def values(self, arms: dict[str, Rows]) -> list[float]:
+        """One value a seed that all its arms have."""
+        by_arm = []
+        for weight, arm, name in self.terms:
+            rows = arms.get(arm, [])
+            by_arm.append({row["seed"]: weight * float(row[name]) for row in rows if row.get(name)})
+        seeds = sorted(set.intersection(*(set(of_arm) for of_arm in by_arm)))
+        return [sum(of_arm[seed] for of_arm in by_arm) for seed in seeds]
+
+
+def less(
+    first: str, second: str, name: str = SAMPLED, second_name: str | None = None
+) -> tuple[tuple[float, str, str], ...]:
+    """The first arm's figure less the second's."""
+    return (1.0, first, name), (-1.0, second, second_name or name)
+
+
+INTERACTION = (*less(DEFAULT, TERM_ALONE), *less(NEITHER, REFERENCE_ALONE))
+CONTRASTS = (
+    Contrast("SFT less the default, sampled", less("sft", DEFAULT)),
+    Contrast("SFT less outcome-only RLOO at 3e-4, sampled", less("sft", SLOWER)),
+    Contrast("SFT's log-ratio less the default's PRM, wrong-step AUROC", less("sft", DEFAULT, LOG_RATIO, AUROC)),
+    Contrast(
+        "the default's own log q - log b less its PRM, wrong-step AUROC", less(DEFAULT, DEFAULT, LOG_RATIO, AUROC)
+    ),
+    Contrast("term and reference less neither, sampled", less(DEFAULT, NEITHER)),
+    Contrast("the term alone less neither, sampled", less(TERM_ALONE, NEITHER)),
+    Contrast("the reference alone less neither, sampled", less(REFERENCE_ALONE, NEITHER)),
+    Contrast("interaction of term and reference, sampled", INTERACTION),
+    Contrast("outcome-only RLOO: rate 3e-4 less 1e-3, sampled", less(SLOWER, OUTCOMES)),
+    Contrast("both rewards (1 : 0.1) less outcome-only RLOO at 1e-3, sampled", less("joint", OUTCOMES)),
+    Contrast("both rewards (1 : 0.1) less SFT, sampled", less("joint", "sft")),
+)
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of the 95 % t interval. Raises KeyError for less than two or more than ten values."""
+    half = T_QUANTILES[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values), half
+
+
+def table_of_contrasts(arms: dict[str, Rows]) -> list[str]:
+    """A line for each contrast of at least three seeds; nothing where there is none."""
+    lines = []
+    for contrast in CONTRASTS:
+        values = contrast.values(arms)
+        if len(values) < 3:
+            continue
+        mean, half = t_interval(values)
+        seeds = ", ".join(f"{value:.3f}" for value in values)
+        lines.append(f"| {contrast.says} | {mean:.3f} ({mean - half:.3f} to {mean + half:.3f}) | {seeds} |")
+    return ["| contrast | mean (95 % t interval) | seed by seed |", "|---|---|---|", *lines, ""] if lines else []
