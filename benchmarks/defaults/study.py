@@ -165,6 +165,7 @@ ARMS: dict[str, dict[str, Any]] = {
     # the policy's learning rate instead of 1e-3
     "policy_rate_3e-4": policy_rate(3.0e-4),
     "policy_rate_1e-4": policy_rate(1.0e-4),
+    "constant_rate": {"policy_scheduler": None},
     # data
     "experts_16": {},
     "experts_64": {},
@@ -188,7 +189,7 @@ RATES = [f"outcome_only+{rate}" for rate in ("policy_rate_3e-4", "policy_rate_1e
 CONFIRMED = [  # report.md says what they show
     *(DEFAULT, "maxent_per_position_rloo", "maxent_sequence_z_rloo", "maxent_logit_difference", "maxent_uniform_base"),
     *(BASE, "sequence_rloo", "logit_difference", "outcome_only"),
-    *("sft", "maxent_sequence_uniform", "sequence_reference_rloo", *RATES, "joint", "joint_0.3"),
+    *("sft", "sft+constant_rate", "maxent_sequence_uniform", "sequence_reference_rloo", *RATES, "joint", "joint_0.3"),
 ]
 OWN = ["sft", DEFAULT, "maxent_sequence_uniform", "sequence_reference_rloo", "outcome_only+policy_rate_3e-4"]
 STAGES = {"screen": SCREENED, "confirm": CONFIRMED, "own": OWN}
