@@ -1,4 +1,4 @@
-"""The planned contrasts of the study: two arms, or two judges of the same rollouts, compared seed by seed."""
+"""The contrasts of the study: two arms, or two judges of the same rollouts, compared seed by seed."""
 
 from __future__ import annotations
 
@@ -55,8 +55,11 @@ CONTRASTS = (
     Contrast("the reference alone less neither, sampled", less(REFERENCE_ALONE, NEITHER)),
     Contrast("interaction of term and reference, sampled", INTERACTION),
     Contrast("outcome-only RLOO: rate 3e-4 less 1e-3, sampled", less(SLOWER, OUTCOMES)),
-    Contrast("both rewards (1 : 0.1) less outcome-only RLOO at 1e-3, sampled", less("joint", OUTCOMES)),
-    Contrast("both rewards (1 : 0.1) less SFT, sampled", less("joint", "sft")),
+    Contrast("outcome-only RLOO at 3e-4 less the default, sampled", less(SLOWER, DEFAULT)),
+    Contrast("`joint_unscaled` less outcome-only RLOO at 1e-3, sampled", less("joint_unscaled", OUTCOMES)),
+    Contrast("`joint_unscaled` less outcome-only RLOO at 3e-4, sampled", less("joint_unscaled", SLOWER)),
+    Contrast("`joint_unscaled` less SFT, sampled", less("joint_unscaled", "sft")),
+    Contrast("`joint_unscaled` less `joint`, sampled", less("joint_unscaled", "joint")),
 )
 
 
@@ -66,14 +69,32 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), half
 
 
+def t_test(values: Sequence[float]) -> float:
+    """Two-sided p-value of a mean of 0 for five values: Student's t with four degrees of freedom has a closed form."""
+    assert len(values) == 5
+    t = abs(statistics.mean(values)) / (statistics.stdev(values) / 5**0.5)
+    x = t / (1 + t * t / 4) ** 0.5
+    return 1 - 0.75 * x * (1 - x * x / 12)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values: the k-th smallest of m times m - k + 1, none below that of a smaller one."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(order), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
 def table_of_contrasts(arms: dict[str, Rows]) -> list[str]:
-    """A line for each contrast of at least three seeds; nothing where there is none."""
-    lines = []
-    for contrast in CONTRASTS:
-        values = contrast.values(arms)
-        if len(values) < 3:
-            continue
+    """A line for each contrast that has five seeds; nothing where there is none."""
+    whole = [(contrast, values) for contrast in CONTRASTS if len(values := contrast.values(arms)) == 5]
+    adjusted = holm([t_test(values) for _, values in whole])
+    lines = ["| contrast | mean (95 % t interval) | p, Holm | seed by seed |", "|---|---|---|---|"]
+    for (contrast, values), p in zip(whole, adjusted, strict=True):
         mean, half = t_interval(values)
         seeds = ", ".join(f"{value:.3f}" for value in values)
-        lines.append(f"| {contrast.says} | {mean:.3f} ({mean - half:.3f} to {mean + half:.3f}) | {seeds} |")
-    return ["| contrast | mean (95 % t interval) | seed by seed |", "|---|---|---|", *lines, ""] if lines else []
+        said = f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"
+        lines.append(f"| {contrast.says} | {said} | {p:.4f} | {seeds} |")
+    return [*lines, ""] if whole else []

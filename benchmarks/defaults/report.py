@@ -70,7 +70,7 @@ def cell(rows: Rows, name: str, minus: str | None) -> str:
 
 
 def table(task: str, arms: dict[str, Rows], own_starts: bool) -> list[str]:
-    """The arms of a task, the best sampled accuracy first; then the planned contrasts."""
+    """The arms of a task, the best sampled accuracy first; then the contrasts."""
     ranked = sorted(arms, key=lambda arm: -statistics.mean(values(arms[arm], "study/sampled")))
     rows = [row for arm in arms.values() for row in arm]
     seeds = sorted({int(row["seed"]) for row in rows})

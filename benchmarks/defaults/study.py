@@ -84,12 +84,11 @@ def maxent(
     return irl(weighting=weighting, experts_in_z=in_z, base_measure=base_measure) | {"advantage": advantage}
 
 
-def joint(prm_coef: float) -> dict[str, Any]:
-    """Outcome and PRM, right rollouts as pseudo-experts that stay in the background set."""
-    advantage = {"outcome_coef": 1.0, "prm_coef": prm_coef, "prm_estimator": "rloo_per_step", "maxent_coef": 1.0}
-    return irl(weighting="sequence", base_measure="reference", corrected="copy") | {
-        "advantage": advantage | {"outcome_estimator": "rloo"}
-    }
+def joint(reward_scale: str) -> dict[str, Any]:
+    """Outcome and PRM at 1 : 0.1; right rollouts are pseudo-experts that stay in the background set."""
+    both = {"outcome_coef": 1.0, "prm_coef": 0.1, "maxent_coef": 1.0, "reward_scale": reward_scale}
+    estimators = {"outcome_estimator": "rloo", "prm_estimator": "rloo_per_step"}
+    return irl(weighting="sequence", base_measure="reference", corrected="copy") | {"advantage": both | estimators}
 
 
 def policy_rate(rate: float) -> dict[str, Any]:
@@ -158,9 +157,9 @@ ARMS: dict[str, dict[str, Any]] = {
     # the pieces of the default's pair: the term with the uniform base measure, the reference without the term
     "maxent_sequence_uniform": maxent("sequence", False, "rloo", base_measure="uniform"),
     "sequence_reference_rloo": maxent("sequence", False, "rloo", coefficient=0.0),
-    # both rewards as shipped: `Advantage` and `IRL` with their defaults; and the share of configs/ablations/
-    "joint": joint(0.1),
-    "joint_0.3": joint(0.3),
+    # both rewards with the defaults of `Advantage` and `IRL`: the PRM's scaled to a largest return of 1, or not at all
+    "joint": joint("max_abs_return"),
+    "joint_unscaled": joint("none"),
     "sft": {},  # imitation of the same experts: `sft`
     # the policy's learning rate instead of 1e-3
     "policy_rate_3e-4": policy_rate(3.0e-4),
@@ -189,7 +188,15 @@ RATES = [f"outcome_only+{rate}" for rate in ("policy_rate_3e-4", "policy_rate_1e
 CONFIRMED = [  # report.md says what they show
     *(DEFAULT, "maxent_per_position_rloo", "maxent_sequence_z_rloo", "maxent_logit_difference", "maxent_uniform_base"),
     *(BASE, "sequence_rloo", "logit_difference", "outcome_only"),
-    *("sft", "sft+constant_rate", "maxent_sequence_uniform", "sequence_reference_rloo", *RATES, "joint", "joint_0.3"),
+    *(
+        "sft",
+        "sft+constant_rate",
+        "maxent_sequence_uniform",
+        "sequence_reference_rloo",
+        *RATES,
+        "joint",
+        "joint_unscaled",
+    ),
 ]
 OWN = ["sft", DEFAULT, "maxent_sequence_uniform", "sequence_reference_rloo", "outcome_only+policy_rate_3e-4"]
 STAGES = {"screen": SCREENED, "confirm": CONFIRMED, "own": OWN}
