@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 Rows = list[dict[str, str]]
 SAMPLED = "study/sampled"
-AUROC = "study/wrong_step_auroc"
-LOG_RATIO = "study/policy_log_ratio/wrong_step_auroc"
+AUROC, BEST = "study/wrong_step_auroc", "study/best_of_16"
+LOG_RATIO_AUROC, LOG_RATIO_BEST = "study/policy_log_ratio/wrong_step_auroc", "study/policy_log_ratio/best_of_16"
 # 97.5 % quantiles of Student's t by degrees of freedom
 T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -46,10 +46,12 @@ INTERACTION = (*less(DEFAULT, TERM_ALONE), *less(NEITHER, REFERENCE_ALONE))
 CONTRASTS = (
     Contrast("SFT less the default, sampled", less("sft", DEFAULT)),
     Contrast("SFT less outcome-only RLOO at 3e-4, sampled", less("sft", SLOWER)),
-    Contrast("SFT's log-ratio less the default's PRM, wrong-step AUROC", less("sft", DEFAULT, LOG_RATIO, AUROC)),
+    Contrast("SFT's log-ratio less the default's PRM, wrong-step AUROC", less("sft", DEFAULT, LOG_RATIO_AUROC, AUROC)),
+    Contrast("SFT's log-ratio less the default's PRM, best of 16", less("sft", DEFAULT, LOG_RATIO_BEST, BEST)),
     Contrast(
-        "the default's own log q - log b less its PRM, wrong-step AUROC", less(DEFAULT, DEFAULT, LOG_RATIO, AUROC)
+        "the default's log q - log b less its PRM, wrong-step AUROC", less(DEFAULT, DEFAULT, LOG_RATIO_AUROC, AUROC)
     ),
+    Contrast("the default's log q - log b less its PRM, best of 16", less(DEFAULT, DEFAULT, LOG_RATIO_BEST, BEST)),
     Contrast("term and reference less neither, sampled", less(DEFAULT, NEITHER)),
     Contrast("the term alone less neither, sampled", less(TERM_ALONE, NEITHER)),
     Contrast("the reference alone less neither, sampled", less(REFERENCE_ALONE, NEITHER)),
