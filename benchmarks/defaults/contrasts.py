@@ -45,6 +45,7 @@ def less(
 INTERACTION = (*less(DEFAULT, TERM_ALONE), *less(NEITHER, REFERENCE_ALONE))
 CONTRASTS = (
     Contrast("SFT less the default, sampled", less("sft", DEFAULT)),
+    Contrast("SFT at a constant rate less the default, sampled", less("sft+constant_rate", DEFAULT)),
     Contrast("SFT less outcome-only RLOO at 3e-4, sampled", less("sft", SLOWER)),
     Contrast("SFT's log-ratio less the default's PRM, wrong-step AUROC", less("sft", DEFAULT, LOG_RATIO_AUROC, AUROC)),
     Contrast("SFT's log-ratio less the default's PRM, best of 16", less("sft", DEFAULT, LOG_RATIO_BEST, BEST)),
@@ -61,6 +62,7 @@ CONTRASTS = (
     Contrast("`joint_unscaled` less outcome-only RLOO at 1e-3, sampled", less("joint_unscaled", OUTCOMES)),
     Contrast("`joint_unscaled` less outcome-only RLOO at 3e-4, sampled", less("joint_unscaled", SLOWER)),
     Contrast("`joint_unscaled` less SFT, sampled", less("joint_unscaled", "sft")),
+    Contrast("`joint_unscaled` less SFT at a constant rate, sampled", less("joint_unscaled", "sft+constant_rate")),
     Contrast("`joint_unscaled` less `joint`, sampled", less("joint_unscaled", "joint")),
 )
 
