@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+
+from repirl.metrics import holm, paired_t_interval, paired_t_test
 
 Rows = list[dict[str, str]]
 SAMPLED = "study/sampled"
 AUROC, BEST = "study/wrong_step_auroc", "study/best_of_16"
 LOG_RATIO_AUROC, LOG_RATIO_BEST = "study/policy_log_ratio/wrong_step_auroc", "study/policy_log_ratio/best_of_16"
-# 97.5 % quantiles of Student's t by degrees of freedom
-T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 DEFAULT = "maxent_sequence_rloo"
 TERM_ALONE, REFERENCE_ALONE, NEITHER = "maxent_sequence_uniform", "sequence_reference_rloo", "sequence_rloo"
@@ -25,14 +26,14 @@ class Contrast:
     says: str
     terms: tuple[tuple[float, str, str], ...]
 
-    def values(self, arms: dict[str, Rows]) -> list[float]:
+    def values(self, arms: dict[str, Rows]) -> torch.Tensor:
         """One value a seed that all its arms have."""
         by_arm = []
         for weight, arm, name in self.terms:
             rows = arms.get(arm, [])
             by_arm.append({row["seed"]: weight * float(row[name]) for row in rows if row.get(name)})
         seeds = sorted(set.intersection(*(set(of_arm) for of_arm in by_arm)))
-        return [sum(of_arm[seed] for of_arm in by_arm) for seed in seeds]
+        return torch.tensor([sum(of_arm[seed] for of_arm in by_arm) for seed in seeds], dtype=torch.float64)
 
 
 def less(
@@ -67,38 +68,14 @@ CONTRASTS = (
 )
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % t interval. Raises KeyError for less than two or more than ten values."""
-    half = T_QUANTILES[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
-    return statistics.mean(values), half
-
-
-def t_test(values: Sequence[float]) -> float:
-    """Two-sided p-value of a mean of 0 for five values: Student's t with four degrees of freedom has a closed form."""
-    assert len(values) == 5
-    t = abs(statistics.mean(values)) / (statistics.stdev(values) / 5**0.5)
-    x = t / (1 + t * t / 4) ** 0.5
-    return 1 - 0.75 * x * (1 - x * x / 12)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values: the k-th smallest of m times m - k + 1, none below that of a smaller one."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(order), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
-
-
 def table_of_contrasts(arms: dict[str, Rows]) -> list[str]:
     """A line for each contrast that has five seeds; nothing where there is none."""
     whole = [(contrast, values) for contrast in CONTRASTS if len(values := contrast.values(arms)) == 5]
-    adjusted = holm([t_test(values) for _, values in whole])
+    adjusted = holm([paired_t_test(values) for _, values in whole])
     lines = ["| contrast | mean (95 % t interval) | p, Holm | seed by seed |", "|---|---|---|---|"]
     for (contrast, values), p in zip(whole, adjusted, strict=True):
-        mean, half = t_interval(values)
-        seeds = ", ".join(f"{value:.3f}" for value in values)
-        said = f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"
+        low, high = paired_t_interval(values)
+        seeds = ", ".join(f"{value:.3f}" for value in values.tolist())
+        said = f"{statistics.mean(values.tolist()):.3f} ({low:.3f} to {high:.3f})"
         lines.append(f"| {contrast.says} | {said} | {p:.4f} | {seeds} |")
     return [*lines, ""] if whole else []

@@ -12,11 +12,14 @@ from collections import defaultdict
 from pathlib import Path
 
 import matplotlib as mpl
+import torch
+
+from repirl.metrics import paired_t_interval
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from benchmarks.defaults.contrasts import Rows, t_interval, table_of_contrasts  # noqa: E402
+from benchmarks.defaults.contrasts import Rows, table_of_contrasts  # noqa: E402
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -65,8 +68,8 @@ def cell(rows: Rows, name: str, minus: str | None) -> str:
         return ""
     if len(found) < 3 or name == "seconds":
         return f"{statistics.mean(found):.{digits}f}"
-    mean, half = t_interval(found)
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    low, high = paired_t_interval(torch.tensor(found, dtype=torch.float64))
+    return f"{statistics.mean(found):.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
 def table(task: str, arms: dict[str, Rows], own_starts: bool) -> list[str]:

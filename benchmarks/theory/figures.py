@@ -2,7 +2,7 @@
 
 The tiny MDP of tests/theory, float64, no training of any network; the numbers of the figures are printed as tables.
 
-    python -m benchmarks.theory.figures                    # from the repository's root: about five minutes on one core
+    python -m benchmarks.theory.figures                    # from the repository's root: about six minutes on one core
     python -m benchmarks.theory.figures --out /tmp/figures --replicates 4 --largest 256 --draws 2 --steps 6
 """
 
@@ -33,11 +33,13 @@ from tests.theory.estimators import (
     irl,
     limit,
     mismatched,
+    per_position_limit,
     pooled,
     relative_error,
     slope,
     world,
 )
+from tests.theory.policies import kl, together, untrained
 from tests.theory.tiny_mdp import exact_gradient, random_table
 
 SHOWN = {  # of `cases`, and the colour of each
@@ -192,6 +194,27 @@ def discriminator_figure(out: Path) -> None:
     table(["policy", "s", "ratio of lengths", "cosine"], rows)
 
 
+def joint_table(rounds: int) -> None:
+    """Where the PRM and a policy that follows it end: exact ascent of both in turn."""
+    start = untrained()
+    gradients: dict[str, Callable[[World], torch.Tensor]] = {
+        "sequence": partial(limit, weighting="sequence"),
+        "sequence, tempered": partial(limit, weighting="sequence", temperature=3.0),
+        "uniform": partial(limit, weighting="uniform"),
+        "sequence, Rbar": partial(limit, weighting="sequence", rhat="Rbar"),
+        "discriminator, sequence": partial(discriminator_limit, form="sequence"),
+        "discriminator, token": partial(discriminator_limit, form="token"),
+        "length_normalized": partial(limit, weighting="length_normalized"),
+        "per_position": per_position_limit,
+        "GAIL, sequence": partial(discriminator_limit, form="sequence", plain=True),
+    }
+    rows = [["(at the start)", f"{kl(start.expert, start.q):.3f}"]]
+    for name, gradient in gradients.items():
+        end = together(start, gradient, steps=rounds, rate=3.0)
+        rows.append([f"following: {name}", f"{kl(end.expert, end.q):.2g}"])
+    table(["PRM's objective, policy following", f"KL(experts || policy) after {rounds} rounds"], rows)
+
+
 # ---- small things
 
 
@@ -239,7 +262,7 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draws all four."""
+    """Draws all four figures and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs"), help="where the PNG files go")
     parser.add_argument("--replicates", type=int, default=32, help="independent estimates a point")
@@ -247,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--largest", type=int, default=4096, help="rollouts of the last point of the error figure")
     parser.add_argument("--draws", type=int, default=8, help="rollouts up to which every draw is enumerated")
     parser.add_argument("--steps", type=int, default=100, help="of gradient ascent")
+    parser.add_argument("--rounds", type=int, default=1500, help="of a PRM and a policy in turn")
     options = parser.parse_args(arguments)
     mpl.use("Agg")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -255,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bias_figure(options.out, options.draws)
     divergence_figure(options.out, options.steps)
     discriminator_figure(options.out)
+    joint_table(options.rounds)
     print(f"\n{time.perf_counter() - start:.0f} s, {torch.get_num_threads()} thread, torch {torch.__version__}")
 
 

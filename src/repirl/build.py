@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
@@ -30,7 +31,8 @@ class Built:
 def build(arguments: Sequence[str], *, checkpoint: Path | None = None) -> Built:
     """The module, with its weights loaded, and the data of `--config` files and command-line overrides.
 
-    What concerns the trainer alone (`trainer`, `seed_everything`, `ckpt_path`) may stand in the files and is not read.
+    What concerns the trainer alone (`trainer`, `ckpt_path`) may stand in the files and is not read. `seed_everything`, where
+    it is a number, decides what is drawn at random, such as a PRM's head; the caller's random state stays as it was.
 
     Args:
         arguments: as after `repirl fit`: `["--config", "run.yaml", "--model.samples=8"]`.
@@ -48,7 +50,10 @@ def build(arguments: Sequence[str], *, checkpoint: Path | None = None) -> Built:
         parsed = parser.parse_object(described)
     except argparse.ArgumentError as error:
         explain(str(error), merged.final, merged.where, [action.dest for action in parser._actions])
-    with explained():
+    seed = merged.final.get("seed_everything")
+    with explained(), torch.random.fork_rng():
+        if type(seed) is int:
+            torch.manual_seed(seed)
         made = parser.instantiate_classes(parsed)
         made.model.configure_model()
     if checkpoint is not None:

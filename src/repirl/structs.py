@@ -137,7 +137,7 @@ class Response:
 
     finished: it ended by EOS or a stop string, not at the length limit.
     log_probs: of its tokens under the sampler, in nats; None where the sampler is the policy's own forward pass.
-    policy_version: updates of the policy before the weights that sampled it; None = those that it has now.
+    policy_version: the iteration, counted from 0, whose weights sampled it; None = the present one.
     """
 
     token_ids: tuple[int, ...]

@@ -41,6 +41,9 @@ def test_the_comparison_in_numbers(files: tuple[str, str], capsys: pytest.Captur
     assert found["a"]["p_value"] == 2 / 8  # three of three one way
     assert (found["b"]["problems"], found["b"]["difference"]) == (1, -1)
     assert found["all problems"]["difference"] == pytest.approx(2 / 5)
+    assert [found[name]["p_holm"] for name in found] == [2 * 2 / 8, 1, None]  # of two sets
+    assert found["a"]["low"] == pytest.approx(0.75 - 3.1824463 * 0.25, abs=1e-6)  # t with 3 degrees, error .5 / 2
+    assert found["b"]["low"] is None  # one problem has no interval
     assert "1 problems have a verdict in one file only" in shown.err  # b/p1, unknown in the second
 
 
@@ -56,6 +59,7 @@ def test_the_table(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert "second.jsonl against first.jsonl" in shown
     assert "+0.750" in shown
+    assert "(Holm)" in shown
 
 
 @pytest.mark.parametrize(

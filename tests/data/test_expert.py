@@ -205,7 +205,30 @@ def test_a_state_of_other_data_is_refused() -> None:
         attached(ExpertData(RunningSums(20, 1), batch_prompts=4), "fit").load_state_dict(state)
 
 
+def test_a_state_of_another_kind_of_order_is_refused() -> None:
+    state = attached(ExpertData(RunningSums(20, 0), batch_prompts=4, sampler=CurriculumSampler()), "fit").state_dict()
+    with pytest.raises(
+        ValueError, match=r"by data\.sampler CurriculumSampler, here it is UniformSampler: give the same"
+    ):
+        attached(ExpertData(RunningSums(20, 0), batch_prompts=4), "fit").load_state_dict(state)
+
+
 # --- in Lightning
+
+
+def test_a_checkpoint_that_was_evaluated_has_no_say_in_the_next_fit(tmp_path: Path) -> None:
+    def fitted(data: ExpertData) -> list[list[str]]:
+        module, fit = Recorder(), trainer(tmp_path, max_steps=3, max_epochs=-1)
+        fit.fit(module, datamodule=data)
+        fit.save_checkpoint(tmp_path / "end.ckpt")
+        return module.seen["train"]
+
+    def made() -> ExpertData:
+        return ExpertData(RunningSums(20, 0), batch_prompts=4, val=RunningSums(4, 1))
+
+    expected, data = fitted(made()), made()
+    trainer(tmp_path).validate(Recorder(), datamodule=data, ckpt_path=tmp_path / "end.ckpt", weights_only=False)
+    assert fitted(data) == expected
 
 
 @pytest.mark.parametrize("sampler", [UniformSampler, CurriculumSampler])
@@ -443,7 +466,7 @@ def test_a_set_that_an_overlay_takes_away_is_left_out(caplog: pytest.LogCaptureF
         attached(EvalData(val={"elsewhere": None}), "validate")
 
 
-@pytest.mark.parametrize("name", ["", "a/b"])
+@pytest.mark.parametrize("name", ["", "a/b", "average"])
 def test_a_name_that_metrics_cannot_carry_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="a data set is named"):
         EvalData(val={name: RunningSums(1, 0)})

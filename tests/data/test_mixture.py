@@ -282,6 +282,8 @@ def test_mixtures_that_are_none_are_refused() -> None:
         Mixture({"gone": None})
     with pytest.raises(ValueError, match="a data set is named 'a/b'"):
         Mixture({"a/b": MixturePart(SHORT)})
+    with pytest.raises(ValueError, match="mixture part 'inner' is a mixture itself, whose shares would be lost"):
+        Mixture({"inner": MixturePart(two())})
     with pytest.raises(ValueError, match="a mixture is for training: evaluation takes several sets by name"):
         ExpertData(SHORT, val=two())
     with pytest.raises(ValueError, match="expert_share is of a single source: give it to the parts"):

@@ -217,7 +217,7 @@ def test_half_precision_of_two_types_is_refused() -> None:
     with pytest.raises(ValueError, match="two types of half precision"):
         run(full(policy=make_policy(dtype="bfloat16")), plugins=[scaled])
     backbone = make_policy(dtype="float16")
-    with pytest.raises(ValueError, match=r"policy\.dtype float16"):
+    with pytest.raises(ValueError, match=r"prm\.backbone\.dtype float16"):
         run(full(prm=PRM(backbone=backbone)))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from repirl.learning.prm_objectives import IRL
+from repirl.learning.prm_objectives import IRL, Discriminator
 from repirl.learning.prompt_filter import PromptFilter
 from repirl.learning.settings import Advantage, Surrogate
 from repirl.models.prm import PRM
@@ -60,6 +60,52 @@ def test_a_loss_length_must_be_positive(length: float) -> None:
 def test_a_loss_length_that_nothing_reads_is_refused(aggregation: Any) -> None:
     with pytest.raises(ValueError, match=f"belongs to loss_aggregation 'constant', not to '{aggregation}'"):
         Surrogate(loss_aggregation=aggregation, loss_length=100)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dual_clip": 0.5}, "dual_clip must be above 1, not 0.5"),
+        ({"dual_clip": float("nan")}, "dual_clip must be above 1, not nan"),
+        ({"kl_coef": -0.1}, "kl_coef must be a number from 0, not -0.1"),
+        ({"clip_low": -0.2}, r"clip_low must be in \[0, 1\] and clip_high not negative, not -0.2 and 0.2"),
+        ({"clip_high": -0.2}, r"clip_low must be in \[0, 1\] and clip_high not negative, not 0.2 and -0.2"),
+    ],
+)
+def test_surrogates_that_would_reward_what_they_should_punish_are_refused(
+    arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"surrogate: {message}"):
+        Surrogate(**arguments)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.8, 0.2), (-0.1, 0.5), (0.5, 1.5), (float("nan"), 0.5)])
+def test_a_prompt_filter_that_keeps_nothing_is_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="prompt_filter: expected 0 <= low <= high <= 1"):
+        PromptFilter("strict", low, high)
+
+
+@pytest.mark.parametrize("norm", [0.0, -1.0, float("nan")])
+def test_gradient_norms_that_stop_or_turn_training_are_refused(norm: float) -> None:
+    with pytest.raises(ValueError, match=f"policy_clip_norm must be above 0, not {norm}: .* `.inf` clips nothing"):
+        make_module(policy_clip_norm=norm)
+    with pytest.raises(ValueError, match="prm_clip_norm must be above 0"):
+        make_module(prm_clip_norm=norm)
+    make_module(prm_clip_norm=float("inf"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": IRL(weighting="per_position")},
+        {"objective": Discriminator(form="token")},
+        {"advantage": Advantage(prm_estimator="position")},
+    ],
+)
+def test_what_compares_tokens_takes_no_step_rewards(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"prm\.granularity 'step' rewards the last token of each step alone"):
+        make_module(prm=PRM(granularity="step"), **options)
+    make_module(prm=PRM(), **options)
 
 
 def test_experts_outside_z_may_be_moved() -> None:

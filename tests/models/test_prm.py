@@ -172,6 +172,18 @@ def test_bound() -> None:
     assert rewards.abs().max() <= 1
     assert rewards.abs().max() > 0.95
     assert all(PRM(kind=kind).bound is None for kind in KINDS if kind != "head")
+    assert PRM(kind="head", granularity="step").bound is None  # a sum of tokens
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("q_head", None), ("q_head", 2), ("head", None), ("linear", None)])
+def test_heads_are_exact_under_mixed_precision(kind: Any, rank: int | None) -> None:
+    prm = prm_of(kind, rank=rank)
+    states, tokens = torch.randn(5, prm.backbone.hidden_size), torch.tensor([2, 3, 4, 5, 6])
+    prm.backbone.action_states = lambda rows, after: states
+    expected = prm._values(prm.backbone, None, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(prm._values(prm.backbone, None, tokens), expected)
+    assert expected.abs().max() > 0
 
 
 def test_the_policy_is_copied_not_shared() -> None:

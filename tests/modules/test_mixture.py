@@ -76,5 +76,5 @@ def test_imitation_wants_an_expert_in_each_batch() -> None:
     module = SFT(policy=make_policy(), policy_optimizer=SGD, text=TEXT)
     run(module, make_data(half_with_experts(), expert_share=0.5))
     module = SFT(policy=make_policy(), policy_optimizer=SGD, text=TEXT)
-    with pytest.raises(ValueError, match="a batch has no expert trajectory to imitate"):
+    with pytest.raises(ValueError, match=r"has no expert trajectory to imitate: set data\.expert_share to 1"):
         run(module, ExpertData(Problems(half_with_experts()), batch_prompts=4, expert_share=0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -762,3 +764,36 @@ def test_predict_gives_a_record_a_problem(with_prm: bool) -> None:
             right = sum(c.isdigit() for c in record["response"]) % 2 == 0
             assert record["verdict"] == {"correct": right, "status": "equal" if right else "not_equal"}
     assert not with_prm or any(value for record in records for value in record["prm_token_rewards"])
+
+
+class Counting(EvenDigits):
+    """Keeps how many texts each call brought."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def verify(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
+        self.calls.append(len(responses))
+        return super().verify(problems, responses)
+
+
+def test_experts_are_judged_at_once_and_only_where_a_prm_learns_from_them() -> None:
+    without, beside = Counting(), Counting()
+    figures = run(make_module(prm=None, verifier=without, surrogate=Surrogate(kl_coef=0.1))).figures[0]
+    rollouts = without.calls[0]
+    assert without.calls == [rollouts]
+    run(make_module(verifier=beside))
+    assert len(beside.calls) == 2
+    assert beside.calls[0] == rollouts
+    assert 0 < beside.calls[1] < rollouts
+    assert figures["policy/kl"] >= 0
+    assert not {"prompts/experts_dropped", "prompts/with_experts"} & set(figures)
+
+
+def test_a_frozen_prm_that_nothing_trained_is_warned_about() -> None:
+    with pytest.warns(UserWarning, match="schedule freezes a PRM whose head is as it was initialised"):
+        run(make_module(schedule=Schedule(prm_updates=0)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="schedule freezes")
+        run(make_module(schedule=Schedule(prm_updates=0), prm=PRM(kind="implicit")))
+        run(make_module())

@@ -65,6 +65,11 @@ def test_another_base_measure_is_refused_in_training_only(tmp_path: Path) -> Non
     other = make_module(objective=IRL(base_measure="reference"))
     with pytest.raises(ValueError, match="base_measure 'uniform', this run has 'reference'"):
         run(other, steps=2, ckpt_path=path)
+    with pytest.raises(
+        ValueError, match=r"prm\.weights: .*saved\.ckpt: .* base_measure 'uniform', this run has 'reference'"
+    ):
+        run(make_module(prm=PRM(weights=str(path)), objective=IRL(base_measure="reference")))
+    run(make_module(prm=PRM(weights=str(path)), objective=IRL(base_measure="uniform")))
 
 
 @pytest.mark.parametrize(

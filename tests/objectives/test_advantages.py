@@ -149,12 +149,24 @@ def test_no_length_bias_of_prime() -> None:
 def test_prime_advantage() -> None:
     rewards, mask = padded([1, 3], [5], [0, 0, 3])
     # means 2, 5, 1; of the others 3, 1.5, 3.5: differences -2 0; 3.5; -3.5 -3.5 -.5
-    close(prime_advantage(rewards=rewards, **parts(mask)), [-2, 0], [3.5], [-7.5, -4, -0.5])
+    close(prime_advantage(rewards=rewards, rewarded=mask, **parts(mask)), [-2, 0], [3.5], [-7.5, -4, -0.5])
     # without the second: 1 and 2: differences 0 2; -2 -2 1
-    got = prime_advantage(rewards=rewards, **parts(mask, scorable=[True, False, True]))
+    got = prime_advantage(rewards=rewards, rewarded=mask, **parts(mask, scorable=[True, False, True]))
     close(got, [2, 2], [], [-3, -1, 1])
     # alone: its own mean: -1 1
-    close(prime_advantage(rewards=rewards[:1, :2], **parts(mask[:1, :2])), [0, 1])
+    close(prime_advantage(rewards=rewards[:1, :2], rewarded=mask[:1, :2], **parts(mask[:1, :2])), [0, 1])
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "prime"])
+def test_equal_steps_are_no_preference_however_long_they_are(name: Any) -> None:
+    rewards, mask = padded([0, 0, 0, 1], [0, 1], [0, 1, 1])
+    ends = rewards == 1
+    close(estimate(name, rewards=rewards.nan_to_num(0), rewarded=ends, **parts(mask)), [], [], [])
+    # steps of 1; 1; 1 and -2: means 1, 1, -.5; of the others .25 .25 1; 0 between the ends
+    rewards, mask = padded([0, 0, 0, 1], [0, 1], [0, 1, -2])
+    if name == "prime":
+        got = estimate(name, rewards=rewards.nan_to_num(0), rewarded=rewards != 0, **parts(mask))
+        close(got, [0.75] * 4, [0.75] * 2, [-3, -3, -3])
 
 
 def test_position_advantage() -> None:
@@ -250,7 +262,7 @@ def test_a_group_of_one(estimator: str, alone: str, expected: list[float]) -> No
     outcome, _ = padded([0, 1])
     got = estimate(estimator, rewards=outcome, rewarded=last_token(mask), alone=alone, **parts(mask))
     counted = estimator in ("rloo", "rloo_per_step", "grpo_per_step") and alone == "zero_baseline"
-    close(got, [1, 1] if counted else [0, 0.5] if estimator == "prime" else [0, 0])
+    close(got, [1, 1] if counted else [0, 0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

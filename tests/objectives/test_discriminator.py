@@ -104,7 +104,7 @@ def test_prompts_are_averaged_and_those_without_one_of_the_sets_skipped(form: An
     close(got.token, torch.cat([one.token, two.token, tensor([0], [0])]) / 2)
     close(got.loss, (one.loss + two.loss) / 2)
     assert got.cells == 2
-    assert float(got.figures["skipped"]) == 2
+    assert float(got.figures["prompts_skipped"]) == 2
     for name in ("accuracy", "log_z"):
         close(got.figures[name], (one.figures[name] + two.figures[name]) / 2)
 
@@ -162,4 +162,4 @@ def test_nothing_usable_gives_zeros() -> None:
     for form in ("sequence", "token"):
         got = call(tensor([1], [2]), form=form, positive_weight=[1, 1], background=[0, 0])
         assert (got.token == 0).all()
-        assert (got.cells, float(got.loss), float(got.figures["skipped"])) == (0, 0, 1)
+        assert (got.cells, float(got.loss), float(got.figures["prompts_skipped"])) == (0, 0, 1)

@@ -60,7 +60,7 @@ def test_dual_clip_bounds_the_loss_of_bad_tokens_only() -> None:
     close(values, [-10, -5.8, -1.6, 2.4])
 
 
-@pytest.mark.parametrize("bounds", [{}, {"clip_low": 0.6, "clip_high": 0.05}])
+@pytest.mark.parametrize("bounds", [{}, {"clip_low": 0.6, "clip_high": 0.05}, {"dual_clip": 1.1}])
 def test_was_clipped_is_where_the_gradient_is_gone(bounds: dict[str, float]) -> None:
     _, gradient = surrogate(RHO, ADVANTAGES, **bounds)
     arguments = {"log_probs": BEHAVIOUR + RHO.log(), "old_log_probs": BEHAVIOUR}

@@ -208,7 +208,9 @@ def contrast(world: World, positive: Tensor, negative: Tensor, rhat: str = "R") 
 
 def target(world: World, weighting: str = "sequence", temperature: float = 1.0) -> Tensor:
     """What the weights of infinitely many rollouts converge to, [M]: q^(1 - kappa) (b exp(R))^kappa, normalised."""
-    kappa = {"sequence": 1.0, "uniform": 0.0, "length_normalized": 1 / world.rows.lengths}[weighting] / temperature
+    kappa = {"sequence": 1.0, "uniform": 0.0, "length_normalized": 1 / world.rows.lengths.double()}[
+        weighting
+    ] / temperature
     return (world.q.log() * (1 - kappa) + world.log_model * kappa + log_z(world) * kappa).softmax(0)
 
 
@@ -258,6 +260,18 @@ def limit(world: World, weighting: str, rhat: str = "R", temperature: float = 1.
     if weighting == "per_position":
         return per_position_limit(world)
     return contrast(world, world.expert, target(world, weighting, temperature), rhat)
+
+
+def positives(world: World, correct: Tensor, expert_mass: float) -> Tensor:
+    """Experts and right rollouts together, [M]; expert_mass: weight of the experts per rollout."""
+    pseudo = world.q * correct
+    return (expert_mass * world.expert + pseudo) / (expert_mass + pseudo.sum())
+
+
+def corrected_limit(world: World, correct: Tensor, corrected: str, expert_mass: float) -> Tensor:
+    """The limit of `sequence` weights with right rollouts as pseudo-experts: `copy` or `move`."""
+    left = world.model * ~correct if corrected == "move" else world.model
+    return contrast(world, positives(world, correct, expert_mass), left / left.sum())
 
 
 def cases(world: World) -> dict[str, tuple[Objective, Tensor]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SMALL = "--replicates 4 --seeds 1 --largest 128 --draws 2 --steps 8"
+SMALL = "--replicates 4 --seeds 1 --largest 128 --draws 2 --steps 8 --rounds 60"
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +48,9 @@ def test_the_numbers_have_the_order_that_the_page_reports(printed: tuple[Path, s
     assert end < 1.1 * half
     assert max(numbers(text, "2 experts, a softmax each")) < 1e-12
     assert min(numbers(text, "2 experts, one softmax (M up to 4)")) > 0.05
+    (start,) = numbers(text, "(at the start)")
+    for name in ("sequence, tempered", "uniform", "discriminator, sequence"):
+        (end,) = numbers(text, f"following: {name}")
+        assert end < 0.1 * start
+    (gail,) = numbers(text, "following: GAIL, sequence")
+    assert 0.1 < gail < 0.2

@@ -14,6 +14,7 @@ from tests.theory.estimators import (
     ascents,
     cases,
     contrast,
+    corrected_limit,
     discriminator,
     discriminator_limit,
     draw,
@@ -120,17 +121,10 @@ def test_scope_batch_tilts_the_prompts_by_their_partition_functions(shift: float
 CORRECT = torch.arange(len(WORLD.rows)) % 3 == 0
 
 
-def corrected_limit(start: World, corrected: str, expert_mass: float) -> Tensor:
-    pseudo = start.q * CORRECT
-    positive = (expert_mass * start.expert + pseudo) / (expert_mass + pseudo.sum())
-    left = start.model * ~CORRECT if corrected == "move" else start.model
-    return contrast(start, positive, left / left.sum())
-
-
 @pytest.mark.parametrize(("corrected", "experts_in_z"), [("copy", False), ("copy", True), ("move", False)])
 def test_limits_with_corrected_trajectories(corrected: str, experts_in_z: bool) -> None:
     """`copy` contrasts the mixture of experts and right rollouts with p_phi; `move` with p_phi given a failure."""
-    expected = corrected_limit(WORLD, corrected, 0.5)
+    expected = corrected_limit(WORLD, CORRECT, corrected, 0.5)
     assert (expected - EXACT).norm() / EXACT.norm() > 0.2
     options = {"correct": CORRECT, "corrected": corrected, "expert_mass": 0.5}
     found = errors(WORLD, irl(experts_in_z=experts_in_z), expected, SIZES[:-1], 16, **options)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,10 +13,12 @@ import torch
 
 from repirl.config import ConfigError
 from repirl.data.tables import read_table
-from repirl.metrics import Comparison, paired_comparison
+from repirl.metrics import Comparison, holm, paired_comparison
 
 Key = tuple[str, str]
 """Data set and problem."""
+TOGETHER = "all problems"
+"""The row of all data sets."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,10 +37,12 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(str(error), "give two files that EvaluationRecords wrote of the same problems") from error
     if unmatched:
         print(f"{unmatched} problems have a verdict in one file only and are left out", file=sys.stderr)
+    adjusted = over_data_sets(found)
     if options.json:
-        print(json.dumps({name: asdict(comparison) for name, comparison in found.items()}, indent=2))
+        shown = {name: _plain(one) | {"p_holm": adjusted.get(name)} for name, one in found.items()}
+        print(json.dumps(shown, indent=2))
     else:
-        _print_table(found, options.first.name, options.second.name)
+        _print_table(found, adjusted, options.first.name, options.second.name)
     return 0
 
 
@@ -71,7 +76,7 @@ def compare(
     names = list(dict.fromkeys(name for name, _ in pairs))
     groups: dict[str, list[Any]] = {name: [pair for key, pair in pairs.items() if key[0] == name] for name in names}
     if len(names) > 1:
-        groups["all problems"] = list(pairs.values())
+        groups[TOGETHER] = list(pairs.values())
     found = {}
     for name, values in groups.items():
         a, b = torch.tensor(values, dtype=torch.float64).T
@@ -79,12 +84,25 @@ def compare(
     return found, len(judged) - len(pairs)
 
 
-def _print_table(found: Mapping[str, Comparison], first: str, second: str) -> None:
+def over_data_sets(found: Mapping[str, Comparison]) -> dict[str, float]:
+    """The p-value of each data set adjusted for their number (`holm`); all problems together are no test more."""
+    names = [name for name in found if name != TOGETHER]
+    return dict(zip(names, holm([found[name].p_value for name in names]), strict=True))
+
+
+def _plain(one: Comparison) -> dict[str, float | None]:
+    """Its fields for JSON, which has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in asdict(one).items()}
+
+
+def _print_table(found: Mapping[str, Comparison], adjusted: Mapping[str, float], first: str, second: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{second} against {first}")
-    for column in ("data set", "problems", "first", "second", "difference", "95 % interval", "better", "worse", "p"):
+    several = len(adjusted) > 1
+    columns = ("data set", "problems", "first", "second", "difference", "95 % interval", "better", "worse", "p")
+    for column in (*columns, "p (Holm)") if several else columns:
         table.add_column(column, justify="left" if column == "data set" else "right")
     for name, one in found.items():
         table.add_row(
@@ -93,9 +111,10 @@ def _print_table(found: Mapping[str, Comparison], first: str, second: str) -> No
             f"{one.first:.3f}",
             f"{one.second:.3f}",
             f"{one.difference:+.3f}",
-            f"{one.low:+.3f} to {one.high:+.3f}",
+            "-" if math.isnan(one.low) else f"{one.low:+.3f} to {one.high:+.3f}",
             str(one.better),
             str(one.worse),
             f"{one.p_value:.2g}",
+            *([f"{adjusted[name]:.2g}" if name in adjusted else ""] if several else []),
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)

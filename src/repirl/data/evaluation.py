@@ -49,7 +49,7 @@ class EvalData(LightningDataModule):
             raise ValueError("EvalData is for evaluation only; train with repirl.data.expert.ExpertData")
         split = "val" if stage == "validate" else stage
         if not self.sets[split]:
-            raise ValueError(f"EvalData has no `{split}` source, which trainer.{stage} needs")
+            raise ValueError(f"{type(self).__name__} has no `{split}` source, which trainer.{stage} needs")
         sets = self.sets[split]
         self._prompts[split] = prepared_sets(self.trainer, split, sets, loaded(sets))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import torch
-from lightning import LightningDataModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from repirl.data.contamination import Overlap, overlap
+from repirl.data.evaluation import EvalData
 from repirl.data.fingerprint import UNMIXED, fingerprint
-from repirl.data.loaders import EvalLoader, PromptBatch, TrainLoader, check_positive
+from repirl.data.loaders import EvalLoader, TrainLoader, check_positive
 from repirl.data.mixture import loaded_parts, parts_of
 from repirl.data.preparation import prepared_sets
 from repirl.data.prompts import PromptSampler, UniformSampler
@@ -19,12 +19,12 @@ from repirl.data.sets import Sets, loaded, named
 from repirl.data.sources import Source
 from repirl.data.strata import StratifiedSampler, Stratum, check_sizes
 from repirl.data.training_set import prepared_parts
-from repirl.structs import Problem, Prompt
+from repirl.structs import Problem
 
 _log = logging.getLogger(__name__)
 
 
-class ExpertData(LightningDataModule):
+class ExpertData(EvalData):
     """Training prompts with expert trajectories, and held-out prompts.
 
     A step gets a `list[Prompt]`. Tokens are made in `setup` with the module's `codec`, `max_prompt_tokens` and
@@ -64,33 +64,31 @@ class ExpertData(LightningDataModule):
         guard: dict[str, Source | None] | None = None,
         expert_share: float | None = None,
     ) -> None:
-        super().__init__()
-        check_positive(batch_prompts=batch_prompts, eval_batch_prompts=eval_batch_prompts, max_experts=max_experts)
+        super().__init__(val, test, predict, eval_batch_prompts)
+        check_positive(batch_prompts=batch_prompts, max_experts=max_experts)
         self.train, self.parts = train, parts_of(train, expert_share)
-        self.sets = {"val": named(val), "test": named(test), "predict": named(predict)}
         self.guard = named(guard)
         self.overlaps: dict[str, Overlap] = {}
-        self.batch_prompts, self.eval_batch_prompts = batch_prompts, eval_batch_prompts
+        self.batch_prompts = batch_prompts
         self.max_experts, self.require_experts = max_experts, require_experts
         self.order: PromptSampler = UniformSampler() if sampler is None else sampler
         self.sampler = self.order  # of all prompts: `setup` makes one of strata where there are several
         self.strata: list[Stratum] = []
         self.seed = seed
-        self._prompts: dict[str, list[Prompt]] = {}
         self._fingerprint: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
+        self._evaluates = False
 
     def setup(self, stage: str) -> None:
         """Loads and encodes what the stage needs. A fit without a restored state starts the prompt order anew."""
-        stage = TrainerFn(stage).value
-        split = {"fit": "val", "validate": "val"}.get(stage, stage)
-        if stage != "fit" and not self.sets[split]:
-            raise ValueError(f"ExpertData has no `{split}` source, which trainer.{stage} needs")
-        problems = loaded(self.sets[split])
-        if stage == "fit":
-            self._set_up_training(held_out=problems)
-        if problems:
-            self._prompts[split] = prepared_sets(self.trainer, split, self.sets[split], problems)
+        self._evaluates = TrainerFn(stage) != TrainerFn.FITTING
+        if self._evaluates:
+            super().setup(stage)
+            return
+        held_out = loaded(self.sets["val"])
+        self._set_up_training(held_out)
+        if held_out:
+            self._prompts["val"] = prepared_sets(self.trainer, "val", self.sets["val"], held_out)
 
     def _set_up_training(self, held_out: dict[str, list[Problem]]) -> None:
         problems = loaded_parts(self.parts)
@@ -121,30 +119,24 @@ class ExpertData(LightningDataModule):
         rank = self._trainer().global_rank
         return TrainLoader(self._prompts["train"], self.sampler, self.batch_prompts, rank, world)
 
-    def val_dataloader(self) -> EvalLoader | list[Any]:
+    def val_dataloader(self) -> EvalLoader | list[Any]:  # type: ignore[override]  # a fit may have none
         """This rank's share of the validation prompts; no loader without a `val` source."""
         return self._eval_loader("val") if "val" in self._prompts else []
-
-    def test_dataloader(self) -> EvalLoader:
-        """This rank's share of the test prompts."""
-        return self._eval_loader("test")
-
-    def predict_dataloader(self) -> EvalLoader:
-        """This rank's share of the prompts to predict."""
-        return self._eval_loader("predict")
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch as a list; records stay where they are."""
-        return batch.prompts if isinstance(batch, PromptBatch) else batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where the prompt order stands, and which training set it is over."""
         if "train" not in self._prompts:
             return {}
-        return {"sampler": self.sampler.state_dict(), "training_set": self._fingerprint}
+        state = {"sampler": self.sampler.state_dict(), "training_set": self._fingerprint}
+        return state | {"order": type(self.order).__name__}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from that place. Raises ValueError where the training set differs from the state's."""
+        """Goes on from that place; nothing to do where nothing is trained.
+
+        Raises ValueError where the training set or the kind of order differs from the state's.
+        """
+        if self._evaluates:
+            return
         if "train" in self._prompts:
             self._restore(state)
         else:
@@ -160,6 +152,12 @@ class ExpertData(LightningDataModule):
                 "data in its own order and shares, with its tokenizer, template, instructions and length limits; start a new "
                 "run from the weights"
             )
+        order = type(self.order).__name__
+        if state.get("order", order) != order:
+            raise ValueError(
+                f"the checkpoint is of a run whose prompts came by data.sampler {state['order']}, here it is {order}: give "
+                "the same sampler, or start a new run from the weights"
+            )
         self.sampler.load_state_dict(state["sampler"])
         self._restored = None
 
@@ -172,10 +170,6 @@ class ExpertData(LightningDataModule):
                 level = logging.WARNING if found.equal or found.near else logging.INFO
                 advice = ": results on them are not held out" if level == logging.WARNING else ""
                 _log.log(level, "%s: %s%s", where, found, advice)
-
-    def _eval_loader(self, split: str) -> EvalLoader:
-        trainer = self._trainer()
-        return EvalLoader(self._prompts[split], self.eval_batch_prompts, trainer.global_rank, trainer.world_size)
 
     def _trainer(self) -> Trainer:
         assert self.trainer is not None, "setup has checked it"

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from repirl.data.sources import Source
 from repirl.structs import Problem
 
+AVERAGE = "average"
+"""The name of the mean over data sets among their figures."""
+
 
 @dataclass(frozen=True)
 class MixturePart:
@@ -49,6 +52,11 @@ class Mixture(Source):
                     f"mixture part {name!r}: weight must be above 0, not {part.weight}; write `{name}: null` to leave it out"
                 )
             check_expert_share(part.expert_share, f"mixture part {name!r}")
+            if isinstance(part.source, Mixture):
+                raise ValueError(
+                    f"mixture part {name!r} is a mixture itself, whose shares would be lost: list its parts here, with "
+                    "weights multiplied"
+                )
 
     def load(self) -> list[Problem]:
         """The problems of all parts, one part after another."""
@@ -60,6 +68,10 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if not name or "/" in name:
             raise ValueError(f"a data set is named {name!r}: names must not be empty or contain '/'")
+        if name == AVERAGE:
+            raise ValueError(
+                f"a data set is named {name!r}, as the mean over data sets is in the log: choose another name"
+            )
 
 
 def check_expert_share(share: float | None, where: str) -> None:

@@ -82,14 +82,17 @@ class UsableExperts:
         self.actor, self.drop_wrong = actor, drop_wrong
         self._known: dict[tuple[str, str], bool | None] = {}
 
-    def of(self, prompt: Prompt) -> list[Expert]:
-        """The prompt's."""
-        name = prompt.problem.id
-        unknown = [e for e in prompt.experts if (name, e.text) not in self._known]
-        verdicts = self.actor.verify([prompt.problem], [[e.text for e in unknown]])[0]
-        for expert, verdict in zip(unknown, verdicts, strict=True):
-            self._known[name, expert.text] = None if verdict is None else verdict.correct
-        judged = [replace(e, correct=self._known[name, e.text]) for e in prompt.experts]
+    def of(self, prompts: Sequence[Prompt]) -> list[list[Expert]]:
+        """Each prompt's; the verifier gets all that it has not judged yet at once."""
+        unknown = [[e.text for e in p.experts if (p.problem.id, e.text) not in self._known] for p in prompts]
+        verdicts = self.actor.verify([prompt.problem for prompt in prompts], unknown)
+        for prompt, texts, row in zip(prompts, unknown, verdicts, strict=True):
+            for text, verdict in zip(texts, row, strict=True):
+                self._known[prompt.problem.id, text] = None if verdict is None else verdict.correct
+        return [self._usable(prompt) for prompt in prompts]
+
+    def _usable(self, prompt: Prompt) -> list[Expert]:
+        judged = [replace(e, correct=self._known[prompt.problem.id, e.text]) for e in prompt.experts]
         return [e for e in judged if e.correct is not False or not self.drop_wrong]
 
 

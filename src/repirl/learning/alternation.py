@@ -102,7 +102,7 @@ class Alternation:
                 prompts,
                 rollouts,
                 actor=self.actor,
-                experts=self.experts,
+                experts=None if self.prm_learner is None else self.experts,
                 step_ends=None if self.prm_learner is None else self.prm_learner.model.step_ends,
                 recorder=self.recorder,
                 device=self.device,
@@ -152,6 +152,7 @@ class Alternation:
                 prm_rewards=self._scores(batch),
                 maxent_coef=self._maxent_coef(),
                 of_reference=self.objective.needs_reference,
+                by_step=self.prm_learner is not None and self.prm_learner.model.granularity == "step",
             )
             self.recorder.add("policy", share_alone(batch))
             rollouts, figures = with_ratios(replace(batch, advantages=advantages).of_policy(), self.sampler_gap)

@@ -40,7 +40,7 @@ class GlobalBatch:
 
     response_mask: True = counts. group: each row's prompt, as its position in the batch. is_expert: not sampled.
     outcome: 1 right, 0 wrong, NaN unknown. format_reward: 0 or -1. finished: ended by itself, not at the limit.
-    policy_version: updates of the policy before the row was sampled; of experts, before this iteration.
+    policy_version: the iteration, counted from 0, whose weights sampled the row; of experts the present one.
     step_ends: the last token of each step; without a PRM a response is one step.
     sampler_log_probs: the sampling engine's own; None where it gives none. Of experts 0.
     old_log_probs: the policy's at the start of the iteration, by the training forward: those of the clipped ratio.

@@ -23,18 +23,21 @@ def collected(
     rollouts: Sequence[Sequence[Response]],
     *,
     actor: Actor,
-    experts: UsableExperts,
+    experts: UsableExperts | None,
     step_ends: Callable[[Rows], Tensor] | None,
     recorder: Recorder,
     device: torch.device,
 ) -> GlobalBatch:
-    """The batch of this rank's prompts, their rollouts and experts, and of those of the other ranks."""
+    """The batch of this rank's prompts, their rollouts and experts, and of those of the other ranks.
+
+    experts: None where nothing reads them.
+    """
     verdicts = actor.verify([p.problem for p in prompts], [[r.text for r in row] for row in rollouts])
     batch = gathered_batch(
         prompts=prompts,
         positions=positions_of(prompts),
         rollouts=rollouts,
-        experts=[experts.of(prompt) for prompt in prompts],
+        experts=[[] for _ in prompts] if experts is None else experts.of(prompts),
         outcomes=[[outcome_of(v) for v in row] for row in verdicts],
         format_rewards=[[format_reward(r.text) for r in row] for row in rollouts],
         policy_version=recorder.iteration,
@@ -43,6 +46,6 @@ def collected(
         pad_id=actor.codec.pad_id,
         device=device,
     )
-    for name, figures in rollout_figures(batch, verdicts).items():
+    for name, figures in rollout_figures(batch, verdicts, uses_experts=experts is not None).items():
         recorder.add(name, figures)
     return batch

@@ -114,10 +114,12 @@ def predict(
     """One record a problem: the greedy response, its verdict where an answer or tests are known, its token rewards."""
     responses = [row[0] for row in actor.sample(prompts, range(len(prompts)), samples=1, key=(0,), temperature=0.0)]
     rewards = None if token_rewards is None or not prompts else token_rewards(prompts, responses)
+    known = [p.problem.answer is not None or p.problem.tests is not None for p in prompts]
+    texts = [[response.text] if has else [] for response, has in zip(responses, known, strict=True)]
+    verdicts = actor.verify([prompt.problem for prompt in prompts], texts)
     records = []
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        known = prompt.problem.answer is not None or prompt.problem.tests is not None
-        verdict = actor.verify([prompt.problem], [[response.text]])[0][0] if known else None
+        verdict = verdicts[i][0] if known[i] else None
         own = None if rewards is None else rewards[i]
         records.append(
             {

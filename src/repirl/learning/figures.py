@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from repirl.data.mixture import AVERAGE
 from repirl.distributed import gather_objects
 from repirl.learning.records import Answer, ProblemRecord
 from repirl.metrics.accumulate import AUROC, BestOfN, MajorityVote, MeanOfKnown, PassAtK, Rate, WeightedVote
@@ -75,7 +76,7 @@ class EvaluationFigures(nn.Module):
         figures = dict.fromkeys(name.rpartition("/")[2] for name in computed)
         of_sets = {f: [f"{d}/{f}" if d else f for d in datasets] for f in figures}
         averages = {
-            f"average/{figure}": sum(computed[name][2] for name in names) / len(names)
+            f"{AVERAGE}/{figure}": sum(computed[name][2] for name in names) / len(names)
             for figure, names in of_sets.items()
             if all(name in computed for name in names)
         }

@@ -14,10 +14,7 @@ from repirl.structs import Prompt
 
 
 class ImitationLearner(Learner):
-    """Minimises -log pi(expert response | prompt), the token mean over the global batch.
-
-    Args: as in `Learner`; pad_id: of the policy's tokenizer.
-    """
+    """Minimises -log pi(expert response | prompt), the token mean over the global batch. Args: as in `Learner`."""
 
     model: Policy
 
@@ -25,14 +22,17 @@ class ImitationLearner(Learner):
         super().__init__("sft", policy, micro_batch_tokens=micro_batch_tokens, clip_norm=clip_norm, recorder=recorder)
 
     def update(self, prompts: Sequence[Prompt], *, pad_id: int) -> None:
-        """One optimiser step on all experts of the prompts of all ranks.
+        """One optimiser step on all experts of the prompts of all ranks. pad_id: of the policy's tokenizer.
 
         Raises ValueError where a rank's prompts have no expert, FloatingPointError where a loss is not finite.
         """
         device = self.model.device
         pairs = [(prompt, expert) for prompt in prompts for expert in prompt.experts]
         if any_rank(not pairs, device):
-            raise ValueError("a batch has no expert trajectory to imitate: set data.require_experts to true")
+            raise ValueError(
+                "a process's share of the batch has no expert trajectory to imitate: set data.expert_share to 1, or leave it "
+                "out and set data.require_experts to true"
+            )
         rows = collate_rows([p.token_ids for p, _ in pairs], [e.token_ids for _, e in pairs], pad_id, device)
         tokens = sum_over_ranks(rows.response_mask.sum().float())
         indices = self.micro_batches(rows)

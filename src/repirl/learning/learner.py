@@ -56,7 +56,7 @@ class Learner:
         name: of its figures and messages: `policy`, `prm`.
         model: what is trained.
         micro_batch_tokens: tokens in one forward-backward pass; changes memory and speed, never the gradient.
-        clip_norm: largest global gradient norm.
+        clip_norm: largest global gradient norm, above 0; infinity clips nothing.
         recorder: takes the figures.
 
     engine: how it learns; set before the first update.
@@ -67,6 +67,11 @@ class Learner:
     def __init__(
         self, name: str, model: nn.Module, *, micro_batch_tokens: int, clip_norm: float, recorder: Recorder
     ) -> None:
+        if not clip_norm > 0:
+            raise ValueError(
+                f"{'policy' if name == 'sft' else name}_clip_norm must be above 0, not {clip_norm}: it is the largest norm "
+                "of the gradient, and `.inf` clips nothing"
+            )
         self.name, self.model, self.recorder = name, model, recorder
         self.micro_batch_tokens, self.clip_norm = micro_batch_tokens, clip_norm
 

@@ -26,7 +26,8 @@ class PRMObjective(ABC):
 
     needs_log_probs, needs_reference, needs_verifier: what the module has to provide. drops_wrong_experts: experts that
     the verifier rejects are left out before anything is computed. maxent_coef: that of `advantage` where it is not
-    given; 1 where the rewards are a density b exp(R) / Z that the policy should follow.
+    given; 1 where the rewards are a density b exp(R) / Z that the policy should follow. compares_tokens: rewards of single
+    tokens are compared, not their sums.
     """
 
     needs_log_probs = True
@@ -34,6 +35,7 @@ class PRMObjective(ABC):
     needs_verifier = False
     drops_wrong_experts = True
     maxent_coef = 0.0
+    compares_tokens = False
 
     @abstractmethod
     def coefficients(self, batch: GlobalBatch, rewards: Float[Tensor, "rows time"]) -> Coefficients:
@@ -86,6 +88,7 @@ class IRL(PRMObjective):
         self.reward_penalty = reward_penalty
         self.weighting, self.scope, self.experts_in_z, self.rhat = weighting, scope, experts_in_z, rhat
         self.temperature, self.truncate = temperature, truncate
+        self.compares_tokens = weighting == "per_position"
         self.corrected, self.expert_weight = corrected, expert_weight
         self.needs_reference = base_measure == "reference"
         self.drops_wrong_experts = wrong_experts == "drop"
@@ -146,6 +149,7 @@ class Discriminator(PRMObjective):
         if expert_weight <= 0:
             raise ValueError(f"Discriminator: expert_weight must be > 0, not {expert_weight}")
         self.logit, self.form, self.corrected, self.expert_weight = logit, form, corrected, expert_weight
+        self.compares_tokens = form == "token"
         self.needs_log_probs = logit == "airl"
         self.needs_reference = logit == "airl" and base_measure == "reference"
         self.drops_wrong_experts = wrong_experts == "drop"

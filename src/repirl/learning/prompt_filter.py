@@ -19,6 +19,10 @@ class PromptFilter:
     low: float = 0.2
     high: float = 0.8
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"prompt_filter: expected 0 <= low <= high <= 1, not {self.low} and {self.high}")
+
 
 def group_accuracy(*, outcome: Tensor, is_expert: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     """The prompts, [prompts], and the mean known outcome of each one's rollouts, NaN where none is known."""

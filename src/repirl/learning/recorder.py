@@ -51,11 +51,11 @@ class Recorder:
 
 
 def rollout_figures(
-    batch: GlobalBatch, verdicts: Sequence[Sequence[Verdict | None]]
+    batch: GlobalBatch, verdicts: Sequence[Sequence[Verdict | None]], *, uses_experts: bool = True
 ) -> dict[str, dict[str, Tensor | float]]:
     """What there is to say of an iteration's rollouts and experts, all ranks together, by group; warns of time-outs.
 
-    verdicts: on this rank's rollouts.
+    verdicts: on this rank's rollouts. uses_experts: whether the batch was given the experts of its prompts.
     """
     rollouts = batch.of_policy()
     outcome = rollouts.outcome
@@ -77,8 +77,10 @@ def rollout_figures(
         figures["answer_timeout"] = timeouts / len(outcome)
         if figures["answer_timeout"] > 0.01:
             warn_once(f"{float(figures['answer_timeout']):.0%} of the answers could not be judged in time, reward 0")
-    prompts: dict[str, Tensor | float] = {"experts_dropped": experts_dropped}
-    return {"rollout": figures | _by_source(rollouts), "prompts": prompts | _prompts_by_source(batch)}
+    prompts = _prompts_by_source(batch)
+    if uses_experts:
+        prompts |= {"experts_dropped": experts_dropped} | _prompts_with_experts(batch)
+    return {"rollout": figures | _by_source(rollouts), "prompts": prompts}
 
 
 def _by_source(rollouts: GlobalBatch) -> dict[str, Tensor | float]:
@@ -94,11 +96,14 @@ def _by_source(rollouts: GlobalBatch) -> dict[str, Tensor | float]:
 
 
 def _prompts_by_source(batch: GlobalBatch) -> dict[str, Tensor | float]:
-    """Prompts of each part of the data, where it has several; and those with experts, where some have none."""
+    """Prompts of each part of the data, where it has several."""
     figures: dict[str, Tensor | float] = {}
     for index, name in enumerate(batch.sources if len(batch.sources) > 1 else ()):
         figures[f"of/{name}"] = len(batch.group[batch.source == index].unique())
-    with_experts = len(batch.group[batch.is_expert].unique())
-    if with_experts < len(batch.group.unique()):
-        figures["with_experts"] = with_experts
     return figures
+
+
+def _prompts_with_experts(batch: GlobalBatch) -> dict[str, Tensor | float]:
+    """Prompts with experts, where some have none."""
+    with_experts = len(batch.group[batch.is_expert].unique())
+    return {"with_experts": with_experts} if with_experts < len(batch.group.unique()) else {}

@@ -41,7 +41,8 @@ class Advantage:
         maxent_coef: times log b - log q (b the objective's base measure) is added to each token's PRM reward. At 1 the
             policy's optimum is the PRM's own distribution b exp(R) / Z, at 0 the response of the largest reward alone. None:
             1 for `IRL`, 0 for the others; AIRL's reward has no reference, and with the term the policy forgot its form.
-        reward_scale: of PRM rewards.
+        reward_scale: of PRM rewards. With `none` and maxent_coef 1 the policy rests at b exp(R + (outcome_coef / prm_coef) o)
+            for outcomes o, whatever constant R has. A PRM alone does not need one: whitening takes it out again.
         whiten: the sum over the batch's tokens to mean 0 and standard deviation 1.
         alone: the leave-one-out baseline where there is no other rollout (`..._per_step`: none that is still active).
         std_eps: added to the standard deviation that `grpo` divides by; 1e-6 in verl, 1e-4 in TRL, 1e-9 in OpenRLHF.
@@ -54,7 +55,7 @@ class Advantage:
     prm_estimator: Estimator = "rloo_per_step"
     prm_discount: float = 1.0
     maxent_coef: float | None = None
-    reward_scale: RewardScale = "max_abs_return"
+    reward_scale: RewardScale = "none"
     whiten: bool = True
     alone: Alone = "zero_baseline"
     std_eps: float = STD_EPS
@@ -73,6 +74,8 @@ class Surrogate:
     """The policy's objective (objectives/policy.py).
 
     Args:
+        clip_low, clip_high: the ratio pi / pi_old counts within [1 - clip_low, 1 + clip_high].
+        dual_clip: above 1; a token of advantage A < 0 counts at least dual_clip A. None = no such bound.
         kl_coef: of KL(pi || policy at the start), estimated by k3 in the loss.
         entropy_coef: of the entropy bonus.
         loss_aggregation: how the tokens of all ranks and micro-batches become one number. `token_mean`: their mean (DAPO).
@@ -90,6 +93,18 @@ class Surrogate:
     loss_length: float | None = None
 
     def __post_init__(self) -> None:
+        if not (0 <= self.clip_low <= 1 and self.clip_high >= 0):
+            raise ValueError(
+                "surrogate: clip_low must be in [0, 1] and clip_high not negative, "
+                f"not {self.clip_low} and {self.clip_high}"
+            )
+        if self.dual_clip is not None and not self.dual_clip > 1:
+            raise ValueError(
+                f"surrogate: dual_clip must be above 1, not {self.dual_clip}: it would take the gradient of tokens where "
+                "the policy has not moved"
+            )
+        if not 0 <= self.kl_coef < math.inf:
+            raise ValueError(f"surrogate: kl_coef must be a number from 0, not {self.kl_coef}")
         if self.loss_length is not None and not 0 < self.loss_length < math.inf:
             raise ValueError(f"surrogate: loss_length must be a number of tokens above 0, not {self.loss_length}")
         if self.loss_length is not None and self.loss_aggregation != "constant":

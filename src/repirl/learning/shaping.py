@@ -10,6 +10,7 @@ from repirl.learning.settings import Advantage
 from repirl.objectives.advantages import others_active, scale_rewards
 from repirl.objectives.estimators import RewardSource, combine, estimator
 from repirl.objectives.reduce import last_token, masked_mean
+from repirl.objectives.steps import sum_to_step_ends
 
 
 def shaped(
@@ -20,11 +21,13 @@ def shaped(
     prm_rewards: Float[Tensor, "rows time"] | None,
     maxent_coef: float,
     of_reference: bool,
+    by_step: bool,
 ) -> Float[Tensor, "rows time"]:
     """A = c_o A_outcome + c_f A_format + c_p A_prm of every response token, whitened; 0 for experts.
 
     judged: outcomes come from a verifier. prm_rewards: r_phi of every token; None without a PRM.
-    maxent_coef: times log b - log q is added to them; of_reference: b is the policy at the start, else 1.
+    maxent_coef: times log b - log q is added to them; of_reference: b is the policy at the start, else 1. by_step: the PRM
+    rewards steps, each at its last token, and so does what is added.
     """
     sources = []
     if judged and settings.outcome_coef:
@@ -33,7 +36,7 @@ def shaped(
         sources.append(format_source(batch, settings))
     if prm_rewards is not None and settings.prm_coef:
         followed = with_entropy(batch, prm_rewards, maxent_coef, of_reference=of_reference)
-        sources.append(prm_source(batch, followed, settings))
+        sources.append(prm_source(batch, followed, settings, by_step=by_step))
     return combine(
         sources,
         response_mask=batch.response_mask,
@@ -76,15 +79,19 @@ def with_entropy(
     return prm_rewards + maxent_coef * log_ratio(batch, of_reference=of_reference)
 
 
-def prm_source(batch: GlobalBatch, rewards: Float[Tensor, "rows time"], settings: Advantage) -> RewardSource:
-    """Token rewards, scaled by those of the rollouts; experts are compared with them by estimators that do so alone."""
+def prm_source(
+    batch: GlobalBatch, rewards: Float[Tensor, "rows time"], settings: Advantage, *, by_step: bool
+) -> RewardSource:
+    """Token or step rewards, scaled by those of the rollouts; only some estimators compare experts with them."""
+    if by_step:
+        rewards = sum_to_step_ends(rewards=rewards, ends=batch.step_ends, response_mask=batch.response_mask)
     how = estimator(settings.prm_estimator, alone=settings.alone, std_eps=settings.std_eps)
     of_rollouts = batch.response_mask & ~batch.is_expert[:, None]
     return RewardSource(
         coefficient=settings.prm_coef,
         estimator=how,
         rewards=scale_rewards(rewards=rewards, response_mask=of_rollouts, scale=settings.reward_scale),
-        rewarded=batch.response_mask,
+        rewarded=batch.step_ends if by_step else batch.response_mask,
         scorable=torch.ones_like(batch.is_expert) if how.compares_experts else ~batch.is_expert,
         discount=settings.prm_discount,
     )

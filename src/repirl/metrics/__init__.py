@@ -10,23 +10,37 @@ from repirl.metrics.comparison import (
     paired_comparison,
     stratified_interval,
 )
+from repirl.metrics.paired import (
+    Equivalence,
+    equivalence,
+    exact_sign_flip,
+    holm,
+    paired_t_interval,
+    paired_t_test,
+)
 from repirl.metrics.prm import prm_diagnostics, probe_figures, saturated_share
 from repirl.metrics.ranking import auroc, correlation
 from repirl.metrics.steps import first_error_accuracy, wrong_step_accuracy, wrong_step_auroc
 
 __all__ = [
     "Comparison",
+    "Equivalence",
     "auroc",
     "best_of_n",
     "bootstrap_interval",
     "brier_score",
     "calibration_error",
     "correlation",
+    "equivalence",
+    "exact_sign_flip",
     "first_error_accuracy",
+    "holm",
     "interquartile_mean",
     "majority_vote",
     "mean_of_last",
     "paired_comparison",
+    "paired_t_interval",
+    "paired_t_test",
     "pass_at_k",
     "prm_diagnostics",
     "probe_figures",

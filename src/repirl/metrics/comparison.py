@@ -1,5 +1,6 @@
 """Uncertainty of figures, and two runs compared problem by problem."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,7 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from repirl.metrics.paired import MOST_PATTERNS, exact_sign_flip, paired_t_interval
+
 Statistic = Callable[[Tensor], Tensor]
+FEW = 10
+"""Values up to which a percentile bootstrap is too narrow to report, and Student's t takes its place."""
 
 
 def mean_of_last(values: Float[Tensor, "... n"]) -> Float[Tensor, "..."]:
@@ -34,7 +39,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic over the last dimension, values resampled with replacement.
 
-    Give one value a unit that was drawn at random: the mean over its samples for a problem, not every sample.
+    Give one value a unit that was drawn at random: the mean over its samples for a problem, not every sample. Of few
+    values it is too narrow: of 5 normal ones a 95 % interval covers the mean in .80 to .90 of cases; take
+    `paired_t_interval` for the seeds of a study.
     """
     return stratified_interval(values[:, None], statistic=statistic, level=level, resamples=resamples, seed=seed)
 
@@ -70,8 +77,8 @@ def stratified_interval(
 class Comparison:
     """Two runs over the same problems.
 
-    difference: mean of second - first; low, high: its bootstrap interval over problems. better, worse: problems where
-    the second scores higher, lower. p_value: two-sided, of no difference.
+    difference: mean of second - first; low, high: its interval over problems, NaN for one problem. better, worse: problems
+    where the second scores higher, lower. p_value: two-sided, of no difference.
     """
 
     problems: int
@@ -95,11 +102,12 @@ def paired_comparison(
 ) -> Comparison:
     """Compares two runs problem by problem; the order of problems must be the same in both.
 
-    p_value: by sign flips of the differences, all of them where they are no more than `resamples`, else as many at
-    random (then at least 1 / (resamples + 1)). For outcomes of 0 and 1 that is the sign test (exact McNemar).
+    The interval is a bootstrap's, for at most 10 problems Student's t. p_value: by sign flips of the differences, all of
+    them where they are no more than `resamples`, else as many at random (then at least 1 / (resamples + 1)). For outcomes
+    of 0 and 1 that is the sign test (exact McNemar).
     """
     differences = second.double() - first.double()
-    low, high = bootstrap_interval(differences, level=level, resamples=resamples, seed=seed)
+    low, high = _interval(differences, level=level, resamples=resamples, seed=seed)
     return Comparison(
         problems=len(differences),
         first=float(first.double().mean()),
@@ -113,13 +121,20 @@ def paired_comparison(
     )
 
 
+def _interval(differences: Tensor, *, level: float, resamples: int, seed: int) -> tuple[float, float]:
+    if len(differences) == 1:
+        return math.nan, math.nan
+    if len(differences) <= FEW:
+        return paired_t_interval(differences, level=level)
+    return bootstrap_interval(differences, level=level, resamples=resamples, seed=seed)
+
+
 def _sign_flip_p(differences: Tensor, resamples: int, seed: int) -> float:
     """Two-sided p-value of the sum of differences, none of them 0, under independent random signs."""
     count = len(differences)
+    if 2**count <= resamples and count <= MOST_PATTERNS:
+        return exact_sign_flip(differences)
     observed = differences.sum().abs() * (1 - 1e-12)  # equal sums must not fall apart by rounding
-    if 2**count <= resamples:
-        bits = torch.arange(2**count)[:, None] >> torch.arange(count) & 1
-        return float((((1 - 2.0 * bits).double() @ differences).abs() >= observed).double().mean())
     generator = torch.Generator().manual_seed(seed)
     extreme, block = 0, max(1, 2**22 // count)
     for start in range(0, resamples, block):

@@ -65,6 +65,7 @@ class PRM(nn.Module):
         self.kind, self.beta, self.rank, self.granularity = kind, beta, rank, granularity
         self.freeze_backbone, self.weights = freeze_backbone, weights
         self._built, self._of_policy = False, backbone is None
+        self.base_measure_of_weights: str | None = None
         self.backbone, self.reference = backbone, cast("Policy | None", None)
 
     def build(self, policy: Policy) -> "PRM":
@@ -105,15 +106,18 @@ class PRM(nn.Module):
     def _load(self, path: Path, shared: set[int]) -> None:
         """The PRM of a checkpoint; `shared` are the policy's parameters, which it must not change.
 
+        base_measure_of_weights: what its rewards are relative to, where it says so.
+
         Raises:
             ValueError: it is missing, has no PRM, or one of another kind, size or base.
         """
         if not path.is_file():
             raise ValueError(f"prm.weights: no such file: {path}; give the checkpoint of a run that trained a PRM")
         checkpoint = checkpoints.read(path)
-        stored = (checkpoint.get(checkpoints.DESCRIPTION) or {}).get("prm")
-        if stored is not None:
-            self.require_same_meaning(stored, f"prm.weights: {path}")
+        described = checkpoint.get(checkpoints.DESCRIPTION) or {}
+        if described.get("prm") is not None:
+            self.require_same_meaning(described["prm"], f"prm.weights: {path}")
+        self.base_measure_of_weights = described.get("base_measure")
         state = checkpoint["state_dict"]
         own = {name.removeprefix("prm."): value for name, value in state.items() if name.startswith("prm.")}
         for name, parameter in self.named_parameters():
@@ -210,10 +214,12 @@ class PRM(nn.Module):
 
     @property
     def bound(self) -> float | None:
-        """The largest possible |r|, None where rewards are unbounded."""
-        return HEADS[self.kind].bound
+        """The largest possible |r|, None where rewards are unbounded; so they are where a step sums its tokens'."""
+        return HEADS[self.kind].bound if self.granularity == "token" else None
 
     def _values(self, model: Policy, rows: Rows, tokens: Int[Tensor, " actions"]) -> Float[Tensor, " actions"]:
         """The head's value of each response token by the states of the backbone, or of the reference."""
-        values: Tensor = self.head(model.action_states(rows, after=self.head.reads_after), tokens, model)
+        states = model.action_states(rows, after=self.head.reads_after)
+        with torch.autocast(states.device.type, enabled=False):  # heads compute in float32, whatever the backbone does
+            values: Tensor = self.head(states, tokens, model)
         return values

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import Trainer
+
+from repirl.distributed import warn_once
+from repirl.models.heads import HEADS
+from repirl.objectives.estimators import ESTIMATORS
 
 if TYPE_CHECKING:
     from repirl.learning.alternation import Alternation
@@ -35,34 +39,53 @@ def check_settings(learning: Alternation) -> None:
         raise ValueError(
             f"objective {type(learning.objective).__name__} learns from outcomes: it needs a verifier, or another objective"
         )
+    by_token = learning.objective.compares_tokens or ESTIMATORS[learning.advantage.prm_estimator].compares_experts
+    if learning.prm_learner is not None and learning.prm_learner.model.granularity == "step" and by_token:
+        raise ValueError(
+            "prm.granularity 'step' rewards the last token of each step alone, but IRL's weighting 'per_position', a "
+            "discriminator's form 'token' and prm_estimator 'position' compare rewards token by token: choose another"
+        )
     by_prm = learning.prm_learner is not None and learning.advantage.prm_coef
     by_verifier = verifier is not None and learning.advantage.outcome_coef
     if learning.schedule.policy_updates and not (by_prm or by_verifier or learning.advantage.format_coef):
         raise ValueError("advantage: every reward that this module has is weighted 0, so the policy has none; set one")
 
 
-def check_precision(trainer: Trainer, stage: str, models: Iterable[Policy | None]) -> None:
-    """Raises ValueError where the trainer's precision and the models' dtypes do not go together."""
+def warn_of_untrained_prm(learning: Alternation, ckpt_path: object) -> None:
+    """Says where a policy would follow a PRM that nothing has trained and nothing will."""
+    learner = learning.prm_learner
+    if learner is None or (learning.schedule.prm_updates and learning.schedule.prm_stops != 0) or ckpt_path:
+        return
+    if learner.model.weights is None and HEADS[learner.model.kind].has_weights:
+        warn_once(
+            "schedule freezes a PRM whose head is as it was initialised: the policy follows rewards of nothing; give "
+            "prm.weights, the checkpoint of a run that trained one"
+        )
+
+
+def check_precision(trainer: Trainer, stage: str, models: Mapping[str, Policy | None]) -> None:
+    """Raises ValueError where the trainer's precision and the models' dtypes do not go together. models: by setting."""
     precision = trainer.precision
     if precision not in ("32-true", "bf16-mixed", "16-mixed"):
-        dtype = {"bf16-true": "bfloat16", "16-true": "float16"}.get(precision, "float32")
+        instead = {"bf16-true": "bfloat16", "16-true": "float16"}.get(precision, "float32")
         raise ValueError(
             f"trainer.precision {precision!r} would turn rewards, advantages and rotary frequencies into that type too; "
-            f"leave it at 32-true, and give the weights their type by policy.dtype: {dtype}"
+            f"leave it at 32-true, and give the weights their type by policy.dtype: {instead}"
         )
     if precision == "16-mixed" and trainer.world_size > 1:
         raise ValueError(
             "trainer.precision '16-mixed' on several processes: a rank whose own gradients are finite would step where "
             "another's are not; set trainer.precision to bf16-mixed"
         )
-    for dtype in {model.dtype for model in models if model is not None} if stage == "fit" else ():
+    for name, model in models.items() if stage == "fit" else ():
+        dtype = None if model is None else model.dtype
         if dtype == "float16" and precision != "16-mixed":
             raise ValueError(
-                f"policy.dtype float16 with trainer.precision {precision!r}: without a scaled loss small gradients become 0; "
-                "set policy.dtype to bfloat16, or trainer.precision to 16-mixed, which needs a GPU"
+                f"{name}.dtype float16 with trainer.precision {precision!r}: without a scaled loss small gradients become 0; "
+                f"set {name}.dtype to bfloat16, or trainer.precision to 16-mixed, which needs a GPU"
             )
         if dtype == "bfloat16" and precision == "16-mixed":
             raise ValueError(
-                "policy.dtype bfloat16 with trainer.precision '16-mixed': two types of half precision; set trainer.precision "
-                "to 32-true, or policy.dtype to float32"
+                f"{name}.dtype bfloat16 with trainer.precision '16-mixed': two types of half precision; set "
+                f"trainer.precision to 32-true, or {name}.dtype to float32"
             )

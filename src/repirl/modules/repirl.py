@@ -20,10 +20,11 @@ from repirl.learning.settings import Advantage, Surrogate, Text
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.answering import Answering
-from repirl.modules.checks import check_precision, check_settings
+from repirl.modules.checks import check_precision, check_settings, warn_of_untrained_prm
 from repirl.modules.counting import count_iteration, forget_figures, uncount_optimizer_steps
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.engine import connect, reduce
+from repirl.modules.saving import base_measure, require_base_measure
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Generator, Prompt, Response, Rows, Verifier
 
@@ -47,7 +48,7 @@ class RePIRL(Answering):
         rollout: what samples responses; None = the policy's own forward pass.
         sampler_gap: what is done where the sampler's probabilities differ from the policy's (learning/sampler_gap.py).
         micro_batch_tokens: tokens in one forward-backward pass; changes memory and speed, never the gradient.
-        policy_clip_norm, prm_clip_norm: of the global gradient norm.
+        policy_clip_norm, prm_clip_norm: largest global gradient norm; `.inf` = no clipping.
         eval_samples: sampled responses a problem in validation, beside the greedy one.
         eval_temperature: of those; rollouts of training are always at 1, samples of the policy itself.
         seed: of rollouts.
@@ -109,6 +110,9 @@ class RePIRL(Answering):
         self.actor.load()
         if self.prm is not None:
             self.prm.build(self.policy)
+            require_base_measure(
+                self.prm.base_measure_of_weights, base_measure(self), f"prm.weights: {self.prm.weights}"
+            )
         if self.reference is None and self.alternation.needs_reference:
             held = None if self.prm is None else self.prm.policy_at_start
             self.reference = self.policy.start() if held is None else held
@@ -142,7 +146,8 @@ class RePIRL(Answering):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        check_precision(self.trainer, stage, [self.policy, None if self.prm is None else self.prm.backbone])
+        backbone = None if self.prm is None else self.prm.backbone
+        check_precision(self.trainer, stage, {"policy": self.policy, "prm.backbone": backbone})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The policy's and the PRM's, each with its scheduler where one is configured."""
@@ -161,6 +166,7 @@ class RePIRL(Answering):
         return optimizers, schedulers
 
     def on_train_start(self) -> None:
+        warn_of_untrained_prm(self.alternation, self.trainer.ckpt_path)
         self.schedules.go_on(self.global_step)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -136,12 +136,18 @@ def check_checkpoint(module: Answering, checkpoint: Mapping[str, Any]) -> None:
             "or start a new run from the weights"
         )
     stored, prm, own = checkpoint.get(checkpoints.DESCRIPTION) or {}, getattr(module, "prm", None), base_measure(module)
-    if training and None not in (prm, stored.get("base_measure")) and stored["base_measure"] != own:
-        raise ValueError(
-            f"{where}: its PRM's rewards are relative to base_measure {stored['base_measure']!r}, this run has "
-            f"{own!r}; set model.objective.base_measure={stored['base_measure']}, or start a new run"
-        )
+    if training and prm is not None:
+        require_base_measure(stored.get("base_measure"), own, where)
     require_fitting(module, checkpoint, where)
+
+
+def require_base_measure(stored: str | None, own: str | None, where: str) -> None:
+    """Raises ValueError where the stored PRM's rewards are relative to another base measure; `where` names it."""
+    if stored is not None and stored != own:
+        raise ValueError(
+            f"{where}: its PRM's rewards are relative to base_measure {stored!r}, this run has {own!r}; "
+            f"set model.objective.base_measure={stored}, or start a new run"
+        )
 
 
 def require_fitting(module: Answering, checkpoint: Mapping[str, Any], where: str) -> None:

@@ -53,7 +53,7 @@ class SFT(Answering):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        check_precision(self.trainer, stage, [self.policy])
+        check_precision(self.trainer, stage, {"policy": self.policy})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The policy's, with its scheduler where one is configured."""

@@ -161,22 +161,25 @@ def group_normalised(
 def prime_advantage(
     *,
     rewards: Float[Tensor, "rows time"],
+    rewarded: Bool[Tensor, "rows time"],
     response_mask: Bool[Tensor, "rows time"],
     group: Int[Tensor, " rows"],
     scorable: Bool[Tensor, " rows"],
     discount: float = 1.0,
 ) -> Float[Tensor, "rows time"]:
-    """Token rewards minus the mean of the other rows' *mean* token reward, summed from t on (PRIME, eq. 5).
+    """Rewards minus the mean of the other rows' *mean* reward, summed from t on (PRIME, eq. 5).
 
-    A constant reward per token gives 0: no length bias. A row with no other scorable row has its own mean as baseline.
+    `rewarded` marks the tokens that carry a reward: all of them, or the last of each step. A constant reward gives 0 there:
+    no length bias. A row with no other scorable row has its own mean as baseline.
     """
-    active = response_mask & scorable[:, None]
+    active = rewarded & response_mask & scorable[:, None]
     means = rewards.masked_fill(~active, 0).sum(-1) / active.sum(-1).clamp(min=1)
     groups = int(group.max()) + 1 if len(group) else 0
     others = group_sum(scorable.to(rewards.dtype), group, groups)[group] - scorable.to(rewards.dtype)
     baseline = (group_sum(means, group, groups)[group] - means) / others.clamp(min=1)
     baseline = torch.where(others > 0, baseline, means)
-    return returns_to_go(rewards - baseline[:, None], active, discount)
+    centred = (rewards - baseline[:, None]).masked_fill(~active, 0)
+    return returns_to_go(centred, response_mask & scorable[:, None], discount)
 
 
 def position_advantage(

@@ -123,7 +123,8 @@ def _contrast(
         loss=loss / share,
         cells=cells,
         figures={
-            "skipped": scores.new_tensor(count - cells),
+            "prompts_used": cells,
+            "prompts_skipped": count - cells,
             "accuracy": right / share,
             "log_z": (log_z.where(usable, 0.0).sum() / share).to(scores.dtype),
         },

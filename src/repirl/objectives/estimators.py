@@ -109,7 +109,7 @@ class Prime(AdvantageEstimator):
 
     def __call__(self, *, rewards: Tensor, rewarded: Tensor, discount: float = 1.0, **rows: Any) -> Tensor:
         """As `AdvantageEstimator` says."""
-        return prime_advantage(rewards=rewards, discount=discount, **rows)
+        return prime_advantage(rewards=rewards, rewarded=rewarded, discount=discount, **rows)
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,13 @@ def was_clipped(
     advantages: Float[Tensor, "rows time"],
     clip_low: float = 0.2,
     clip_high: float = 0.2,
+    dual_clip: float | None = None,
 ) -> Bool[Tensor, "rows time"]:
     """True where clipping took the gradient: rho beyond the bound in the direction of the advantage, or past all bounds."""
     rho = _ratio(log_probs, old_log_probs)
     beyond = (advantages < 0) & (log_probs - old_log_probs > MAX_LOG_RATIO)
+    if dual_clip is not None:
+        beyond = beyond | ((advantages < 0) & (rho > dual_clip))
     return ((advantages > 0) & (rho > 1 + clip_high)) | ((advantages < 0) & (rho < 1 - clip_low)) | beyond
 
 
@@ -133,6 +136,7 @@ def policy_objective(
         advantages=advantages,
         clip_low=clip_low,
         clip_high=clip_high,
+        dual_clip=dual_clip,
     )
     value = surrogate + entropy_coef * entropy
     kl = torch.zeros_like(value)

@@ -21,7 +21,7 @@ class Coefficients:
     """What a PRM objective says about the rewards.
 
     token: [N, T], detached, dL/dr of each response token, 0 outside the response.
-    loss: L itself, the value to report, >= 0.
+    loss: L itself, the value to report; for IRL the linear surrogate, of either sign.
     cells: how many terms L is the mean of (prompts, rows or steps); 0 = nothing to update.
     figures: what else to report, scalars by name.
     """

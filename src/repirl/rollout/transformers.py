@@ -23,7 +23,7 @@ class InProcess(Generator):
     """Samples by the policy's own forward pass.
 
     Args:
-        max_batch_rows: rows decoded at a time.
+        max_batch_rows: rows decoded at a time; more only where one prompt has more samples, which go together.
         stop_strings: a response ends when its text contains one (besides EOS).
     """
 
