@@ -3,6 +3,7 @@
     python benchmarks/defaults/study.py start                     # start policies
     python benchmarks/defaults/study.py screen                    # every arm, seed 0
     python benchmarks/defaults/study.py confirm                   # chosen arms, seeds 10 to 14
+    python benchmarks/defaults/study.py own                       # a few arms, seeds 20 to 24, a start of its own for each
     python benchmarks/defaults/study.py screen --only head,prime --seeds 0 --iterations 5   # a reduced form
     python benchmarks/defaults/study.py collect                   # results of finished runs into results/, after a stop
 
@@ -38,8 +39,11 @@ KEPT = (
 )
 sys.path.insert(0, str(HERE.parents[1]))  # the configurations name benchmarks.defaults.measure
 TASKS = {"paraphrased": [], "any_order": [HERE / "task_any_order.yaml"]}
-SEEDS = {"screen": "0", "confirm": "10-14"}
-STARTS = {"screen": 0, "confirm": 10}  # the start policy that all seeds of a stage share, one a task
+SEEDS = {"screen": "0", "confirm": "10-14", "own": "20-24"}
+STARTS = {
+    "screen": 0,
+    "confirm": 10,
+}  # the start policy that all seeds of a stage share, one a task; `own` has one a seed
 PRIME_PRM = {"kind": "implicit", "beta": 0.05}
 ESTIMATORS = {"rloo": "rloo_per_step", "prime": "prime", "position": "position"}  # by what arms and results call them
 
@@ -78,6 +82,18 @@ def maxent(
     """The policy maximises -KL(q || b exp(R) / Z) instead of E[R]."""
     advantage = {"prm_estimator": ESTIMATORS[estimator], "maxent_coef": coefficient}
     return irl(weighting=weighting, experts_in_z=in_z, base_measure=base_measure) | {"advantage": advantage}
+
+
+def joint(reward_scale: str) -> dict[str, Any]:
+    """Outcome and PRM at 1 : 0.1; right rollouts are pseudo-experts that stay in the background set."""
+    both = {"outcome_coef": 1.0, "prm_coef": 0.1, "maxent_coef": 1.0, "reward_scale": reward_scale}
+    estimators = {"outcome_estimator": "rloo", "prm_estimator": "rloo_per_step"}
+    return irl(weighting="sequence", base_measure="reference", corrected="copy") | {"advantage": both | estimators}
+
+
+def policy_rate(rate: float) -> dict[str, Any]:
+    """Another learning rate of the policy."""
+    return {"policy_optimizer": {"init_args": {"lr": rate}}}
 
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -138,6 +154,17 @@ ARMS: dict[str, dict[str, Any]] = {
         "prm": None,
         "advantage": {"outcome_coef": 1.0, "prm_coef": 0.0, "outcome_estimator": "rloo_per_step"},
     },
+    # the pieces of the default's pair: the term with the uniform base measure, the reference without the term
+    "maxent_sequence_uniform": maxent("sequence", False, "rloo", base_measure="uniform"),
+    "sequence_reference_rloo": maxent("sequence", False, "rloo", coefficient=0.0),
+    # both rewards with the defaults of `Advantage` and `IRL`: the PRM's scaled to a largest return of 1, or not at all
+    "joint": joint("max_abs_return"),
+    "joint_unscaled": joint("none"),
+    "sft": {},  # imitation of the same experts: `sft`
+    # the policy's learning rate instead of 1e-3
+    "policy_rate_3e-4": policy_rate(3.0e-4),
+    "policy_rate_1e-4": policy_rate(1.0e-4),
+    "constant_rate": {"policy_scheduler": None},
     # data
     "experts_16": {},
     "experts_64": {},
@@ -157,30 +184,86 @@ AROUND = [  # what is switched around the default
     *("penalty", "entropy", "discriminator_token", "experts_16", "experts_64", "wider"),
 ]
 SCREENED = [*ARMS, *(f"{DEFAULT}+{name}" for name in AROUND)]
+RATES = [f"outcome_only+{rate}" for rate in ("policy_rate_3e-4", "policy_rate_1e-4")]
 CONFIRMED = [  # report.md says what they show
     *(DEFAULT, "maxent_per_position_rloo", "maxent_sequence_z_rloo", "maxent_logit_difference", "maxent_uniform_base"),
     *(BASE, "sequence_rloo", "logit_difference", "outcome_only"),
+    *(
+        "sft",
+        "sft+constant_rate",
+        "maxent_sequence_uniform",
+        "sequence_reference_rloo",
+        *RATES,
+        "joint",
+        "joint_unscaled",
+    ),
 ]
+OWN = ["sft", DEFAULT, "maxent_sequence_uniform", "sequence_reference_rloo", "outcome_only+policy_rate_3e-4"]
+STAGES = {"screen": SCREENED, "confirm": CONFIRMED, "own": OWN}
 
 
-def overlays(output: Path, stage: str, tasks: list[str], only: list[str]) -> dict[str, list[str]]:
-    """The overlay files of every arm of every task, written to `output`; and the words that `repirl sweep` takes."""
-    words: dict[str, list[str]] = {}
-    for task in tasks:
-        words[task] = []
-        start = output / "start" / ("base" if task == "paraphrased" else task) / f"seed-{STARTS[stage]}" / "policy"
-        for arm in only:
-            files = list(TASKS[task])
-            for name in arm.split("+"):
-                changed = {"policy": {"init_args": {"path": str(start)}}, **ARMS[name]}
-                overlay: dict[str, Any] = {"model": {"init_args": changed}}
-                if name in DATA:
-                    overlay["data"] = {"init_args": DATA[name]}
-                files.append(output / stage / "arms" / task / f"{name}.yaml")
-                files[-1].parent.mkdir(parents=True, exist_ok=True)
-                files[-1].write_text(yaml.safe_dump(overlay, sort_keys=False))
-            words[task].append("+".join(map(str, files)))
+def sft(base: dict[str, Any]) -> dict[str, Any]:
+    """Imitation of the same experts from the same start: an optimiser step an iteration and no rollouts."""
+    kept = ("policy", "policy_optimizer", "policy_scheduler", "text")
+    arguments = {name: value for name, value in base["model"]["init_args"].items() if name in kept}
+    return {"class_path": "repirl.modules.sft.SFT", "init_args": arguments}
+
+
+def overlay(arm: str, start: Path) -> dict[str, Any]:
+    """What one arm changes. start: the folder of its start policy."""
+    changed: dict[str, Any] = {"init_args": ARMS[arm]}
+    if arm == "sft":
+        changed = sft(yaml.safe_load((HERE / "base.yaml").read_text()))
+    policy = {"class_path": "repirl.Policy", "init_args": {"path": str(start)}}
+    overlaid: dict[str, Any] = {"model": {**changed, "init_args": {**changed["init_args"], "policy": policy}}}
+    if arm in DATA:
+        overlaid["data"] = {"init_args": DATA[arm]}
+    return overlaid
+
+
+def overlays(output: Path, stage: str, task: str, seed: int, only: list[str]) -> list[str]:
+    """The overlay files of every arm of a task, written to `output`, as the words that `repirl sweep` takes."""
+    folder = output / stage / "arms" / task
+    start = (
+        output / "start" / ("base" if task == "paraphrased" else task) / f"seed-{STARTS.get(stage, seed)}" / "policy"
+    )
+    words = []
+    for arm in only:
+        files = [*TASKS[task]]
+        for name in arm.split("+"):
+            files.append(written(folder / f"{name}.yaml", overlay(name, start)))
+        words.append("+".join(map(str, files)))
     return words
+
+
+def written(path: Path, content: dict[str, Any]) -> Path:
+    """The path of a YAML file with this content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def taught(output: Path, seed: int) -> list[str]:
+    """What makes a start policy a seed's own: fresh weights, taught solutions, and which of the facts they have wrong.
+
+    The starts that a stage shares differ by the order of the data alone.
+    """
+    if seed in STARTS.values():
+        return []
+    source = {"seed": seed, "facts_seed": seed}
+    changed = {
+        "model": {"init_args": {"policy": {"init_args": {"init_seed": seed}}}},
+        "data": {"init_args": {"train": {"init_args": source}}},
+    }
+    return [str(written(output / "start" / f"taught-{seed}.yaml", changed))]
+
+
+def experts(output: Path, stage: str, seed: int) -> list[str]:
+    """Stage `own`: other problems and experts for each seed."""
+    if stage in STARTS:
+        return []
+    changed = {"data": {"init_args": {"train": {"init_args": {"seed": 100 + seed}}}}}
+    return [str(written(output / stage / f"experts-{seed}.yaml", changed))]
 
 
 def collect(output: Path, stage: str) -> set[tuple[str, str, str]]:
@@ -216,6 +299,7 @@ def main() -> int:
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated (default: both)")
     parser.add_argument("--seeds", help="instead of the stage's own")
     parser.add_argument("--iterations", type=int, help="instead of the configuration's own; results/ stays as it is")
+    parser.add_argument("--again", action="store_true", help="also what results/ holds, for figures that it lacks")
     parser.add_argument("--jobs", default="2")
     parser.add_argument("--output", type=Path, default=Path("outputs/defaults"))
     given = parser.parse_args()
@@ -227,31 +311,28 @@ def main() -> int:
     shorter = []
     if given.iterations:
         path = given.output / f"iterations-{given.iterations}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump({"trainer": {"max_steps": given.iterations}}))
-        shorter = [str(path)]
+        shorter = [str(written(path, {"trainer": {"max_steps": given.iterations}}))]
+    tasks = given.tasks.split(",")
     if given.stage == "start":
-        seeds = given.seeds or ",".join(map(str, STARTS.values()))
-        files = [
-            "--base",
-            str(HERE / "start.yaml"),
-            *shorter,
-            "--overlays",
-            str(HERE / "any_order.yaml"),
-            "--with-base",
-        ]
-        return sweep([*files, "--seeds", seeds, "--output", str(given.output / "start"), *jobs])
-    names = given.only.split(",") if given.only else SCREENED if given.stage == "screen" else CONFIRMED
+        status = 0
+        words = ["--with-base"] if "paraphrased" in tasks else []
+        words += ["--overlays", str(HERE / "any_order.yaml")] if "any_order" in tasks else []
+        for seed in parse_seeds(given.seeds or ",".join([*map(str, STARTS.values()), SEEDS["own"]])):
+            base = ["--base", str(HERE / "start.yaml"), *taught(given.output, seed), *shorter]
+            status |= sweep([*base, *words, "--seeds", str(seed), "--output", str(given.output / "start"), *jobs])
+        return status
+    names = given.only.split(",") if given.only else STAGES[given.stage]
     if unknown := [name for arm in names for name in arm.split("+") if name not in ARMS]:
         parser.error(f"unknown arm {unknown[0]}; there are {', '.join(ARMS)}")
-    known = set() if shorter else collect(given.output, given.stage)
+    known = set() if shorter or given.again else collect(given.output, given.stage)
     status = 0
-    words = overlays(given.output, given.stage, given.tasks.split(","), names)
-    for seed, task in itertools.product(parse_seeds(given.seeds or SEEDS[given.stage]), words):
-        wanted = [word for name, word in zip(names, words[task], strict=True) if (task, name, str(seed)) not in known]
+    for seed, task in itertools.product(parse_seeds(given.seeds or SEEDS[given.stage]), tasks):
+        wanted = [name for name in names if (task, name, str(seed)) not in known]
         if wanted:
+            base = ["--base", str(HERE / "base.yaml"), *experts(given.output, given.stage, seed), *shorter]
+            words = ["--overlays", *overlays(given.output, given.stage, task, seed, wanted)]
             where = ["--seeds", str(seed), "--output", str(given.output / given.stage / task)]
-            status |= sweep(["--base", str(HERE / "base.yaml"), *shorter, "--overlays", *wanted, *where, *jobs])
+            status |= sweep([*base, *words, *where, *jobs])
         if not shorter:
             collect(given.output, given.stage)
     return status

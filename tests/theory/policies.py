@@ -57,7 +57,13 @@ def policy_steps(
     draws, chances = zip(*(every_draw(p, samples) for p in prompts), strict=True)
     batch, rows, rewards = batch_of_draws(prompts, draws, correct)
     advantages = shaped(
-        batch, settings=settings, judged=True, prm_rewards=rewards, maxent_coef=maxent_coef, of_reference=True
+        batch,
+        settings=settings,
+        judged=True,
+        prm_rewards=rewards,
+        maxent_coef=maxent_coef,
+        of_reference=True,
+        by_step=False,
     )
     found, start = [], 0
     for place, draw, chance in zip(prompts, draws, chances, strict=True):

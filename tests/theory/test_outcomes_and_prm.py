@@ -108,7 +108,7 @@ def test_whitening_takes_any_scale_of_a_prm_alone_out_again(estimator: Any) -> N
 
     def advantages(scale: Any, whiten: bool) -> Tensor:
         settings = Advantage(outcome_coef=0.0, prm_estimator=estimator, reward_scale=scale, whiten=whiten)
-        options = {"judged": True, "maxent_coef": 1.0, "of_reference": True}
+        options = {"judged": True, "maxent_coef": 1.0, "of_reference": True, "by_step": False}
         return shaped(batch, settings=settings, prm_rewards=rewards, **options)
 
     for scale in ("max_abs_return", "std"):

@@ -93,7 +93,7 @@ def test_at_rest_only_whole_log_weights_have_no_noise(estimator: Any) -> None:
     """With q = b exp(R) / Z every response has the log-weight log Z: `rloo` compares equals, the returns-to-go differ."""
     draws, chances = every_draw(AT_REST, 2)
     batch, rows, rewards = batch_of_draws([AT_REST], [draws], nothing(SMALL))
-    options = {"judged": False, "maxent_coef": 1.0, "of_reference": True}
+    options = {"judged": False, "maxent_coef": 1.0, "of_reference": True, "by_step": False}
     advantages = shaped(batch, settings=process(estimator), prm_rewards=rewards, **options)
     expected = score(rows, advantages * chances.repeat_interleave(2)[:, None] / 2, AT_REST.policy)
     assert expected.abs().max() < 1e-12
@@ -110,7 +110,7 @@ def whitened_step(estimator: Any, prompts: int, samples: int, aggregation: str) 
     """The expected step of a batch of equal prompts, over every multiset of draws: whitening sees one batch at a time."""
     draws, chances = every_draw(SMALL, samples)
     batch, rows, rewards = batch_of_draws([SMALL], [draws], nothing(SMALL))
-    options = {"judged": False, "maxent_coef": 1.0, "of_reference": True}
+    options = {"judged": False, "maxent_coef": 1.0, "of_reference": True, "by_step": False}
     plain = shaped(batch, settings=process(estimator), prm_rewards=rewards, **options).view(len(draws), samples, -1)
     mask = rows.mask.view(plain.shape)
     weighted = torch.zeros_like(plain)
