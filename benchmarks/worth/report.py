@@ -1,4 +1,4 @@
-"""Tables and figure of the study from results/: prints what report.md quotes, and draws contrasts.png.
+"""Tables and figure of the study from results/: prints the tables, draws contrasts.png.
 
 python benchmarks/worth/report.py
 """

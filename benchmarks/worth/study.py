@@ -1,4 +1,4 @@
-"""What a PRM from demonstrations is worth: the runs of the study. plan.md says what is compared, report.md what came out.
+"""What a PRM from demonstrations is worth: the runs of the study. plan.md says what is compared.
 
     python benchmarks/worth/study.py start --seeds 30-37       # start policies, one a seed
     python benchmarks/worth/study.py sft --seeds 30-37         # SFT of each, in both cells
