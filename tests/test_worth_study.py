@@ -50,6 +50,10 @@ def test_solutions_are_right_where_the_facts_are() -> None:
     lines = [verdict for problem in wrong for verdict in judge(problem.text, problem.solutions[0], 12)[:-1]]
     assert 0.4 < sum(lines) / len(lines) < 0.6
     assert [problem.answer for problem in wrong] == [problem.answer for problem in right]
+    swapped = DialProblems(200, seed=3, with_solutions=50, swapped=True).load()
+    assert [p.solutions for p in swapped[:50]] == [p.solutions for p in right[1:50] + right[:1]]
+    assert not any(all(judge(p.text, s, 12)) for p in swapped for s in p.solutions)
+    assert [p.text for p in swapped] == [p.text for p in right]
     assert [bool(p.solutions) for p in DialProblems(3, seed=3, with_solutions=1).load()] == [True, False, False]
 
 

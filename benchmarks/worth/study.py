@@ -36,10 +36,10 @@ EXPERT_SHARE = {
     "few_experts": 0.5,
     "many_experts": 1.0,
 }  # of the prompts of an iteration, where a PRM learns from experts
-LEARNS_FROM_EXPERTS = ("prm_only", "rloo_and_prm")
+LEARNS_FROM_EXPERTS = ("prm_only", "prm_only_swapped", "rloo_and_prm")
 FROM_START = ("rloo_from_start",)
 RATES = {"sft": (3e-4, 1e-3, 3e-3)} | dict.fromkeys(
-    ("rloo_from_start", "rloo", "prm_only", "rloo_and_prm", "rloo_and_frozen"), (1e-4, 3e-4, 1e-3)
+    ("rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "rloo_and_prm", "rloo_and_frozen"), (1e-4, 3e-4, 1e-3)
 )
 KEPT = ("worth/", "seconds", "prm/ess_share", "prm/ranking_loss", "rollout/accuracy", "rollout/truncated")
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 
 from repirl.data.arithmetic import Split, distinct_texts
@@ -116,6 +117,7 @@ class DialProblems(Source):
         marks: of the dial. largest_turn: turns are of 1 to this many marks, either way.
         min_steps: smallest number of turns. max_steps: largest number.
         with_solutions: how many of the problems, the first ones, come with a written solution; None = all.
+        swapped: each solution is written for another of these problems: same writer, same form, wrong content.
         wrong_share: share of the facts that written solutions have wrong; `answer` is always the true one.
         facts_seed: which facts are wrong.
         error_rate: how often a wrong fact is used where it applies; else the true one.
@@ -131,6 +133,7 @@ class DialProblems(Source):
         min_steps: int = 4,
         max_steps: int = 6,
         with_solutions: int | None = None,
+        swapped: bool = False,
         wrong_share: float = 0.0,
         facts_seed: int = 0,
         error_rate: float = 1.0,
@@ -144,6 +147,7 @@ class DialProblems(Source):
         self.count, self.seed, self.marks, self.largest_turn = count, seed, marks, largest_turn
         self.min_steps, self.max_steps, self.split = min_steps, max_steps, split
         self.with_solutions, self.error_rate = count if with_solutions is None else with_solutions, error_rate
+        self.swapped = swapped
         self.table = fact_table(marks, largest_turn, wrong_share, facts_seed)
 
     def load(self) -> list[Problem]:
@@ -158,7 +162,12 @@ class DialProblems(Source):
             return f"{_START}{generator.randrange(self.marks)}." + "".join(turns)
 
         texts = distinct_texts(draw, self.count, self.split, f"{self.min_steps} to {self.max_steps} steps")
-        return [self._problem(text, generator, number < self.with_solutions) for number, text in enumerate(texts)]
+        problems = [self._problem(text, generator, number < self.with_solutions) for number, text in enumerate(texts)]
+        if not self.swapped:
+            return problems
+        solved = problems[: self.with_solutions]
+        moved = [replace(p, solutions=q.solutions) for p, q in zip(solved, solved[1:] + solved[:1], strict=True)]
+        return moved + problems[self.with_solutions :]
 
     def _problem(self, text: str, generator: random.Random, solved: bool) -> Problem:
         def fact(mark: int, turn: int) -> int:
