@@ -67,3 +67,18 @@ def test_what_does_not_fit_is_told(trained: Path, override: str, checkpoint: str
     path = None if checkpoint is None else trained / checkpoint
     with pytest.raises(ConfigError, match=said):
         build(["--config", str(trained / "base.yaml"), override], checkpoint=path)
+
+
+def test_what_is_drawn_at_random_follows_seed_everything_and_nothing_else(trained: Path) -> None:
+    def head(seed: int) -> torch.Tensor:
+        options = ["--model.prm.init_args.kind=linear", f"--seed_everything={seed}"]
+        module: Any = build(["--config", str(trained / "base.yaml"), *options]).module
+        return torch.cat([p.detach().flatten() for p in module.prm.head.parameters()])
+
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first = head(1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(head(1), first)
+    assert not torch.equal(head(2), first)
