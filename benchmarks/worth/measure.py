@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from benchmarks.worth.task import DialProblems, judge
+from benchmarks.worth.judged import JudgedProblems
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -33,26 +33,22 @@ class WorthMeasures(Callback):
 
     Args:
         start: folder of the weak start policy.
-        seed: of the held-out problems.
-        task: arguments of `DialProblems` for them: marks, steps.
-        problems: answered by the trained policy, `samples` times each and once greedily.
+        answered: problems that the trained policy answers, `samples` times each and once greedily.
         scored: problems of which `rollouts` rollouts each are scored as steps and as responses.
+        unseen: problems with expert solutions, for their log-likelihood.
     """
 
     def __init__(
         self,
         start: str,
-        seed: int,
-        task: dict[str, Any],
-        problems: int = 1000,
+        answered: JudgedProblems,
+        scored: JudgedProblems,
+        unseen: JudgedProblems,
         samples: int = 4,
-        scored: int = 64,
         rollouts: int = 16,
     ) -> None:
         self.start, self.samples, self.rollouts = start, samples, rollouts
-        self.answered = DialProblems(problems, seed=seed, split="test", with_solutions=0, **task)
-        self.scored = DialProblems(scored, seed=seed, split="val", with_solutions=0, **task)
-        self.unseen = DialProblems(4 * scored, seed=seed + 1, split="val", **task)
+        self.answered, self.scored, self.unseen = answered, scored, unseen
         self.held_out: list[tuple[Prompt, Response]] = []
         self.log_probs: Tensor | None = None
 
@@ -104,7 +100,7 @@ class WorthMeasures(Callback):
             pairs = [(p.problem, row) for p, rows in zip(prompts, drawn, strict=True) for row in rows]
             figures[kind] = _mean(extract_box(row.text) == problem.answer for problem, row in pairs)
             if kind == "sampled":
-                figures["every_step"] = _mean(all(judge(p.text, r.text, self.answered.marks)) for p, r in pairs)
+                figures["every_step"] = _mean(all(self.answered.judge(p.text, r.text)) for p, r in pairs)
                 figures["tokens"] = _mean(len(row.token_ids) for _, row in pairs)
         return figures
 
@@ -124,7 +120,7 @@ class WorthMeasures(Callback):
         for i, (prompt, response) in enumerate(self.held_out):
             places = ends[i].nonzero()[:, 0].tolist()
             # An empty line at the end of a response has no token of its own.
-            for place, right in zip(places, judge(prompt.problem.text, response.text, self.scored.marks), strict=False):
+            for place, right in zip(places, self.scored.judge(prompt.problem.text, response.text), strict=False):
                 wrong[i, place] = not right
         steps = sum_to_step_ends(rewards=rewards, ends=ends, response_mask=mask)
         right, by_problem = self._right(), (-1, self.rollouts)
@@ -157,7 +153,7 @@ class WorthMeasures(Callback):
         }
 
 
-def _encoded(module: Any, source: DialProblems, max_experts: int = 0) -> list[Prompt]:
+def _encoded(module: Any, source: JudgedProblems, max_experts: int = 0) -> list[Prompt]:
     return encode_problems(
         source.load(),
         module.codec,

@@ -109,7 +109,8 @@ def reduced(stage: str, iterations: int, output: Path) -> Path:
     smaller["trainer"]["max_steps"] = iterations
     for callback in smaller["trainer"]["callbacks"]:
         if callback["class_path"].endswith("WorthMeasures"):
-            callback["init_args"] |= {"problems": 8, "scored": 4}
+            for problems, count in (("answered", 8), ("scored", 4), ("unseen", 16)):
+                callback["init_args"][problems]["init_args"]["count"] = count
     path = output / f"{stage}-{iterations}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(smaller))

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
 
+from benchmarks.worth.judged import JudgedProblems
+
 from repirl.data.arithmetic import Split, distinct_texts
-from repirl.data.sources import Source
 from repirl.structs import Problem
 
 Fact = Callable[[int, int], int]
@@ -108,7 +109,7 @@ def write(problem: str, fact: Fact, generator: random.Random) -> str:
     return "\n".join([*lines, f"\\boxed{{{', '.join(reached)}}}"])
 
 
-class DialProblems(Source):
+class DialProblems(JudgedProblems):
     """Distinct random problems of one split. Splits share no problem, whatever the seeds.
 
     Args:
@@ -168,6 +169,10 @@ class DialProblems(Source):
         solved = problems[: self.with_solutions]
         moved = [replace(p, solutions=q.solutions) for p, q in zip(solved, solved[1:] + solved[:1], strict=True)]
         return moved + problems[self.with_solutions :]
+
+    def judge(self, problem: str, response: str) -> list[bool]:
+        """Whether each line is right; see the function."""
+        return judge(problem, response, self.marks)
 
     def _problem(self, text: str, generator: random.Random, solved: bool) -> Problem:
         def fact(mark: int, turn: int) -> int:
