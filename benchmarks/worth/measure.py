@@ -55,43 +55,45 @@ class WorthMeasures(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the rollouts of a run that starts where SFT ended."""
         if getattr(pl_module, "alternation", None) is not None:
-            self._draw(pl_module)
+            self.draw(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures the trained policy and every process reward there is."""
         module: Any = pl_module
-        figures = self._accuracies(module) | {"expert_log_prob": self._expert_log_prob(module)}
+        figures = self.accuracies(module) | {"expert_log_prob": self.expert_log_prob(module)}
         if not self.held_out:
-            self._draw(module)
-        rows = self._rows(module)
-        policy = _scored(module.policy, rows)
+            self.draw(module)
+        rows = self.rows(module)
+        policy = log_probs_of(module.policy, rows)
         start = Policy(path=self.start).load()
-        sources = {"policy_over_start": policy - _scored(start, rows)}
+        sources = {"policy_over_start": policy - log_probs_of(start, rows)}
         if getattr(module, "prm", None) is not None:
             sources["prm"] = module.score(rows)
         if self.log_probs is not None:
             sources["policy_over_own_start"] = policy - self.log_probs
         for name, rewards in sources.items():
-            figures |= {f"{name}/{key}": value for key, value in self._quality(module, rows, rewards).items()}
+            figures |= {f"{name}/{key}": value for key, value in self.quality(module, rows, rewards).items()}
         figures |= self._without_a_reward()
         for logger in trainer.loggers:
             logger.log_metrics({f"worth/{name}": value for name, value in figures.items()}, step=trainer.global_step)
 
-    def _draw(self, module: Any) -> None:
-        prompts = _encoded(module, self.scored)
+    def draw(self, module: Any) -> None:
+        """Rollouts of the module's policy, on which process rewards are compared."""
+        prompts = encoded(module, self.scored)
         rollouts = module.actor.sample(
             prompts, range(len(prompts)), samples=self.rollouts, key=ROLLOUT_KEY, temperature=1.0
         )
         self.held_out = [(prompt, row) for prompt, rows in zip(prompts, rollouts, strict=True) for row in rows]
-        self.log_probs = _scored(module.policy, self._rows(module))
+        self.log_probs = log_probs_of(module.policy, self.rows(module))
 
-    def _rows(self, module: Any) -> Rows:
+    def rows(self, module: Any) -> Rows:
+        """Those rollouts as rows."""
         ids = [p.token_ids for p, _ in self.held_out], [r.token_ids for _, r in self.held_out]
         return collate_rows(*ids, module.codec.pad_id)
 
-    def _accuracies(self, module: Any) -> dict[str, float]:
+    def accuracies(self, module: Any) -> dict[str, float]:
         """Sampled and greedy accuracy, the share of samples whose every line is right, and their mean length."""
-        prompts = _encoded(module, self.answered)
+        prompts = encoded(module, self.answered)
         figures = {}
         for kind, temperature, samples in (("greedy", 0.0, 1), ("sampled", 1.0, self.samples)):
             drawn = module.actor.sample(
@@ -104,17 +106,17 @@ class WorthMeasures(Callback):
                 figures["tokens"] = _mean(len(row.token_ids) for _, row in pairs)
         return figures
 
-    def _expert_log_prob(self, module: Any) -> float:
+    def expert_log_prob(self, module: Any) -> float:
         """Mean log-likelihood of a token of unseen experts: what SFT is tuned by."""
-        prompts = _encoded(module, self.unseen, max_experts=1)
+        prompts = encoded(module, self.unseen, max_experts=1)
         ids = [p.token_ids for p in prompts], [p.experts[0].token_ids for p in prompts]
         rows = collate_rows(*ids, module.codec.pad_id)
-        return float(_scored(module.policy, rows).sum() / rows.response_mask.sum())
+        return float(log_probs_of(module.policy, rows).sum() / rows.response_mask.sum())
 
-    def _quality(self, module: Any, rows: Rows, rewards: Tensor) -> dict[str, float]:
+    def quality(self, module: Any, rows: Rows, rewards: Tensor) -> dict[str, float]:
         """How a process reward ranks steps of a response, and responses of a problem."""
         mask = rows.response_mask
-        newline = module.policy.tokenizer.convert_tokens_to_ids("\n")
+        newline = module.policy.tokenizer.encode("\n", add_special_tokens=False)[-1]
         ends = step_ends(is_separator=rows.response_ids == newline, response_mask=mask)
         wrong = torch.zeros_like(ends)
         for i, (prompt, response) in enumerate(self.held_out):
@@ -130,7 +132,7 @@ class WorthMeasures(Callback):
             "first_error_accuracy": float(first_error_accuracy(step_rewards=steps, step_mask=ends, is_wrong=wrong)),
             "correct_failed_auroc": float(auroc(means, right)),
             "correct_failed_auroc_sum": float(auroc(sums, right)),
-            "best_of_16": float(
+            "best_of_n": float(
                 best_of_n(scores=means.view(by_problem), correct=right.view(by_problem).float()).mean()
             ),
         }
@@ -148,12 +150,12 @@ class WorthMeasures(Callback):
         counts = right.sum(-1)
         return {
             "random": float(right.double().mean()),
-            "majority_of_16": _mean(votes),
-            "pass_at_16": float(pass_at_k(correct=counts, samples=torch.full_like(counts, n), k=n).mean()),
+            "majority_of_n": _mean(votes),
+            "pass_at_n": float(pass_at_k(correct=counts, samples=torch.full_like(counts, n), k=n).mean()),
         }
 
 
-def _encoded(module: Any, source: JudgedProblems, max_experts: int = 0) -> list[Prompt]:
+def encoded(module: Any, source: JudgedProblems, max_experts: int = 0) -> list[Prompt]:
     return encode_problems(
         source.load(),
         module.codec,
@@ -164,7 +166,7 @@ def _encoded(module: Any, source: JudgedProblems, max_experts: int = 0) -> list[
     )[0]
 
 
-def _scored(policy: Policy, rows: Rows) -> Tensor:
+def log_probs_of(policy: Policy, rows: Rows) -> Tensor:
     """Log-probabilities of the response tokens."""
     return over_micro_batches(
         rows, micro_batches(rows, TOKENS_AT_ONCE, packs=policy.packs), lambda some: policy(some)[0]

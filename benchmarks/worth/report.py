@@ -20,7 +20,7 @@ CELLS = ("few_experts", "many_experts")
 ARMS = ("sft", "rloo_from_start", "rloo", "prm_only", "rloo_and_prm", "rloo_and_frozen")
 CONTRASTS = (("prm_only", "sft"), ("rloo_and_prm", "rloo"), ("rloo_and_prm", "rloo_and_frozen"))
 SOURCES = ("prm", "policy_over_start", "policy_over_own_start")
-RANKING = ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum", "best_of_16")
+RANKING = ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum", "best_of_n")
 MARGIN = 0.05
 SEEDS = range(30, 38)
 
@@ -94,7 +94,7 @@ def tables(values: Values) -> str:
         interval = f"{row.low:+.3f} to {row.high:+.3f}"
         tests = f"{row.p:.3f} | {row.holm:.3f} | {row.equivalence:.3f}"
         lines.append(f"| `{row.cell}` | `{row.name}` | {row.n} | {row.mean:+.3f} | {interval} | {tests} |")
-    lines += ["", "| cell | run | process reward | wrong step | first error | right response | best of 16 |", _rule(7)]
+    lines += ["", "| cell | run | process reward | wrong step | first error | right response | best of n |", _rule(7)]
     for (cell, arm), source in product(product(CELLS, ARMS), SOURCES):
         runs = values.get((cell, arm), {})
         if any(run.get(f"worth/{source}/{RANKING[0]}") for run in runs.values()):
