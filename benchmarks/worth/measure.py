@@ -132,9 +132,7 @@ class WorthMeasures(Callback):
             "first_error_accuracy": float(first_error_accuracy(step_rewards=steps, step_mask=ends, is_wrong=wrong)),
             "correct_failed_auroc": float(auroc(means, right)),
             "correct_failed_auroc_sum": float(auroc(sums, right)),
-            "best_of_n": float(
-                best_of_n(scores=means.view(by_problem), correct=right.view(by_problem).float()).mean()
-            ),
+            "best_of_n": float(best_of_n(scores=means.view(by_problem), correct=right.view(by_problem).float()).mean()),
         }
 
     def _right(self) -> Tensor:
@@ -156,6 +154,7 @@ class WorthMeasures(Callback):
 
 
 def encoded(module: Any, source: JudgedProblems, max_experts: int = 0) -> list[Prompt]:
+    """The source's problems as the module prompts them."""
     return encode_problems(
         source.load(),
         module.codec,
