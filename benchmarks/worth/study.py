@@ -38,9 +38,10 @@ EXPERT_SHARE = {
 }  # of the prompts of an iteration, where a PRM learns from experts
 LEARNS_FROM_EXPERTS = ("prm_only", "prm_only_swapped", "rloo_and_prm")
 FROM_START = ("rloo_from_start",)
-RATES = {"sft": (3e-4, 1e-3, 3e-3)} | dict.fromkeys(
-    ("rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "rloo_and_prm", "rloo_and_frozen"), (1e-4, 3e-4, 1e-3)
-)
+SFT_STEPS = {"few_experts": 60, "many_experts": 200}
+SFT_RATES = {"few_experts": (1e-4, 3e-4, 1e-3), "many_experts": (3e-4, 1e-3, 3e-3)}
+RL_RATES = (1e-4, 3e-4, 1e-3)
+RL_ARMS = ("rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "rloo_and_prm", "rloo_and_frozen")
 KEPT = ("worth/", "seconds", "prm/ess_share", "prm/ranking_loss", "rollout/accuracy", "rollout/truncated")
 
 
@@ -63,19 +64,25 @@ def runs_of(stage: str, cells: list[str], arms: list[str], *, tune: bool) -> dic
     for cell in cells:
         for arm in arms:
             name = cell if stage == "sft" else f"{cell}-{arm}"
-            for rate in RATES[arm] if tune else (float(chosen[cell][arm]),):
+            rates = SFT_RATES[cell] if stage == "sft" else RL_RATES
+            for rate in rates if tune else (float(chosen[cell][arm]),):
                 runs[f"{name}-{rate:g}" if tune else name] = cell, arm, rate
     return runs
 
 
-def overlays(stage: str, runs: dict[str, tuple[str, str, float]], output: Path) -> dict[str, str]:
+def overlays(
+    stage: str, runs: dict[str, tuple[str, str, float]], output: Path, iterations: int | None
+) -> dict[str, str]:
     """Words for `repirl sweep` by name: one overlay file a run, with its arm's own settings."""
     words = {}
     for name, (cell, arm, rate) in runs.items():
         path = output / stage / "arms" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         own = config.load([ARMS / f"{arm}.yaml"]) if (ARMS / f"{arm}.yaml").is_file() else {}
-        path.write_text(yaml.safe_dump(config.merge(own, overlay(stage, cell, arm, rate)), sort_keys=False))
+        merged = config.merge(own, overlay(stage, cell, arm, rate))
+        if stage == "sft":
+            merged["trainer"] = {"max_steps": iterations or SFT_STEPS[cell]}
+        path.write_text(yaml.safe_dump(merged, sort_keys=False))
         words[name] = str(path)
     return words
 
@@ -124,7 +131,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="30-37", help="such as 0-4 or 1,2,5 (default: 30-37, the confirmation's)")
     parser.add_argument("--tune", action="store_true", help="every rate, not the chosen one")
     parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated (default: both)")
-    parser.add_argument("--arms", default=",".join(a for a in RATES if a != "sft"), help="of rl (default: all)")
+    parser.add_argument("--arms", default=",".join(RL_ARMS), help="of rl (default: all)")
     parser.add_argument(
         "--iterations", type=int, help="a reduced form: so many, and few problems; results/ stays as it is"
     )
@@ -142,7 +149,9 @@ def main() -> int:
     if given.stage == "start":
         return sweep(["--base", *base, "--with-base", "--seeds", given.seeds, *where])
     arms = ["sft"] if given.stage == "sft" else given.arms.split(",")
-    words = overlays(given.stage, runs_of(given.stage, given.cells.split(","), arms, tune=given.tune), given.output)
+    words = overlays(
+        given.stage, runs_of(given.stage, given.cells.split(","), arms, tune=given.tune), given.output, given.iterations
+    )
     known = set() if given.iterations else collect(given.output, given.stage)
     status = 0
     for seed in parse_seeds(given.seeds):
