@@ -6,6 +6,9 @@ weak start policy, and the same with b the policy at the start of the run. After
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,17 +18,29 @@ from torch import Tensor
 
 from repirl.data.collate import collate_rows
 from repirl.data.preparation import encode_problems
+from repirl.data.sources import Source
 from repirl.learning.learner import over_micro_batches
 from repirl.metrics import auroc, best_of_n, first_error_accuracy, majority_vote, pass_at_k, wrong_step_auroc
 from repirl.models.micro_batches import micro_batches
 from repirl.models.policy import Policy
 from repirl.objectives.reduce import response_means
 from repirl.objectives.steps import step_ends, sum_to_step_ends
-from repirl.structs import Prompt, Response, Rows
+from repirl.structs import Problem, Prompt, Response, Rows
 from repirl.verifiers.answers import extract_box
 
 ACCURACY_KEY, ROLLOUT_KEY = (12,), (11,)  # seeds of sampling: every arm of a seed answers with the same random numbers
 TOKENS_AT_ONCE = 16384
+
+
+@dataclass
+class Given(Source):
+    """These problems."""
+
+    problems: list[Problem]
+
+    def load(self) -> list[Problem]:
+        """They themselves."""
+        return self.problems
 
 
 class WorthMeasures(Callback):
@@ -153,7 +168,39 @@ class WorthMeasures(Callback):
         }
 
 
-def encoded(module: Any, source: JudgedProblems, max_experts: int = 0) -> list[Prompt]:
+class TokenRewards(Callback):
+    """Writes the PRM's reward of every token of one solution when training begins and ends: JSON, [token, reward] pairs.
+
+    Args:
+        problem: its text. solution: a response to it, right or wrong.
+        path: of the file.
+    """
+
+    def __init__(self, problem: str, solution: str, path: str) -> None:
+        self.problem, self.solution, self.path = problem, solution, Path(path)
+        self.rewards: dict[str, list[tuple[str, float]]] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scores before the first update."""
+        self._score("before", pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scores after the last one, and writes both."""
+        self._score("after", pl_module)
+        self.path.write_text(json.dumps({"problem": self.problem, "rewards": self.rewards}))
+
+    def _score(self, when: str, module: Any) -> None:
+        if module.prm is None:
+            return
+        problem = Problem(id="shown", text=self.problem, answer="", solutions=(self.solution,))
+        (prompt,) = encoded(module, Given([problem]), max_experts=1)
+        ids = prompt.experts[0].token_ids
+        rows = collate_rows([prompt.token_ids], [ids], module.codec.pad_id)
+        names = [module.policy.tokenizer.decode([token]) for token in ids]
+        self.rewards[when] = list(zip(names, module.score(rows)[0].tolist(), strict=True))
+
+
+def encoded(module: Any, source: Source, max_experts: int = 0) -> list[Prompt]:
     """The source's problems as the module prompts them."""
     return encode_problems(
         source.load(),
