@@ -38,7 +38,7 @@ EXPERT_SHARE = {
 }  # of the prompts of an iteration, where a PRM learns from experts
 LEARNS_FROM_EXPERTS = ("prm_only", "prm_only_swapped", "rloo_and_prm")
 FROM_START = ("rloo_from_start",)
-SFT_STEPS = {"few_experts": 60, "many_experts": 200}
+SFT_STEPS = {"few_experts": 60, "many_experts": 400}
 SFT_RATES = {"few_experts": (1e-4, 3e-4, 1e-3), "many_experts": (3e-4, 1e-3, 3e-3)}
 RL_RATES = (1e-4, 3e-4, 1e-3)
 RL_ARMS = ("rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "rloo_and_prm", "rloo_and_frozen")
