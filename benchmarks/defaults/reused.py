@@ -18,6 +18,7 @@ import yaml
 
 from repirl import config
 from repirl.applications.sweep import main as sweep
+from repirl.learning.ahead import Sampled
 from repirl.learning.batch import GlobalBatch
 from repirl.modules.repirl import RePIRL
 from repirl.structs import Prompt
@@ -35,11 +36,13 @@ class FreshRollouts(RePIRL):
         """One iteration; the fresh rollouts train nothing."""
         learning = self.alternation
         self._begin()
-        batch = learning.with_log_probs(learning.keep(learning.collect(prompts, learning.roll_out(prompts))))
+        sampled = learning.roll_out(prompts)
+        assert sampled is not None
+        batch = learning.with_log_probs(learning.keep(learning.collect(sampled)))
         learning.update_prm(batch)
         key = learning.seed + FRESH, learning.recorder.iteration
         drawn = learning.actor.sample(prompts, range(len(prompts)), samples=learning.samples, key=key, temperature=1.0)
-        self.recorder.add("reused", self._gaps(batch, learning.collect(prompts, drawn)))
+        self.recorder.add("reused", self._gaps(batch, learning.collect(Sampled(prompts, drawn))))
         learning.update_policy(learning.with_advantages(batch))
         self._end()
 
@@ -66,7 +69,9 @@ class PolicyFirst(RePIRL):
         """One iteration."""
         learning = self.alternation
         self._begin()
-        batch = learning.with_log_probs(learning.keep(learning.collect(prompts, learning.roll_out(prompts))))
+        sampled = learning.roll_out(prompts)
+        assert sampled is not None
+        batch = learning.with_log_probs(learning.keep(learning.collect(sampled)))
         learning.update_policy(learning.with_advantages(batch))
         learning.update_prm(batch)
         self._end()

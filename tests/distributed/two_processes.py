@@ -59,6 +59,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "surrogate": Surrogate(kl_coef=0.05),
         "micro_batch_tokens": 40,
     },
+    "ahead": {"schedule": Schedule(rollouts_ahead=1)},  # the first iteration only samples
     # One prompt of four has experts, on the one rank or the other; right rollouts are no experts.
     "mixture": {"objective": IRL(corrected="ignore"), "micro_batch_tokens": 24},
 }

@@ -123,7 +123,9 @@ def test_a_plain_loop_learns_what_the_trainer_does() -> None:
     learning = alternation_of(module)
     for iteration, prompts in enumerate(batches.seen):
         learning.begin(iteration)
-        batch = learning.collect(prompts, learning.roll_out(prompts))
+        sampled = learning.roll_out(prompts)
+        assert sampled is not None
+        batch = learning.collect(sampled)
         batch = learning.with_log_probs(learning.keep(batch))
         learning.update_prm(batch)
         learning.update_policy(learning.with_advantages(batch))

@@ -33,10 +33,18 @@ class Actor:
             template_options=text.template_options,
         )
 
+    @property
+    def gives_log_probs(self) -> bool:
+        """Whether rollouts carry log-probabilities of what sampled them."""
+        return self.rollout.gives_log_probs
+
     def load(self) -> None:
         """Loads the policy's weights and lets the generator sample from them."""
+        self._attach(self.policy.load())
+
+    def _attach(self, policy: Policy) -> None:
         self.rollout.attach(
-            self.policy.load().model,
+            policy.model,
             decode=self.codec.decode,
             pad_id=self.codec.pad_id,
             eos_ids=self.codec.eos_ids,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from repirl.learning.actor import Actor, UsableExperts
+from repirl.learning.ahead import AheadActor, Sampled
 from repirl.learning.batch import GlobalBatch
 from repirl.learning.collect import collected, positions_of
 from repirl.learning.learner import Learner
@@ -24,7 +25,7 @@ from repirl.learning.settings import Advantage, Surrogate
 from repirl.learning.shaping import shaped, share_alone
 from repirl.models.prm import PRM
 from repirl.objectives.estimators import ESTIMATORS
-from repirl.structs import Prompt, Response
+from repirl.structs import Prompt
 
 Told = Callable[[GlobalBatch, Tensor, Tensor], None]
 """Is told a batch, its prompts and their rollout accuracies, [prompts]."""
@@ -89,18 +90,27 @@ class Alternation:
         """Starts an iteration, counted from 0: it decides seeds, schedules and the policy's version."""
         self.recorder.iteration = iteration
 
-    def roll_out(self, prompts: Sequence[Prompt]) -> list[list[Response]]:
-        """K responses of the policy to each of this rank's prompts."""
-        with self._timed("rollout"):
-            key = self.seed, self.recorder.iteration
-            return self.actor.sample(prompts, positions_of(prompts), samples=self.samples, key=key, temperature=1.0)
+    def roll_out(self, prompts: Sequence[Prompt]) -> Sampled | None:
+        """This rank's prompts to train on, each with K responses; None where there are none yet.
 
-    def collect(self, prompts: Sequence[Prompt], rollouts: Sequence[Sequence[Response]]) -> GlobalBatch:
+        They are the given ones; with rollouts ahead those of the iteration before, while the given ones are sampled for.
+        """
+        positions, iteration = positions_of(prompts), self.recorder.iteration
+        key = self.seed, iteration
+        with self._timed("rollout"):
+            if not isinstance(self.actor, AheadActor):
+                rollouts = self.actor.sample(prompts, positions, samples=self.samples, key=key, temperature=1.0)
+                return Sampled(list(prompts), rollouts)
+            sampled = self.actor.take()
+            self.actor.start(prompts, positions, samples=self.samples, key=key, version=iteration)
+            return sampled
+
+    def collect(self, sampled: Sampled) -> GlobalBatch:
         """Rollouts and experts of all ranks, with the verifier's word on each."""
         with self._timed("verify"):
             return collected(
-                prompts,
-                rollouts,
+                sampled.prompts,
+                sampled.rollouts,
                 actor=self.actor,
                 experts=None if self.prm_learner is None else self.experts,
                 step_ends=None if self.prm_learner is None else self.prm_learner.model.step_ends,
@@ -126,7 +136,7 @@ class Alternation:
             return batch
         with self._timed("log_probs"):
             batch = self.policy_learner.with_log_probs(batch)
-        if not self.actor.rollout.gives_log_probs:
+        if not self.actor.gives_log_probs:
             return batch
         batch, figures = without_far_rollouts(batch, self.sampler_gap)
         self.recorder.add("sampler", figures)
@@ -183,7 +193,7 @@ class Alternation:
         by_prm = bool(self._prm_passes()) and self.objective.needs_log_probs
         maxent = self.prm_learner is not None and self._maxent_coef() > 0
         several = self.needs_reference or self.schedule.policy_steps > 1
-        return by_prm or maxent or several or self.actor.rollout.gives_log_probs
+        return by_prm or maxent or several or self.actor.gives_log_probs
 
     def _scores(self, batch: GlobalBatch) -> Tensor | None:
         if self.prm_learner is None or not self.advantage.prm_coef:

@@ -42,7 +42,7 @@ def collected(
         format_rewards=[[format_reward(r.text) for r in row] for row in rollouts],
         policy_version=recorder.iteration,
         step_ends=step_ends,
-        with_sampler_log_probs=actor.rollout.gives_log_probs,
+        with_sampler_log_probs=actor.gives_log_probs,
         pad_id=actor.codec.pad_id,
         device=device,
     )

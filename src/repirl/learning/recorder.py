@@ -29,13 +29,13 @@ class Recorder:
 
     @contextmanager
     def timed(self, phase: str, device: torch.device) -> Iterator[None]:
-        """Adds the seconds that the block took; on a GPU, until its kernels ended."""
+        """Adds the seconds that the block took; on a GPU, until its own kernels ended, not those of rollouts ahead."""
         if self.on_phase is not None:
             self.on_phase(phase)
         start = time.perf_counter()
         yield
         if device.type == "cuda":
-            torch.cuda.synchronize(device)
+            torch.cuda.current_stream(device).synchronize()
         self._values[f"{TIME}{phase}_s"].append(time.perf_counter() - start)
 
     def add(self, group: str, values: Mapping[str, Tensor | float]) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,9 @@ class Schedule:
         policy_updates, policy_mini_batches: the same for the policy.
         policy_starts: iterations of PRM training before the policy's first update.
         prm_stops: the iteration from which on the PRM is frozen; None = never.
+        rollouts_ahead: 0 samples, then trains; 1 trains on the prompts of the iteration before, while a thread samples for
+            this iteration's: generation hides behind training, and each rollout is one version of the policy old. The
+            first iteration only samples. sampler_gap corrects or drops what has become too old.
     """
 
     prm_updates: int = 2
@@ -22,6 +26,7 @@ class Schedule:
     policy_mini_batches: int = 1
     policy_starts: int = 0
     prm_stops: int | None = None
+    rollouts_ahead: Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
         for name in ("prm_mini_batches", "policy_mini_batches"):

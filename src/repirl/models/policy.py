@@ -182,6 +182,18 @@ class Policy(nn.Module):
                 return base.requires_grad_(False)
         return copy.deepcopy(self).requires_grad_(False)
 
+    def snapshot(self) -> "Policy":
+        """The policy as it is now, frozen; `take_weights` brings it up to date. What is never trained is shared."""
+        memo: dict[int, Any] = {id(p): p for p in self.parameters() if not p.requires_grad}
+        return copy.deepcopy(self, memo).requires_grad_(False)
+
+    @torch.no_grad()
+    def take_weights(self, policy: "Policy") -> None:
+        """Copies the trained weights of the policy that this is a snapshot of."""
+        for own, given in zip(self.parameters(), policy.parameters(), strict=True):
+            if own is not given:
+                own.copy_(given)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Policy":
         """Moves and converts as PyTorch does, but leaves computed float32 buffers such as rotary frequencies float32."""
         computed = [

@@ -26,10 +26,10 @@ def check_settings(learning: Alternation) -> None:
             "rollout samples from a part of the distribution only (top_p, top_k or min_p): its log-probabilities would be "
             "biased. In training leave top_p at 1, top_k and min_p at 0"
         )
-    if learning.sampler_gap.corrects and not rollout.gives_log_probs:
+    if learning.sampler_gap.corrects and not learning.actor.gives_log_probs:
         raise ValueError(
             f"sampler_gap: {type(rollout).__name__} samples by the policy's own forward pass and gives no log-probabilities "
-            "to compare; remove sampler_gap, or sample with repirl.rollout.vllm.VLLM"
+            "to compare; remove sampler_gap, or sample with repirl.rollout.vllm.VLLM, or with schedule.rollouts_ahead"
         )
     if verifier is None and learning.prompt_filter.kind != "none":
         raise ValueError(f"prompt_filter {learning.prompt_filter.kind!r} needs a verifier: it reads rollout accuracies")

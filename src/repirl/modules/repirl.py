@@ -1,14 +1,17 @@
 """rePIRL: a process reward model and a policy learned in turns (arXiv 2602.07832)."""
 
 from functools import partial
+from typing import Any
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
 from repirl.data.collate import collate_rows
 from repirl.learning.actor import Actor
+from repirl.learning.ahead import AheadActor, from_plain, to_plain
 from repirl.learning.alternation import Alternation
 from repirl.learning.learning_rate import FineTuningAdamW, Schedules, rate_of
 from repirl.learning.optimizers import make_optimizer
@@ -28,6 +31,7 @@ from repirl.modules.saving import base_measure, require_base_measure
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Generator, Prompt, Response, Rows, Verifier
 
+AHEAD = "rollouts_ahead"  # key of a checkpoint
 SHOWN = ("rollout/accuracy", "prm/ranking_loss", "rollout/response_tokens")  # in the progress bar
 
 
@@ -79,7 +83,9 @@ class RePIRL(Answering):
         eval_temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(Actor(policy, text, rollout or InProcess(), verifier), eval_samples, seed, eval_temperature)
+        acts = policy, text, rollout or InProcess(), verifier
+        actor = AheadActor(*acts, micro_batch_tokens=micro_batch_tokens) if schedule.rollouts_ahead else Actor(*acts)
+        super().__init__(actor, eval_samples, seed, eval_temperature)
         self.automatic_optimization = False
         self.prm = prm
         self.objective = IRL() if objective is None else objective
@@ -122,13 +128,14 @@ class RePIRL(Answering):
         """One iteration (docs/algorithms.md): roll out, verify, update the PRM, score, update the policy."""
         learning = self.alternation
         self._begin()
-        rollouts = learning.roll_out(prompts)
-        batch = learning.collect(prompts, rollouts)
-        batch = learning.keep(batch, tell=partial(tell_sampler, self.trainer))
-        batch = learning.with_log_probs(batch)
-        learning.update_prm(batch)
-        batch = learning.with_advantages(batch)
-        learning.update_policy(batch)
+        sampled = learning.roll_out(prompts)
+        if sampled is not None:
+            batch = learning.collect(sampled)
+            batch = learning.keep(batch, tell=partial(tell_sampler, self.trainer))
+            batch = learning.with_log_probs(batch)
+            learning.update_prm(batch)
+            batch = learning.with_advantages(batch)
+            learning.update_policy(batch)
         self._end()
 
     def _begin(self) -> None:
@@ -168,6 +175,24 @@ class RePIRL(Answering):
     def on_train_start(self) -> None:
         warn_of_untrained_prm(self.alternation, self.trainer.ckpt_path)
         self.schedules.go_on(self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the rollouts that the next iteration will train on, where they are sampled ahead."""
+        super().on_save_checkpoint(checkpoint)
+        if isinstance(self.actor, AheadActor) and (sampled := self.actor.look()) is not None:
+            checkpoint[AHEAD] = to_plain(sampled)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with those rollouts."""
+        super().on_load_checkpoint(checkpoint)
+        if self.trainer.state.fn != TrainerFn.FITTING or AHEAD not in checkpoint:
+            return
+        if not isinstance(self.actor, AheadActor):
+            raise ValueError(
+                f"checkpoint {str(self.trainer.ckpt_path)!r} holds rollouts ahead, which this run would lose: set "
+                "model.schedule.rollouts_ahead=1, as it was"
+            )
+        self.actor.put(from_plain(checkpoint[AHEAD]))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sums gradients over ranks, then clips: here they are unscaled, also under fp16."""
