@@ -143,3 +143,37 @@ def test_a_class_given_on_the_command_line_drops_the_old_arguments_from_the_file
     assert config.forget_replaced(files, final) == {"model": {"class_path": "pkg.RLOO"}, "trainer": {"max_steps": 1}}
     same = config.assign(files, "model.init_args.clip", 5)
     assert config.forget_replaced(files, same) == files
+
+
+def test_output_is_one_key_for_all_that_a_run_writes(tmp_path):
+    base = write(
+        tmp_path,
+        "base.yaml",
+        "output: outputs/a\ntrainer: {max_steps: 1, callbacks: [{class_path: C, init_args: {path: '{output}/r.jsonl'}}]}\n",
+    )
+    given = config.merged(["fit", f"--config={base}"])
+    trainer = given.files["trainer"]
+    assert "output" not in given.files
+    assert trainer["callbacks"][0]["init_args"]["path"] == "outputs/a/r.jsonl"
+    assert trainer["default_root_dir"] == "outputs/a"
+    assert [logger["init_args"]["save_dir"] for logger in trainer["logger"]] == ["outputs/a"] * 2
+    for words in (["--output=b"], ["--output", "b"]):
+        given = config.merged(["fit", "--config", str(base), *words, "--trainer.devices=1", "--model.path={output}/p"])
+        assert given.rest == ["--trainer.devices=1", "--model.path=b/p"]
+        assert given.files["trainer"]["callbacks"][0]["init_args"]["path"] == "b/r.jsonl"
+    # Where a folder or loggers are named they stay; what does not train gets no loggers.
+    own = write(tmp_path, "own.yaml", "trainer: {default_root_dir: here, logger: false}\n")
+    trainer = config.merged(["fit", f"--config={base}", f"--config={own}"]).files["trainer"]
+    assert (trainer["default_root_dir"], trainer["logger"]) == ("here", False)
+    assert "logger" not in config.merged(["validate", f"--config={base}"]).files["trainer"]
+
+
+def test_an_output_that_is_missing_or_no_folder_is_told(tmp_path):
+    base = write(tmp_path, "base.yaml", "trainer: {callbacks: [{class_path: C, init_args: {path: '{output}/r'}}]}\n")
+    with pytest.raises(ConfigError) as error:
+        config.merged(["fit", f"--config={base}"])
+    what, todo = two_lines(error)
+    assert what == "'{output}' is used, and there is no output"
+    assert "output: outputs/my_run" in todo
+    with pytest.raises(ConfigError, match=r"output is 3 \(command line\)"):
+        config.merged(["fit", f"--config={base}", "--output=3"])

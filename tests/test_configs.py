@@ -14,7 +14,7 @@ CONFIGS = ROOT / "configs"
 
 # Deltas, not whole configurations. Their first line names what they go on: `# overlay on: configs/repirl.yaml`, or
 # several files, comma-separated, left to right.
-OVERLAYS = ("ablations", "scale", "toy/overlays")
+OVERLAYS = ("ablations", "scale", "toy/overlays", "paper/overlays")
 
 ONE_CPU = [
     "--trainer.accelerator=cpu",

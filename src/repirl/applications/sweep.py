@@ -23,6 +23,7 @@ from repirl import config
 from repirl.applications.following import follow
 from repirl.applications.processes import Processes, alone_in
 from repirl.config.errors import parameters
+from repirl.config.output import filled
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,10 @@ def parse_seeds(text: str) -> list[int]:
 def overlay(run: Run) -> dict[str, Any]:
     """The run's merged configuration: placeholders filled in, seeds set, figures logged into its folder."""
     values = {"{seed}": str(run.seed), "{folder}": str(run.folder)}
-    merged: dict[str, Any] = _filled(config.load(list(run.files)), values)
+    merged: dict[str, Any] = filled(config.load(list(run.files)), values)
     merged["seed_everything"] = run.seed
+    if "output" in merged:
+        merged["output"] = str(run.folder)
     for part in ("model", "data"):
         node = merged.get(part)
         if isinstance(node, dict) and "seed" in parameters(str(node.get("class_path"))):
@@ -116,17 +119,6 @@ def overlay(run: Run) -> dict[str, Any]:
         "init_args": {"save_dir": str(run.folder), "name": None, "version": ""},
     }
     return merged
-
-
-def _filled(node: Any, values: dict[str, str]) -> Any:
-    if isinstance(node, dict):
-        return {key: _filled(value, values) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_filled(value, values) for value in node]
-    if isinstance(node, str):
-        for name, value in values.items():
-            node = node.replace(name, value)
-    return node
 
 
 def _digest(merged: dict[str, Any]) -> str:

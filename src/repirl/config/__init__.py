@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from repirl import LAZY
+from repirl.config.output import KEY, PLACE, filled, placed, uses, without_option
 
 Config = dict[str, Any]
 
@@ -218,7 +219,16 @@ def merged(argv: Sequence[str]) -> Merged:
         dotted = canonical(final, key, value)
         final = assign(final, dotted, value)
         where[dotted] = COMMAND_LINE
-    return Merged(command, rest[len(command) :], forget_replaced(files, final), final, where)
+    files, rest = forget_replaced(files, final), rest[len(command) :]
+    output = final.get(KEY)
+    if output is None and not uses(final):
+        return Merged(command, rest, files, final, where)
+    if not isinstance(output, str) or not output:
+        named = f"output is {output!r} ({where[KEY]})" if KEY in final else "'{output}' is used, and there is no output"
+        raise ConfigError(named, "give the folder of the run: output: outputs/my_run, or --output=...")
+    trains = command in ([], ["fit"])
+    files, final = (placed(config, output, trains=trains) for config in (files, final))
+    return Merged(command, filled(without_option(rest), {PLACE: output}), files, final, where)
 
 
 def canonical(config: Config, key: str, value: object) -> str:
