@@ -31,6 +31,10 @@ EXTRA: dict[str, tuple[str, str]] = {
         "repirl.applications.compare:main",
         "two evaluations of the same problems: repirl compare first.jsonl second.jsonl",
     ),
+    "plan": (
+        "repirl.applications.plan:main",
+        "memory and time that a run will need: repirl plan --config run.yaml --processes 8",
+    ),
     "sweep": (
         "repirl.applications.sweep:main",
         "a set of overlays times a set of seeds: parallel runs, one table",

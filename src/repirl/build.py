@@ -6,8 +6,9 @@ import argparse
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -22,24 +23,23 @@ from repirl.modules.saving import require_fitting
 
 @dataclass(frozen=True)
 class Built:
-    """What a configuration describes. data: None where it names none."""
+    """What a configuration describes. data: None where it names none. configuration: the merged mapping."""
 
     module: Answering
     data: LightningDataModule | None
+    configuration: dict[str, Any]
 
 
-def build(arguments: Sequence[str], *, checkpoint: Path | None = None) -> Built:
-    """The module, with its weights loaded, and the data of `--config` files and command-line overrides.
+def constructed(arguments: Sequence[str]) -> Built:
+    """The module, without its weights, and the data of `--config` files and command-line overrides.
 
-    What concerns the trainer alone (`trainer`, `ckpt_path`) may stand in the files and is not read. `seed_everything`, where
-    it is a number, decides what is drawn at random, such as a PRM's head; the caller's random state stays as it was.
+    What concerns the trainer alone (`trainer`, `ckpt_path`) may stand in the files and is not read here.
 
     Args:
         arguments: as after `repirl fit`: `["--config", "run.yaml", "--model.samples=8"]`.
-        checkpoint: whose weights the module gets; None = those that it starts training with.
 
     Raises:
-        ConfigError: a file, key or value is wrong, or the checkpoint is missing, damaged or of another module.
+        ConfigError: a file, key or value is wrong.
     """
     merged = config.merged(arguments)
     parser = LightningArgumentParser(prog="repirl", exit_on_error=False)
@@ -50,15 +50,33 @@ def build(arguments: Sequence[str], *, checkpoint: Path | None = None) -> Built:
         parsed = parser.parse_object(described)
     except argparse.ArgumentError as error:
         explain(str(error), merged.final, merged.where, [action.dest for action in parser._actions])
-    seed = merged.final.get("seed_everything")
+    with explained():
+        made = parser.instantiate_classes(parsed)
+    return Built(made.model, made.get("data"), merged.final)
+
+
+def build(arguments: Sequence[str], *, checkpoint: Path | None = None) -> Built:
+    """As `constructed`, with the module's weights loaded.
+
+    `seed_everything`, where it is a number, decides what is drawn at random, such as a PRM's head; the caller's random state
+    stays as it was.
+
+    Args:
+        arguments: as after `repirl fit`.
+        checkpoint: whose weights the module gets; None = those that it starts training with.
+
+    Raises:
+        ConfigError: also where the checkpoint is missing, damaged or of another module.
+    """
+    made = constructed(arguments)
+    seed = made.configuration.get("seed_everything")
     with explained(), torch.random.fork_rng():
         if type(seed) is int:
             torch.manual_seed(seed)
-        made = parser.instantiate_classes(parsed)
-        made.model.configure_model()
+        made.module.configure_model()
     if checkpoint is not None:
-        load_weights(made.model, checkpoint)
-    return Built(made.model.eval(), made.get("data"))
+        load_weights(made.module, checkpoint)
+    return replace(made, module=made.module.eval())
 
 
 def load_weights(module: Answering, path: Path) -> None:
