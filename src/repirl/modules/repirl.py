@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from repirl.data.collate import collate_rows
+from repirl.distributed import warn_once
 from repirl.learning.actor import Actor
 from repirl.learning.ahead import AheadActor, from_plain, to_plain
+from repirl.learning.alarms import Watch
 from repirl.learning.alternation import Alternation
 from repirl.learning.learning_rate import FineTuningAdamW, Schedules, rate_of
 from repirl.learning.optimizers import make_optimizer
@@ -108,7 +110,7 @@ class RePIRL(Answering):
             prm_clip_norm=prm_clip_norm,
             seed=seed,
         )
-        self.recorder = self.alternation.recorder
+        self.recorder, self.watch = self.alternation.recorder, Watch(samples)
         check_settings(self.alternation)
 
     def configure_model(self) -> None:
@@ -147,8 +149,11 @@ class RePIRL(Answering):
 
     def _end(self) -> None:
         self.schedules.step()
-        for name, value in self.recorder.take().items():
+        figures = self.recorder.take()
+        for name, value in figures.items():
             self.log(name, value, prog_bar=name in SHOWN)
+        for trouble in self.watch.see(figures):
+            warn_once(f"iteration {self.global_step + 1}: {trouble}")
         count_iteration(self.trainer)
 
     def setup(self, stage: str) -> None:
