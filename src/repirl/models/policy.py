@@ -109,7 +109,11 @@ class Policy(nn.Module):
         Raises:
             ValueError: the file is missing, damaged, or describes no policy.
         """
-        description, weights = checkpoints.read_part(Path(path), "policy")
+        return cls.restored(*checkpoints.read_part(Path(path), "policy"))
+
+    @classmethod
+    def restored(cls, description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> "Policy":
+        """A policy of such a description and these weights."""
         policy = cls.described(description)
         policy.load_state_dict(weights)
         return policy
