@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,10 +15,8 @@ import yaml
 from torch import Tensor
 
 from repirl.__main__ import main
-from repirl.applications.card import prompt_lines, read_figures, response_lines
 from repirl.applications.export import export
 from repirl.applications.trained import load
-from repirl.data.codec import ChatCodec
 from repirl.equality import require_same_rewards
 from repirl.models.heads import HEADS
 from repirl.models.modeling_repirl_prm import KINDS as KINDS_OF_FILE
@@ -27,7 +24,6 @@ from repirl.models.modeling_repirl_prm import RepirlPRMConfig, RepirlPRMForToken
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.sft import SFT
-from tests.data.tokenizers_of_kinds import KINDS, byte_level, llama
 from tests.models.tiny import rows_of
 from tests.modules.tiny import ADAM, LLAMA, SGD, TEXT, TOKENS, make_module, make_policy, run
 
@@ -265,7 +261,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of weights alone, with a PRM."""
     path = tmp_path_factory.mktemp("run") / "checkpoints" / "last.ckpt"
     done = run(make_module(prm=PRM("linear")), steps=2)
-    done.module.configuration = "model: {class_path: repirl.RePIRL}\ndata: {init_args: {train: {path: own.jsonl}}}"
     done.trainer.save_checkpoint(path, weights_only=True)
     return path
 
@@ -363,63 +358,3 @@ def test_rewards_that_differ_are_named() -> None:
         require_same_rewards(expected, expected + 2.1e-4, "x")
     with pytest.raises(ValueError, match="differ from the PRM's by nan"):
         require_same_rewards(expected, expected * float("nan"), "x")
-
-
-# ---- cards ----
-
-
-def test_a_card_says_what_checkpoint_and_folder_say(checkpoint: Path, tmp_path: Path) -> None:
-    metrics = "epoch,step,prm/loss,val/greedy_accuracy\n0,1,.5,\n0,1,,.25\n0,2,,.75\n0,3,,.9\n"
-    (checkpoint.parents[1] / "metrics.csv").write_text(metrics)
-    export(checkpoint, tmp_path / "reward", part="prm")
-    card = (tmp_path / "reward" / "README.md").read_text(encoding="utf-8")
-    _, front, body = card.split("---\n", 2)
-    assert yaml.safe_load(front) == {
-        "library_name": "transformers",
-        "pipeline_tag": "token-classification",
-        "tags": ["repirl"],
-    }
-    assert "# license: yours to choose" in front
-    assert "| `val/greedy_accuracy` | 0.75 |" in body  # of iteration 2, where the checkpoint is
-    assert "prm/loss" not in body
-    for said in (
-        "arXiv 2602.07832",
-        "| kind | `linear` |",
-        "| iterations | 2 |",
-        "8 training prompts",
-        "path: own.jsonl",
-    ):
-        assert said in body
-    assert len(re.findall(r"(?m)^```", body)) % 2 == 0
-
-
-def test_figures_are_the_last_ones_of_their_name(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("step,val/a,test/b,c\n1,.1,,7\n2,,.2,\n3,.3,,\n4,.4,,\n")
-    assert read_figures(tmp_path / "metrics.csv", 3) == {"val/a": ".3", "test/b": ".2"}
-
-
-def tokens_by_card(codec: ChatCodec, problem: str, solution: str) -> list[int]:
-    names: dict[str, Any] = {"tokenizer": codec.tokenizer, "problem": problem, "solution": solution}
-    exec("\n".join([*prompt_lines(codec), *response_lines(codec)]), names)
-    return names["prompt"] + names["response"]
-
-
-@pytest.mark.parametrize("form", ["{problem}{instruction}\n", "Q: {problem}{instruction}\nA:"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_card_writes_the_tokens_of_training(kind: str, form: str) -> None:
-    codec = ChatCodec(KINDS[kind](), instruction=" Think.", prompt_format=form)
-    problem, solution = "What is 2 + 3?", "The answer is\n5."
-    assert tokens_by_card(codec, problem, solution) == [*codec.encode_prompt(problem), *codec.encode_response(solution)]
-
-
-@pytest.mark.parametrize("tokenizer", [llama, byte_level])
-def test_a_card_uses_the_chat_template(tokenizer: Any) -> None:
-    made = tokenizer()
-    made.chat_template = (
-        "{% for m in messages %}{{ m['role'] + mark + m['content'] + ('</s>' if m['role'] == 'assistant' else '') + '\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant' + mark }}{% endif %}"
-    )
-    codec = ChatCodec(made, instruction=" Think.", template_options={"mark": ":\n"})
-    assert codec.template == "chat"
-    problem, solution = "What is 2 + 3?", "The answer is\n5."
-    assert tokens_by_card(codec, problem, solution) == [*codec.encode_prompt(problem), *codec.encode_response(solution)]

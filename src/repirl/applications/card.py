@@ -20,11 +20,6 @@ from repirl.models.export import is_standard
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 
-_METHODS = {
-    "RePIRL": "rePIRL (arXiv 2602.07832): policy and process reward model (PRM) learned in turns",
-    "SFT": "supervised fine-tuning on the experts' solutions",
-}
-
 
 @dataclass(frozen=True)
 class Run:
@@ -164,13 +159,25 @@ def _card(fields: Mapping[str, Any], name: str, what: str, rows: Mapping[str, st
 
 def _method(run: Run) -> dict[str, str]:
     model = run.configuration.get("model") or {}
-    called = str(model.get("class_path", "")).rpartition(".")[2]
-    rows = {"method": _METHODS.get(called, f"`{called}`")} if called else {}
-    given = model.get("init_args") or {}
+    called, given = str(model.get("class_path", "")).rpartition(".")[2], model.get("init_args") or {}
+    rows = {"method": _in_words(run, called, given)} if called else {}
     objective = given.get("objective") or {}
-    if isinstance(objective, Mapping) and objective.get("class_path"):
+    if run.described.get("prm") and isinstance(objective, Mapping) and objective.get("class_path"):
         rows["PRM objective"] = f"`{objective['class_path']}`"
     return rows | {"iterations": str(run.iterations)}
+
+
+def _in_words(run: Run, called: str, given: Mapping[str, Any]) -> str:
+    """What a module of this class and these arguments does."""
+    if called == "SFT":
+        return "supervised fine-tuning on the experts' solutions"
+    if called != "RePIRL":
+        return f"`{called}`"
+    if not run.described.get("prm"):
+        return "policy gradient on outcomes alone, without a process reward model"
+    if (given.get("schedule") or {}).get("prm_updates") == 0:
+        return "policy gradient with a process reward model that is not trained"
+    return "rePIRL (arXiv 2602.07832): policy and process reward model learned in turns"
 
 
 def _start(described: Mapping[str, Any]) -> dict[str, str]:
