@@ -9,10 +9,11 @@ LAZY = {
     "PRM": "repirl.models.prm",
     "Policy": "repirl.models.policy",
     "RePIRL": "repirl.modules.repirl",
+    "load": "repirl.applications.trained",
 }
 """Public name -> the module that defines it, imported on first use, so that `import repirl` stays light."""
 
-__all__ = ["IRL", "LAZY", "PRM", "Policy", "RePIRL", "__version__"]
+__all__ = ["IRL", "LAZY", "PRM", "Policy", "RePIRL", "__version__", "load"]
 
 
 def __getattr__(name: str) -> object:

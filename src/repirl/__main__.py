@@ -27,6 +27,10 @@ EXTRA: dict[str, tuple[str, str]] = {
         "repirl.applications.quickstart:main",
         "train a small model on the CPU in minutes and show what it learned",
     ),
+    "export": (
+        "repirl.applications.export:main",
+        "a run's policy or PRM as a folder that loads without repirl",
+    ),
     "compare": (
         "repirl.applications.compare:main",
         "two evaluations of the same problems: repirl compare first.jsonl second.jsonl",

@@ -97,7 +97,15 @@ def read_part(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         ValueError: as `read`; or the checkpoint has no such part, or does not describe it.
     """
-    content = read(path)
+    return part_of(read(path), path, name)
+
+
+def part_of(content: dict[str, Any], path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `read_part`, of a checkpoint that is read already; `path` names it in messages.
+
+    Raises:
+        ValueError: the checkpoint has no such part, or does not describe it.
+    """
     weights = {
         key.removeprefix(f"{name}."): value
         for key, value in content["state_dict"].items()

@@ -1,4 +1,4 @@
-"""Whether two models are the same policy: the log-probabilities that they give a few rows of tokens."""
+"""Whether two models are the same policy, or PRM: log-probabilities, or rewards, that they give a few rows of tokens."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,8 @@ TOLERANCE = {"float32": 0.01, "float16": 0.02, "bfloat16": 0.2}
 
 A logit of 30 is right to 0.06 in bfloat16, and float32 matrices may be multiplied in TF32.
 """
+REWARD_TOLERANCE = 1e-4
+"""Mean absolute difference of rewards in float32, as a share of their mean size, or of 1 where that is below 1."""
 ROWS, PROMPT, RESPONSE = 4, 4, 12
 
 
@@ -53,4 +55,13 @@ def require_same(expected: Tensor, got: Tensor, dtype: str, what: str) -> None:
         raise ValueError(
             f"{what}: its log-probabilities differ from the policy's by {gap:.3g} nats a token, where {dtype} explains at "
             f"most {TOLERANCE[dtype]}"
+        )
+
+
+def require_same_rewards(expected: Float[Tensor, "rows time"], got: Float[Tensor, "rows time"], what: str) -> None:
+    """Raises ValueError, with `what` and the difference, where rewards in float32 differ by more than rounding."""
+    gap, allowed = float((expected - got).abs().mean()), REWARD_TOLERANCE * max(1.0, float(expected.abs().mean()))
+    if not gap <= allowed:  # a NaN is no equality
+        raise ValueError(
+            f"{what}: its rewards differ from the PRM's by {gap:.3g} a token, where rounding explains at most {allowed:.2g}"
         )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +104,7 @@ def used(root: Path = SOURCE) -> dict[tuple[str, str], int]:
 
 
 def replaced() -> dict[tuple[str, str], int]:
-    """File and name -> line of each private method of ours that takes the place of another library's."""
+    """File and name -> line of each private method, or list, of ours that takes the place of another library's."""
     package = importlib.import_module("repirl")
     lines = {}
     for info in pkgutil.walk_packages(package.__path__, "repirl."):
@@ -113,9 +114,9 @@ def replaced() -> dict[tuple[str, str], int]:
             if not inspect.isclass(kind) or kind.__module__ != info.name:
                 continue
             for name, value in vars(kind).items():
-                if is_private(name) and inspect.isfunction(value) and _of_another(kind, name):
+                if is_private(name) and isinstance(value, FunctionType | list) and _of_another(kind, name):
                     file = Path(inspect.getfile(kind)).relative_to(SOURCE).as_posix()
-                    lines[file, name] = value.__code__.co_firstlineno
+                    lines[file, name] = inspect.getsourcelines(kind if isinstance(value, list) else value)[1]
     return lines
 
 

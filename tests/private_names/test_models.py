@@ -197,6 +197,19 @@ def test_a_model_is_made_from_weights_alone_and_says_which_are_tied() -> None:
     assert "other" in report["unexpected_keys"]
 
 
+@canary("PreTrainedModel._keep_in_fp32_modules_strict")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_named_modules_stay_float32(dtype: torch.dtype) -> None:
+    from transformers import LlamaForCausalLM
+
+    class Exact(LlamaForCausalLM):
+        _keep_in_fp32_modules_strict = ["norm"]  # noqa: RUF012
+
+    model = llama()
+    made = Exact.from_pretrained(None, config=model.config, state_dict=model.state_dict(), dtype=dtype)
+    assert (made.model.norm.weight.dtype, made.model.layers[0].mlp.up_proj.weight.dtype) == (torch.float32, dtype)
+
+
 # ---- peft ----
 
 

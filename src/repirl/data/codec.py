@@ -26,6 +26,7 @@ class ChatCodec:
     Attributes:
         pad_id: the tokenizer's pad token, or the end token where it has none: masks decide what counts.
         eos_ids: all tokens that end a response; the first is the one that `encode_response` appends.
+        anchor, anchor_ids: what stands before a response when it is tokenised, and its tokens; mostly nothing.
 
     Args:
         tokenizer: any tokenizer of the transformers library; it is not changed.
@@ -71,7 +72,7 @@ class ChatCodec:
         special_ids = {int(tokenizer.convert_tokens_to_ids(text)) for text in self._special_texts}  # type: ignore[arg-type]
         self._special_ids = special_ids - {tokenizer.unk_token_id}
         self._before, self._after = prompt_format.replace("{instruction}", instruction).split("{problem}")
-        self._anchor, self._anchor_ids = "", tuple[int, ...]()  # what stands before a response when it is tokenised
+        self.anchor, self.anchor_ids = "", tuple[int, ...]()  # what stands before a response when it is tokenised
         if self.template == "chat":
             end_id = self._checked_end_id()
         elif tokenizer.eos_token_id is None:
@@ -126,7 +127,14 @@ class ChatCodec:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text, without special and end tokens."""
         kept = [token for token in token_ids if token not in self.eos_ids]
-        return self._text([*self._anchor_ids, *kept])[self._anchor_length :]
+        return self._text([*self.anchor_ids, *kept])[self._anchor_length :]
+
+    @cached_property
+    def beginning_ids(self) -> tuple[int, ...]:
+        """What the tokenizer itself puts before a text, such as a beginning-of-text token, in prompts of `plain`."""
+        text = self._some_text()
+        bare, full = self._tokens([text])[0], self._encoded([text])[0]
+        return _beginning(bare, full)
 
     def _refuse_special(self, before: str, problem: str, after: str) -> None:
         """Raises ValueError where a special token's text stands in the problem, wholly or in part."""
@@ -155,12 +163,12 @@ class ChatCodec:
 
     def _continuations(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """The tokens of texts that continue a prompt, without an end token."""
-        encoded = self._tokens([self._anchor + text for text in texts], parse_special=False)
-        count = len(self._anchor_ids)
+        encoded = self._tokens([self.anchor + text for text in texts], parse_special=False)
+        count = len(self.anchor_ids)
         for text, tokens in zip(texts, encoded, strict=True):
-            if tokens[:count] != self._anchor_ids:
+            if tokens[:count] != self.anchor_ids:
                 raise ValueError(
-                    f"this tokenizer merges the prompt's last character {self._anchor!r} with the solution "
+                    f"this tokenizer merges the prompt's last character {self.anchor!r} with the solution "
                     f"{text[:60]!r}; end text.prompt_format otherwise, say with a newline or a colon"
                 )
         return [tokens[count:] for tokens in encoded]
@@ -168,14 +176,14 @@ class ChatCodec:
     def _find_anchor(self, prompt: str, continues: Callable[[], bool]) -> bool:
         """Whether responses are tokenised as they continue the prompt: as texts of their own, or after its last character."""
         for anchor in ("", prompt[-1:]):
-            self._anchor, self._anchor_ids = anchor, self._tokens([anchor], parse_special=False)[0] if anchor else ()
+            self.anchor, self.anchor_ids = anchor, self._tokens([anchor], parse_special=False)[0] if anchor else ()
             if continues():
                 return True
         return False
 
     @cached_property
     def _anchor_length(self) -> int:
-        return len(self._text(self._anchor_ids)) if self._anchor_ids else 0
+        return len(self._text(self.anchor_ids)) if self.anchor_ids else 0
 
     def _text(self, token_ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -250,10 +258,10 @@ class ChatCodec:
 
     def _continues(self, expected: Sequence[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]) -> bool:
         """Whether prompt, response and tail, tokenised apart, are the tokens that they are together."""
-        responses = self._tokens([self._anchor + text for text in _PROBE_RESPONSES], parse_special=False)
-        count = len(self._anchor_ids)
+        responses = self._tokens([self.anchor + text for text in _PROBE_RESPONSES], parse_special=False)
+        count = len(self.anchor_ids)
         return all(
-            response[:count] == self._anchor_ids and together[: len(parts)] == parts
+            response[:count] == self.anchor_ids and together[: len(parts)] == parts
             for response, (opening, together, tail) in zip(responses, expected, strict=True)
             for parts in [opening + response[count:] + tail]
         )

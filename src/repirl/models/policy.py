@@ -109,7 +109,11 @@ class Policy(nn.Module):
         Raises:
             ValueError: the file is missing, damaged, or describes no policy.
         """
-        description, weights = checkpoints.read_part(Path(path), "policy")
+        return cls.restored(*checkpoints.read_part(Path(path), "policy"))
+
+    @classmethod
+    def restored(cls, description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> "Policy":
+        """A policy of such a description and these weights."""
         policy = cls.described(description)
         policy.load_state_dict(weights)
         return policy
@@ -289,3 +293,30 @@ class Policy(nn.Module):
                 f"the exported tokenizer {folder} is read with other tokens than the policy's: transformers takes it for "
                 f"that of model type {self.model.config.model_type!r}; give the policy another tokenizer or model type"
             )
+
+    def save_adapter(self, folder: str | Path, base: str) -> None:
+        """Writes the adapters alone as a PEFT folder, with the tokenizer, and reads them again onto the base.
+
+        Args:
+            folder: where to.
+            base: path or hub id of the base model, which the folder will name.
+
+        Raises:
+            ValueError: there are none, they change the base, or what the folder holds is not this policy.
+        """
+        if self.lora is None:
+            raise ValueError("the policy has no adapters: all its weights were trained")
+        if not self._base_stays:
+            raise ValueError("the policy's adapters change its base's own weights: alone they are not the policy")
+        settings: Any = self.model.peft_config["default"]
+        settings.base_model_name_or_path = base
+        try:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            again = self.view(None).model
+            again.load_adapter(str(folder))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"the adapters cannot be exported to {folder}: {error}") from error
+        require_same(
+            probe(self.model), probe(again), self.dtype, f"the exported adapters {folder} are not the trained ones"
+        )

@@ -161,7 +161,11 @@ class PRM(nn.Module):
         Raises:
             ValueError: the file is missing, damaged, or describes no PRM.
         """
-        described, weights = checkpoints.read_part(Path(path), "prm")
+        return cls.restored(*checkpoints.read_part(Path(path), "prm"))
+
+    @classmethod
+    def restored(cls, described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> "PRM":
+        """A PRM of such a description and these weights."""
         backbone = Policy.described(described["backbone"])
         prm = cls(
             kind=described["kind"],

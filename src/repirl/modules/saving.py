@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ def description(module: Answering) -> dict[str, Any]:
     """What the weights mean and how they came about.
 
     version: of repirl. policy, prm: what rebuilds each (models/). base_measure: what the PRM's rewards are relative to.
+    text: how problems became prompts (learning/settings.py).
     configuration: the merged one as YAML, where the command line built the module. data: digests of the training set
     (data/fingerprint.py).
     """
@@ -80,6 +82,7 @@ def description(module: Answering) -> dict[str, Any]:
         "policy": module.policy.description(),
         "prm": None if prm is None else prm.description(),
         "base_measure": base_measure(module),
+        "text": asdict(module.actor.text),
         "configuration": module.configuration,
         "data": state.get("training_set"),
     }
