@@ -23,6 +23,7 @@ from repirl.learning.schedule import Schedule, policy_passes, prm_passes
 from repirl.learning.settings import Advantage, Surrogate
 from repirl.learning.shaping import shaped, share_alone
 from repirl.models.prm import PRM
+from repirl.models.sharding import free, whole
 from repirl.objectives.estimators import ESTIMATORS
 from repirl.structs import Prompt, Response
 
@@ -91,7 +92,7 @@ class Alternation:
 
     def roll_out(self, prompts: Sequence[Prompt]) -> list[list[Response]]:
         """K responses of the policy to each of this rank's prompts."""
-        with self._timed("rollout"):
+        with self._timed("rollout"), whole(self.actor.policy):
             key = self.seed, self.recorder.iteration
             return self.actor.sample(prompts, positions_of(prompts), samples=self.samples, key=key, temperature=1.0)
 
@@ -126,6 +127,7 @@ class Alternation:
             return batch
         with self._timed("log_probs"):
             batch = self.policy_learner.with_log_probs(batch)
+            free(self.policy_learner.model, self.policy_learner.reference)
         if not self.actor.rollout.gives_log_probs:
             return batch
         batch, figures = without_far_rollouts(batch, self.sampler_gap)
@@ -189,6 +191,7 @@ class Alternation:
         if self.prm_learner is None or not self.advantage.prm_coef:
             return None
         prm_rewards = self.prm_learner.score(batch)
+        free(self.prm_learner.model)
         if not self._prm_passes():
             self.recorder.add("prm", self.prm_learner.diagnostics(batch, prm_rewards))
         return prm_rewards

@@ -242,8 +242,12 @@ class Policy(nn.Module):
     def action_states(self, rows: Rows, *, after: bool = False) -> Float[Tensor, "actions hidden"]:
         """The hidden state before each response token, h(s_t), which predicts it; or `after` it, which has seen it.
 
-        The tokens of the first row come first, then those of the second.
+        The tokens of the first row come first, then those of the second. Where weights are sharded it gathers them, as
+        `forward` does.
         """
+        return self._action_states(rows, after=after)
+
+    def _action_states(self, rows: Rows, *, after: bool = False) -> Float[Tensor, "actions hidden"]:
         base = self.model.base_model
         if self.packs:
             packed = pack(rows, with_last=after)
@@ -252,7 +256,7 @@ class Policy(nn.Module):
 
     def forward(self, rows: Rows) -> tuple[Float[Tensor, "rows time"], Float[Tensor, "rows time"]]:
         """Log pi(a_t|s_t) and entropy in nats of every response token, float32, 0 outside the response."""
-        states = self.action_states(rows)
+        states = self._action_states(rows)
         values = token_log_probs(states, self.head_weight, rows.response_ids[rows.response_mask], self.head_bias)
         log_probs, entropies = (
             torch.zeros(rows.response_mask.shape, device=v.device).masked_scatter(rows.response_mask, v) for v in values
