@@ -5,12 +5,13 @@ Every rank may hold another number of rows and columns. With one process all of 
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 _LOST = re.compile(
     r"(?P<late>timed out|timeout)|connection (?:closed|reset|refused)|broken pipe|peer|remote process exited", re.I
@@ -95,10 +96,13 @@ def largest_over_ranks(count: int, device: torch.device) -> int:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Adds the gradients of all ranks, in one flat buffer per dtype; a parameter without a gradient here counts as 0."""
+    """Adds the gradients of all ranks, in one flat buffer per dtype; a parameter without a gradient here counts as 0.
+
+    Those of sharded weights are left: their backward pass has added them.
+    """
     if world_size() == 1:
         return
-    trained = [p for p in parameters if p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
     for dtype in sorted({p.dtype for p in trained}, key=str):  # a set's own order may differ by process
         same = [p for p in trained if p.dtype == dtype]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in same])
@@ -113,13 +117,51 @@ def sum_and_clip(parameters: Sequence[nn.Parameter], max_norm: float, what: str,
     scaled: fp16's scaler skips steps with infinite gradients itself; elsewhere they raise FloatingPointError.
     """
     sum_gradients(parameters)
-    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    norm = clip_gradients(parameters, max_norm)
     if not scaled and not bool(norm.isfinite()):
         raise FloatingPointError(
             f"{what}: the gradient norm is {float(norm)}; nothing was updated by it. "
             "Lower the learning rate, or look at the rewards in the log"
         )
     return norm
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales gradients down to a global norm, over the parts of all ranks where weights are sharded; the norm before."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    parts = [g.to_local() for g in gradients if isinstance(g, DTensor)]
+    if not parts:
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+    replicated = [g for g in gradients if not isinstance(g, DTensor)]
+    norm = sum_over_ranks(nn.utils.get_total_norm(parts).square()).sqrt()
+    if replicated:
+        norm = torch.hypot(norm, nn.utils.get_total_norm(replicated))
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch does
+    for gradient in [*parts, *replicated]:
+        gradient.mul_(scale)
+    return norm
+
+
+def full_values(tree: Any, *, keep: bool) -> Any:
+    """Dicts and lists of tensors with the sharded ones whole, on the CPU; {} without `keep`. All ranks must call it."""
+    if isinstance(tree, DTensor):
+        value = tree.full_tensor().detach()
+        return value.cpu() if keep else {}
+    if isinstance(tree, Mapping):
+        values = {key: full_values(value, keep=keep) for key, value in tree.items()}
+        return values if keep else {}
+    if isinstance(tree, list | tuple):
+        made = [full_values(value, keep=keep) for value in tree]
+        return type(tree)(made) if keep else {}
+    return tree
+
+
+def placed_like(value: Any, other: Any) -> Any:
+    """A whole tensor as this rank's part, spread as a sharded tensor of the same shape is; anything else as it is."""
+    if not isinstance(value, Tensor) or not isinstance(other, DTensor) or value.shape != other.shape:
+        return value
+    value = value.to(other.device_mesh.device_type)
+    return distribute_tensor(value, other.device_mesh, other.placements, src_data_rank=None)
 
 
 def gather_objects(values: list[Any]) -> list[Any]:

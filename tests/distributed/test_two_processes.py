@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from tests.distributed.launch import saved_by
 from tests.distributed.two_processes import IMITATION, SETTINGS, train
 from tests.modules.tiny import distance
 
-ROOT = Path(__file__).parents[2]
 GLOBAL_FIGURES = (
     "rollout/accuracy",
     "prompts/kept",
@@ -30,12 +25,7 @@ GLOBAL_FIGURES = (
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What two processes found."""
     out = tmp_path_factory.mktemp("two") / "out.pt"
-    command = [sys.executable, "-m", "tests.distributed.two_processes", str(out), "--devices", "2"]
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
-    environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, Any] = torch.load(out, weights_only=False)
+    found: dict[str, Any] = saved_by("tests.distributed.two_processes", out, "--devices", "2")
     return found
 
 

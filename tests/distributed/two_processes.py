@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from repirl.data.expert import ExpertData
-from repirl.distributed import gather_objects, rank
+from repirl.distributed import full_values, gather_objects, rank
 from repirl.learning import learner
 from repirl.learning.prm_objectives import IRL, Discriminator, Prime, StepCrossEntropy
 from repirl.learning.prompt_filter import PromptFilter
@@ -109,10 +109,14 @@ def counted_micro_batches() -> Iterator[list[int]]:
         learner.micro_batches = original
 
 
-def train(name: str, devices: int) -> dict[str, Any]:
-    """Weights, figures, responses, prompts and micro-batches of all ranks, and how many rows each rank had."""
+def train(name: str, devices: int, strategy: Strategy | None = None) -> dict[str, Any]:
+    """Weights, figures, responses, prompts and micro-batches of all ranks, and how many rows each rank had.
+
+    strategy: None = replicas, where there are several processes.
+    """
     remembering = Remembering()
-    strategy = ReplicatedStrategy(process_group_backend="gloo") if devices > 1 else "auto"
+    if strategy is None and devices > 1:
+        strategy = ReplicatedStrategy(process_group_backend="gloo")
     if name.startswith("sft"):
         budget = 20 if "micro-batches" in name else 10**6
         module: Any = SFT(policy=make_policy(), policy_optimizer=SMALL_SGD, text=TEXT, micro_batch_tokens=budget)
@@ -130,10 +134,11 @@ def train(name: str, devices: int) -> dict[str, Any]:
     watching, data = Watching(), make_data(with_experts())
     if name == "mixture":
         data = ExpertData(mixture(), batch_prompts=4)
+    options: dict[str, Any] = {"devices": devices, "strategy": strategy or "auto", "callbacks": [watching]}
     with counted_micro_batches() as micro_batches:
-        done = run(module, data, ITERATIONS, seed=own, devices=devices, strategy=strategy, callbacks=[watching])
+        done = run(module, data, ITERATIONS, seed=own, **options)
     parts = gather_objects([remembering.kept])
-    weights = gather_objects([done.weights])
+    weights = gather_objects([full_values(done.weights, keep=True)])
     return {
         "weights": weights,
         "figures": done.figures,

@@ -24,6 +24,7 @@ from repirl.learning.schedule import Schedule, policy_passes, prm_passes
 from repirl.learning.settings import Advantage, Surrogate
 from repirl.learning.shaping import shaped, share_alone
 from repirl.models.prm import PRM
+from repirl.models.sharding import free, whole
 from repirl.objectives.estimators import ESTIMATORS
 from repirl.structs import Prompt
 
@@ -98,12 +99,13 @@ class Alternation:
         positions, iteration = positions_of(prompts), self.recorder.iteration
         key = self.seed, iteration
         with self._timed("rollout"):
-            if not isinstance(self.actor, AheadActor):
+            if isinstance(self.actor, AheadActor):
+                sampled = self.actor.take()
+                self.actor.start(prompts, positions, samples=self.samples, key=key, version=iteration)
+                return sampled
+            with whole(self.actor.policy):
                 rollouts = self.actor.sample(prompts, positions, samples=self.samples, key=key, temperature=1.0)
-                return Sampled(list(prompts), rollouts)
-            sampled = self.actor.take()
-            self.actor.start(prompts, positions, samples=self.samples, key=key, version=iteration)
-            return sampled
+            return Sampled(list(prompts), rollouts)
 
     def collect(self, sampled: Sampled) -> GlobalBatch:
         """Rollouts and experts of all ranks, with the verifier's word on each."""
@@ -136,6 +138,7 @@ class Alternation:
             return batch
         with self._timed("log_probs"):
             batch = self.policy_learner.with_log_probs(batch)
+            free(self.policy_learner.model, self.policy_learner.reference)
         if not self.actor.gives_log_probs:
             return batch
         batch, figures = without_far_rollouts(batch, self.sampler_gap)
@@ -199,6 +202,7 @@ class Alternation:
         if self.prm_learner is None or not self.advantage.prm_coef:
             return None
         prm_rewards = self.prm_learner.score(batch)
+        free(self.prm_learner.model)
         if not self._prm_passes():
             self.recorder.add("prm", self.prm_learner.diagnostics(batch, prm_rewards))
         return prm_rewards

@@ -38,10 +38,10 @@ class ImitationLearner(Learner):
         indices = self.micro_batches(rows)
         finite = torch.ones(len(pairs), dtype=torch.bool, device=device)
         totals = torch.zeros(2, device=device)
-        for index in indices:
+        for number, index in enumerate(indices, start=1):
             log_probs, entropy = self.model(rows) if len(indices) == 1 else run(self.model, rows, index)
             loss = -log_probs.sum() / tokens
-            self.engine.backward(loss)
+            self.backward(loss, last=number == len(indices))
             totals += torch.stack([loss.detach(), entropy.detach().sum() / tokens])
             finite[... if len(indices) == 1 else index] = log_probs.detach().isfinite().all(-1)
         self._require_finite(finite, [prompt.problem.id for prompt, _ in pairs])

@@ -13,6 +13,7 @@ from repirl.data.collate import select
 from repirl.distributed import largest_over_ranks, sum_and_clip
 from repirl.learning.recorder import Recorder
 from repirl.models.micro_batches import micro_batches
+from repirl.models.sharding import sum_at_next_backward
 from repirl.structs import Rows
 
 Forward = Callable[[Rows], Any]
@@ -60,9 +61,12 @@ class Learner:
         recorder: takes the figures.
 
     engine: how it learns; set before the first update.
+    sums_each_pass: whether gradients of sharded weights are summed over ranks after each micro-batch, not after the last
+        alone: more traffic, and no rank ever holds a whole gradient.
     """
 
     engine: Engine
+    sums_each_pass = False
 
     def __init__(
         self, name: str, model: nn.Module, *, micro_batch_tokens: int, clip_norm: float, recorder: Recorder
@@ -98,6 +102,11 @@ class Learner:
         return over_micro_batches(rows, micro_batches(rows, self.micro_batch_tokens, packs=self.packs), forward)
 
     # ---- steps ----
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Adds the loss's gradient. last: the step comes next, and gradients of sharded weights are summed over ranks."""
+        sum_at_next_backward(self.model, last or self.sums_each_pass)
+        self.engine.backward(loss)
 
     def reduce_gradients(self, optimizer: Optimizer, *, scaled: bool = False) -> None:
         """Sums the gradients over ranks and clips their norm. scaled: fp16's scaler skips infinite gradients itself."""

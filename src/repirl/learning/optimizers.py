@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from repirl.distributed import placed_like
+
 Constructor = Callable[[list[nn.Parameter]], Optimizer]
 """An optimiser class with its settings, without the weights."""
 _HALF = (torch.bfloat16, torch.float16)
@@ -49,6 +51,20 @@ def make_optimizer(
         partial(_as_configured, constructor=constructor, name=name, checkpoint=checkpoint)
     )
     return optimizer
+
+
+def placed_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A stored state with this rank's parts of what belongs to sharded weights."""
+    weights = _weights(optimizer)
+    of_weights = {
+        index: {name: placed_like(value, weights[index]) for name, value in values.items()}
+        for index, values in state["state"].items()
+        if index < len(weights)
+    }
+    placed = {**state, "state": {**state["state"], **of_weights}}
+    if _WEIGHTS in state:
+        placed[_WEIGHTS] = [placed_like(*pair) for pair in zip(state[_WEIGHTS], weights, strict=False)]
+    return placed
 
 
 def _master(weight: nn.Parameter) -> nn.Parameter:

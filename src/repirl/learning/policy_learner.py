@@ -80,7 +80,8 @@ class PolicyLearner(Learner):
         )
         totals = torch.zeros(5, device=tokens.device)
         finite = torch.ones(len(mask), device=tokens.device)
-        for index in self.micro_batches(batch.rows):
+        indices = self.micro_batches(batch.rows)
+        for number, index in enumerate(indices, start=1):
             log_probs, entropy = run(self.model, batch.rows, index)
             at = index, slice(log_probs.shape[1])
             terms = policy_objective(
@@ -92,7 +93,7 @@ class PolicyLearner(Learner):
                 **self.surrogate.per_token,
             )
             loss = -terms.value * row_weights(mask[at], aggregation)
-            self.engine.backward((loss * mask[at]).sum() / denominator)
+            self.backward((loss * mask[at]).sum() / denominator, last=number == len(indices))
             seen = [loss, entropy, terms.clipped.float(), terms.old_gap, terms.kl]
             totals += (torch.stack(seen).detach() * mask[at]).sum((1, 2))
             finite[index] = torch.where(terms.value.detach().isfinite().all(-1), 1.0, float("nan"))

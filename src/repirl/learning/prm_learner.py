@@ -43,10 +43,10 @@ class PRMLearner(Learner):
         if not coefficients.cells:
             return
         local = batch.local(coefficients.token)
-        for index in indices:
+        for number, index in enumerate(indices, start=1):
             values = run(self.model, batch.rows, index) if kept is None else kept
             of_part = local[index, : values.shape[1]] if kept is None else local
-            self.engine.backward((of_part * values).sum())
+            self.backward((of_part * values).sum(), last=number == len(indices))
         self.engine.step()
 
     def diagnostics(self, batch: GlobalBatch, rewards: Float[Tensor, "rows time"]) -> dict[str, Tensor]:

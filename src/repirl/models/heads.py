@@ -101,7 +101,7 @@ class MLPHead(Head):
 
     def forward(self, states: Tensor, tokens: Tensor, model: Policy) -> Tensor:
         """As `Head` says."""
-        values: Tensor = self.score(states.float())[:, 0]
+        values: Tensor = self.score(states.float())[:, 0].clone()  # FSDP wants no views
         return values
 
 
@@ -116,7 +116,7 @@ class LinearHead(Head):
 
     def forward(self, states: Tensor, tokens: Tensor, model: Policy) -> Tensor:
         """As `Head` says."""
-        values: Tensor = self.score(states.float())[:, 0]
+        values: Tensor = self.score(states.float())[:, 0].clone()  # FSDP wants no views
         return values
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repirl import checkpoints
@@ -193,10 +194,10 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def take_weights(self, policy: "Policy") -> None:
-        """Copies the trained weights of the policy that this is a snapshot of."""
+        """Copies the trained weights of the policy that this is a snapshot of; sharded ones whole, on all ranks together."""
         for own, given in zip(self.parameters(), policy.parameters(), strict=True):
             if own is not given:
-                own.copy_(given)
+                own.copy_(given.full_tensor() if isinstance(given, DTensor) else given)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Policy":
         """Moves and converts as PyTorch does, but leaves computed float32 buffers such as rotary frequencies float32."""
@@ -258,8 +259,12 @@ class Policy(nn.Module):
     def action_states(self, rows: Rows, *, after: bool = False) -> Float[Tensor, "actions hidden"]:
         """The hidden state before each response token, h(s_t), which predicts it; or `after` it, which has seen it.
 
-        The tokens of the first row come first, then those of the second.
+        The tokens of the first row come first, then those of the second. Where weights are sharded it gathers them, as
+        `forward` does.
         """
+        return self._action_states(rows, after=after)
+
+    def _action_states(self, rows: Rows, *, after: bool = False) -> Float[Tensor, "actions hidden"]:
         base = self.model.base_model
         if self.packs:
             packed = pack(rows, with_last=after)
@@ -268,7 +273,7 @@ class Policy(nn.Module):
 
     def forward(self, rows: Rows) -> tuple[Float[Tensor, "rows time"], Float[Tensor, "rows time"]]:
         """Log pi(a_t|s_t) and entropy in nats of every response token, float32, 0 outside the response."""
-        states = self.action_states(rows)
+        states = self._action_states(rows)
         values = token_log_probs(states, self.head_weight, rows.response_ids[rows.response_mask], self.head_bias)
         log_probs, entropies = (
             torch.zeros(rows.response_mask.shape, device=v.device).masked_scatter(rows.response_mask, v) for v in values

@@ -8,6 +8,7 @@ from repirl import checkpoints
 from repirl.data.codec import ChatCodec
 from repirl.learning.actor import Actor
 from repirl.learning.evaluation import Evaluation, predict
+from repirl.models.sharding import gather, release, shard
 from repirl.modules.saving import check_checkpoint, description, require_working, use_safe_files
 from repirl.modules.stopping import StopOnSignal
 from repirl.modules.strategies import require_explicit_gradients
@@ -73,6 +74,32 @@ class Answering(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses weights that do not fit or mean something else."""
         check_checkpoint(self, checkpoint)
+
+    def shard(self) -> None:
+        """Spreads the weights over processes where the strategy asks for it; the last thing in `configure_model`."""
+        shard(self, None if self.device_mesh is None else self.device_mesh["data_parallel"])
+
+    def on_validation_start(self) -> None:
+        """Gathers sharded weights: ranks need not have equally many problems, nor answers of one length."""
+        models = [model for model in (self.policy, getattr(self, "prm", None)) if model is not None]
+        self._gathered = [part for model in models for part in gather(model)]
+
+    def on_validation_end(self) -> None:
+        release(self._gathered)
+
+    def on_test_start(self) -> None:
+        """As validation."""
+        self.on_validation_start()
+
+    def on_test_end(self) -> None:
+        release(self._gathered)
+
+    def on_predict_start(self) -> None:
+        """As validation."""
+        self.on_validation_start()
+
+    def on_predict_end(self) -> None:
+        release(self._gathered)
 
     def on_validation_epoch_start(self) -> None:
         self.evaluation.start()

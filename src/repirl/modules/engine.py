@@ -36,6 +36,7 @@ class LightningEngine:
 def connect(module: LightningModule, learners: list[Learner]) -> None:
     """Has each learner learn by the module's optimiser of the same place."""
     for index, learner in enumerate(learners):
+        learner.sums_each_pass = getattr(module.trainer.strategy, "sums_each_pass", False)
         learner.engine = LightningEngine(module, index)
 
 

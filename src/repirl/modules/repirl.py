@@ -125,6 +125,7 @@ class RePIRL(Answering):
             held = None if self.prm is None else self.prm.policy_at_start
             self.reference = self.policy.start() if held is None else held
         self.alternation.policy_learner.reference = self.reference
+        self.shard()
 
     def training_step(self, prompts: list[Prompt], batch_idx: int) -> None:
         """One iteration (docs/algorithms.md): roll out, verify, update the PRM, score, update the policy."""

@@ -50,6 +50,7 @@ class SFT(Answering):
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
         self.actor.load()
+        self.shard()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -1,11 +1,17 @@
-"""How several processes train one module: the strategy, and what is asked of it."""
+"""How several processes train one module: the strategies, and what is asked of them."""
 
 import signal
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.overrides.distributed import _sync_module_states
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from torch.optim import Optimizer
+
+from repirl.distributed import full_values, placed_like
+from repirl.learning.optimizers import placed_state
 
 
 class ReplicatedStrategy(DDPStrategy):
@@ -29,6 +35,77 @@ class ReplicatedStrategy(DDPStrategy):
         _sync_module_states(self.model)
 
 
+class ShardedStrategy(ModelParallelStrategy):
+    """Each process holds a part of every weight, gradient and optimiser state (FSDP2, models/sharding.py).
+
+    Args:
+        process_group_backend, timeout_s: as in `ReplicatedStrategy`.
+        sums_each_pass: sum gradients over processes after each micro-batch, not after the last alone: more traffic, and no
+            process holds a whole gradient in between.
+    """
+
+    def __init__(
+        self,
+        process_group_backend: str | None = None,
+        timeout_s: float = 1800.0,
+        sums_each_pass: bool = False,
+    ) -> None:
+        super().__init__(
+            tensor_parallel_size=1,
+            process_group_backend=process_group_backend,
+            timeout=timedelta(seconds=timeout_s),
+        )
+        self.sums_each_pass = sums_each_pass
+
+    def setup_environment(self) -> None:
+        """All processes share the weights, on all nodes."""
+        setattr(self, "_data_parallel_size", self.num_nodes * self.num_processes)  # noqa: B010
+        super().setup_environment()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Optimisers are restored as everywhere else: checkpoints are the same."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The weights, whole, on the first process; nothing on the others. All must call it."""
+        assert self.lightning_module is not None
+        first: dict[int, str] = {}
+        named = self.lightning_module.named_parameters(remove_duplicate=False)
+        name_of = {name: first.setdefault(id(parameter), name) for name, parameter in named}
+        state = self.lightning_module.state_dict()
+        once = {name: value for name, value in state.items() if name_of.get(name, name) == name}
+        values = full_values(once, keep=self.is_global_zero)
+        return {name: values[name_of.get(name, name)] for name in state} if values else {}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The state, whole, on the first process; nothing on the others. All must call it."""
+        state: dict[str, Any] = full_values(Strategy.optimizer_state(self, optimizer), keep=self.is_global_zero)
+        return state
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """By the first process, as without sharding."""
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Everything, by every process."""
+        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Takes this process's parts."""
+        assert self.lightning_module is not None
+        own = self.lightning_module.state_dict()
+        parts = {name: placed_like(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
+        self.lightning_module.load_state_dict(parts, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Takes this process's parts."""
+        pairs = zip(self.optimizers, checkpoint["optimizer_states"], strict=True)
+        Strategy.load_optimizer_state_dict(
+            self, {"optimizer_states": [placed_state(optimizer, state) for optimizer, state in pairs]}
+        )
+
+
 def end_launched(trainer: Trainer) -> None:
     """Kills the processes that this one has started, also stopped ones: they would stay."""
     if trainer.strategy.launcher is not None:
@@ -36,9 +113,16 @@ def end_launched(trainer: Trainer) -> None:
 
 
 def require_explicit_gradients(trainer: Trainer) -> None:
-    """Raises ValueError where several processes would train without `ReplicatedStrategy`."""
-    if trainer.world_size > 1 and not isinstance(trainer.strategy, ReplicatedStrategy):
-        raise ValueError(
-            f"trainer.strategy is {type(trainer.strategy).__name__} on {trainer.world_size} processes; "
-            "set trainer.strategy.class_path to repirl.modules.strategies.ReplicatedStrategy"
-        )
+    """Raises ValueError where several processes would train by a strategy that sums gradients otherwise."""
+    strategy = trainer.strategy
+    if trainer.world_size == 1 or isinstance(strategy, ReplicatedStrategy | ShardedStrategy):
+        return
+    name, instead = type(strategy).__name__, "repirl.modules.strategies.ReplicatedStrategy"
+    reason = ""
+    if isinstance(strategy, FSDPStrategy):
+        reason = ", which fails where one model of two is in a backward pass (manual optimisation, Lightning#19685)"
+    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+        instead = "repirl.modules.strategies.ShardedStrategy"
+    raise ValueError(
+        f"trainer.strategy is {name} on {trainer.world_size} processes{reason}; set trainer.strategy.class_path to {instead}"
+    )
