@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.worth.report import RANKING, contrasts, tables
+from benchmarks.worth.stories import WordProblems
 from benchmarks.worth.study import HERE
 from benchmarks.worth.task import DialProblems, fact_table, judge, tokens
 
@@ -55,6 +56,36 @@ def test_solutions_are_right_where_the_facts_are() -> None:
     assert not any(all(judge(p.text, s, 12)) for p in swapped for s in p.solutions)
     assert [p.text for p in swapped] == [p.text for p in right]
     assert [bool(p.solutions) for p in DialProblems(3, seed=3, with_solutions=1).load()] == [True, False, False]
+
+
+STORY = "Mia has 46 stamps. Then she gets 27 more. Then she gives 18 away. How many stamps has she now?"
+
+
+@pytest.mark.parametrize(
+    ("response", "verdicts"),
+    [
+        ("46 + 27 = 73\n73 - 18 = 55\n\\boxed{55}", [True, True, True]),
+        ("46 plus 27 is 73.\n73 minus 18 is 55.\n\\boxed{55}", [True, True, True]),
+        ("46 + 27 = 63\n63 - 18 = 45\n\\boxed{45}", [False, True, True]),  # an error counts once
+        ("46 + 27 = 73\n63 - 18 = 45\n\\boxed{45}", [True, False, True]),
+        ("46 - 27 = 73\n73 - 18 = 55\n\\boxed{55}", [False, True, True]),
+        ("46 + 27 = 73\n\\boxed{73}", [True, False]),  # a change is missing
+        ("46 + 27 = 73\n73 - 18 = 55\n55 + 1 = 56\n\\boxed{56}", [True, True, False, False]),
+    ],
+)
+def test_a_line_of_a_story_is_judged_given_the_lines_before_it(response: str, verdicts: list[bool]) -> None:
+    assert WordProblems(1, seed=0).judge(STORY, response) == verdicts
+
+
+def test_stories_are_solved_in_the_wording_that_is_asked_for() -> None:
+    for share in (0.0, 0.8, 1.0):
+        problems = WordProblems(200, seed=2, symbols=share).load()
+        source = WordProblems(1, seed=0)
+        assert all(all(source.judge(p.text, p.solutions[0])) for p in problems)
+        assert all(p.solutions[0].endswith(f"\\boxed{{{p.answer}}}") and int(p.answer or -1) >= 0 for p in problems)
+        lines = [line for p in problems for line in p.solutions[0].split("\n")[:-1]]
+        assert sum("=" in line for line in lines) / len(lines) == pytest.approx(share, abs=0.06)
+    assert [bool(p.solutions) for p in WordProblems(3, seed=2, with_solutions=1).load()] == [True, False, False]
 
 
 def test_a_share_of_the_facts_is_wrong() -> None:
