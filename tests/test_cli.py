@@ -153,6 +153,36 @@ def test_the_hyper_parameters_of_a_checkpoint_do_not_override_the_command_line(f
     assert "validate: samples=9" in out
 
 
+def test_every_iteration_is_logged_unless_it_is_said(folder, repirl):
+    status, out, err = repirl("fit", "--config=base.yaml", "--print_config")
+    assert status == 0, err
+    assert yaml.safe_load(out)["trainer"]["log_every_n_steps"] == 1
+    status, out, err = repirl("fit", "--config=base.yaml", "--trainer.log_every_n_steps=7", "--print_config")
+    assert yaml.safe_load(out)["trainer"]["log_every_n_steps"] == 7
+
+
+def test_a_run_without_an_end_is_refused(folder, repirl):
+    text = yaml.safe_load((folder / "base.yaml").read_text())
+    ends = {"max_epochs", "max_steps", "max_time", "fast_dev_run"} & text["trainer"].keys()
+    for name in ends:
+        del text["trainer"][name]
+    (folder / "endless.yaml").write_text(yaml.safe_dump(text))
+    status, _, err = repirl("fit", "--config=endless.yaml")
+    assert status == 2
+    what, todo = err.strip().split("\n")
+    assert what == "nothing ends the run: neither trainer.max_steps nor trainer.max_epochs is set"
+    assert todo.startswith("give trainer.max_steps, the number of iterations")
+    for end in (
+        "--trainer.max_steps=1",
+        "--trainer.max_epochs=1",
+        "--trainer.max_time=00:00:01:00",
+        "--trainer.fast_dev_run=1",
+    ):
+        status, _, err = repirl("fit", "--config=endless.yaml", end)
+        assert status == 0, err
+    assert ends
+
+
 @pytest.mark.parametrize(
     ("argv", "what", "todo"),
     [

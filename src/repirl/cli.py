@@ -51,6 +51,7 @@ class RepirlCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "repirl", "allow_abbrev": False, "exit_on_error": False},
             auto_configure_optimizers=False,
+            trainer_defaults={"log_every_n_steps": 1},  # an iteration is long; Lightning's 50 would hide short runs
             args=list(args),
             run=run,
         )
@@ -66,6 +67,8 @@ class RepirlCLI(LightningCLI):
             chosen = self._subcommand_parsers.get(given.command[0], parser) if given.command else parser
             options = [action.dest for action in chosen._actions if action.option_strings]
             explain(str(error), given.final, given.where, options)
+        if self.config.get("subcommand") == "fit":
+            _require_end(self.config.fit.trainer)
 
     def _parse_ckpt_path(self) -> None:
         """Checks that the checkpoint exists. Its hyper-parameters never override what the user passed."""
@@ -129,6 +132,16 @@ class RepirlCLI(LightningCLI):
             values = self.config.get(str(self.subcommand), self.config)
             parser = self._subcommand_parsers.get(str(self.subcommand), self.parser)
             self.model.configuration = parser.dump(values, skip_none=False)
+
+
+def _require_end(trainer: Any) -> None:
+    """Raises ConfigError where nothing ends a run: Lightning would go on for a thousand passes over the prompts."""
+    ends = trainer.max_steps != -1, trainer.max_epochs is not None, trainer.max_time, trainer.fast_dev_run
+    if not any(ends):
+        raise config.ConfigError(
+            "nothing ends the run: neither trainer.max_steps nor trainer.max_epochs is set",
+            "give trainer.max_steps, the number of iterations, or trainer.max_epochs, passes over the prompts; -1 is no end",
+        )
 
 
 def _is_told(error: BaseException) -> bool:

@@ -1,0 +1,93 @@
+"""What docs/recipes.md shows, run as it stands with a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import string
+import sys
+from pathlib import Path
+
+import pytest
+
+from repirl.__main__ import main
+from repirl.models.policy import Policy
+from tests.test_paper import LLAMA
+
+DOCS = Path(__file__).parents[1] / "docs" / "recipes.md"
+BLOCKS = {name: text for name, text in re.findall(r"```\w+\n# (\S+)\n(.*?)```", DOCS.read_text(), re.DOTALL)}
+SMALL = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false"]
+SMALL += ["--model.text.max_prompt_tokens=40", "--model.text.max_response_tokens=12", "--data.batch_prompts=2"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files of the recipes, a tiny model and data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, text in BLOCKS.items():
+        Path(name).write_text(text)
+    for name in ("train", "val"):
+        rows = [{"problem": f"{n} + 1 = ?", "solution": f"\\boxed{{{n + 1}}}", "answer": str(n + 1)} for n in range(4)]
+        if name == "val":
+            rows = [row | {"problem": f"Add 1 to {n}."} for n, row in enumerate(rows)]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Policy(config=LLAMA, tokens=list(string.printable)).load().save_pretrained("my_model")
+    return tmp_path
+
+
+def fit(*words: str, steps: int = 2) -> list[dict[str, str]]:
+    """The figures of the run."""
+    main(["fit", "-c", "my.yaml", *words, *SMALL, f"--trainer.max_steps={steps}"])
+    tables = sorted(Path("outputs").rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    with tables[-1].open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def logged(rows: list[dict[str, str]], name: str) -> list[str]:
+    return [row[name] for row in rows if row.get(name)]
+
+
+def test_the_smallest_configuration() -> None:
+    rows = fit()
+    assert len(logged(rows, "prm/ranking_loss")) == len(logged(rows, "rollout/accuracy")) == 2
+    assert list(Path("outputs/my_run").rglob("last.ckpt"))
+
+
+def test_validation_the_best_checkpoint_and_how_a_run_goes_on() -> None:
+    assert BLOCKS["validate.yaml"].count("20") == 1
+    for name in ("validate.yaml", "best.yaml"):
+        Path(name).write_text(Path(name).read_text().replace("20", "1"))
+    assert len(logged(fit("-c", "validate.yaml"), "val/greedy_accuracy")) == 2
+    rows = fit("-c", "best.yaml", steps=3)
+    assert logged(rows, "val/greedy_accuracy")
+    assert Path("outputs/my_run/best/best.ckpt").is_file()
+    last = Path("outputs/my_run/checkpoints/last.ckpt")
+    rows = fit("-c", "best.yaml", f"--ckpt_path={last}", steps=4)
+    assert logged(rows, "prm/ranking_loss") and len(logged(rows, "prm/ranking_loss")) == 1  # noqa: PT018
+    main(["export", "--checkpoint", str(last), "--part", "policy", "--output", "my_policy"])
+    rows = fit("--output=outputs/second", "--model.policy.path=my_policy", f"--model.prm.weights={last}")
+    assert len(logged(rows, "prm/ranking_loss")) == 2
+
+
+@pytest.mark.parametrize("name", ["rates.yaml", "lora.yaml"])
+def test_overlays_of_rates_and_adapters(name: str) -> None:
+    rows = fit("-c", name)
+    rates = [float(rate) for rate in logged(rows, "policy/lr")]
+    assert rates == pytest.approx([1e-7, 2e-7] if name == "rates.yaml" else [1e-4, 1e-4])
+
+
+def test_an_own_objective_source_and_callback(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = fit("--model.objective=my_objective.MeanDifference")
+    assert all(float(row) for row in logged(rows, "prm/gradient_norm"))
+    capsys.readouterr()
+    fit("--data.train=my_source.Doubling", "--data.train.count=16", "-c", "callback.yaml")
+    assert re.search(r"iteration 1: 0\.\d\d\niteration 2: 0\.\d\d", capsys.readouterr().out)
+    for module in ("my_objective", "my_source", "my_callback"):
+        sys.modules.pop(module)
+
+
+def test_every_file_of_the_recipes_is_run() -> None:
+    here = Path(__file__).read_text()
+    assert all(name in here or name.removesuffix(".py") + "." in here for name in BLOCKS)
