@@ -44,7 +44,7 @@ def kinds() -> dict[str, dict[str, Any]]:
 
 
 def train(name: str, devices: int, folder: Path) -> dict[str, Any]:
-    """Weights, figures and the exported model of a run with a validation after each iteration.
+    """Weights, figures and the exported model of a run with a validation after each iteration, and one after the run.
 
     There are two; one in bfloat16, whose roundings grow into other samples.
     """
@@ -55,6 +55,7 @@ def train(name: str, devices: int, folder: Path) -> dict[str, Any]:
     export = ExportPolicy(str(folder / f"{name}-{devices}"))
     options: dict[str, Any] = {"limit_val_batches": None, "val_check_interval": 1, "callbacks": [export]}
     done = run(module, data, 1 if name in HALF else 2, devices=devices, strategy=strategy, **options)
+    done.trainer.validate(done.module, data, verbose=False)  # the model is configured once more
     weights = full_values(done.weights, keep=True)
     exported = Policy(path=export.folder).load().model.state_dict() if rank() == 0 else {}  # which has written it
     return {"weights": weights, "figures": done.figures, "exported": exported}

@@ -31,7 +31,6 @@ def two_by(strategy: str) -> list[str]:
     ]
 
 
-
 class EvenDigitsOfReadableGolds(EvenDigits):
     """Finds some of an untrained policy's responses right, and reads golds as mathematics."""
 

@@ -40,7 +40,7 @@ def test_every_kind_of_weights_learns_as_in_one_process(name: str, of_two: dict[
     if name in HALF:
         return
     found = [[f for f in run["figures"] if "val/greedy_accuracy" in f] for run in (one, two)]
-    assert len(found[0]) == len(found[1]) == 2
+    assert len(found[0]) == len(found[1]) == 3
     for ours, theirs in zip(*found, strict=True):
         assert {n: v for n, v in theirs.items() if n.startswith("val/")} == pytest.approx(
             {n: v for n, v in ours.items() if n.startswith("val/")}, abs=1e-4
