@@ -20,7 +20,6 @@ ONE_CPU = [
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
     "--trainer.num_nodes=1",
-    "--trainer.strategy=auto",
     "--trainer.precision=32-true",
 ]
 

@@ -54,6 +54,15 @@ TWO = [
 ]
 
 
+SHARDED = [
+    "--trainer.devices=2",
+    "--trainer.strategy.class_path=repirl.modules.strategies.ShardedStrategy",
+    "--trainer.strategy.init_args.process_group_backend=gloo",
+    "--trainer.strategy.init_args.sharded_checkpoints=true",
+]
+strategies = pytest.mark.parametrize("two", [TWO, SHARDED], ids=["replicated", "sharded"])
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "base.yaml").write_text(BASE)
@@ -123,8 +132,11 @@ def test_a_signal_ends_a_run_with_its_status_and_says_how_to_go_on(folder: Path)
 @pytest.mark.parametrize(
     ("number", "status", "to_both"), [(signal.SIGTERM, 143, False), (signal.SIGINT, 130, True)], ids=["one", "both"]
 )
-def test_a_signal_to_any_of_two_processes_ends_both(folder: Path, number: int, status: int, to_both: bool) -> None:
-    with running(folder, *TWO) as process:
+@strategies
+def test_a_signal_to_any_of_two_processes_ends_both(
+    folder: Path, number: int, status: int, to_both: bool, two: list[str]
+) -> None:
+    with running(folder, *two) as process:
         second = second_rank(process)
         os.kill(second, number)
         if to_both:
@@ -135,8 +147,9 @@ def test_a_signal_to_any_of_two_processes_ends_both(folder: Path, number: int, s
     assert checkpoints.read(folder / "out/saved/last.ckpt")["global_step"] >= 4
 
 
-def test_a_killed_process_ends_the_other_soon(folder: Path) -> None:
-    with running(folder, *TWO) as process:
+@strategies
+def test_a_killed_process_ends_the_other_soon(folder: Path, two: list[str]) -> None:
+    with running(folder, *two) as process:
         second = second_rank(process)
         os.kill(second, signal.SIGKILL)
         assert process.wait(120) != 0

@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
 
 DESCRIPTION = "repirl"
 """Key of what a checkpoint says of its weights: each part's description, and how they came about (modules/saving.py)."""
+PARTS = "repirl_parts"
+"""Key of what a checkpoint says of files beside it that hold parts of its tensors: their `folder` and `count`."""
+_PART = "repirl_part"
 _CHUNK = 1 << 20
 
 
@@ -73,10 +79,24 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"checkpoint {str(path)!r}: no such file; give the path of an existing checkpoint")
+    content = _content(path)
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(
+            f"checkpoint {str(path)!r} has no state_dict: it was not written by a run; give a .ckpt file of `repirl fit`"
+        )
+    return _joined(content, path) if PARTS in content else content
+
+
+def require_undamaged(path: Path) -> None:
+    """Raises ValueError where a record of the file is not as it was written."""
     if damage := _damage(path):
         raise ValueError(f"checkpoint {str(path)!r} {damage}; use another one, or copy the file again")
+
+
+def _content(path: Path) -> Any:
+    require_undamaged(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"checkpoint {str(path)!r} holds more than tensors and plain values, and could run foreign code: it is not "
@@ -84,11 +104,80 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, KeyError, OSError) as error:
         raise ValueError(f"checkpoint {str(path)!r} cannot be read: {_first_line(error)}; use another one") from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+
+
+# ---- checkpoints in parts ----
+# Each process writes its parts of sharded tensors into a file of a new folder beside the checkpoint. The checkpoint itself,
+# written last, names the folder: until then it is the one before, with parts of its own.
+
+
+def parted(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+    """A checkpoint with a mark in the place of each sharded tensor, and this process's parts of those, in one order."""
+    parts: dict[int, tuple[DTensor, int]] = {}
+
+    def marked(tree: Any) -> Any:
+        if isinstance(tree, DTensor):
+            assert tree.placements == (Shard(0),), "only tensors spread over one dimension of processes, by their first"
+            return {_PART: parts.setdefault(id(tree), (tree, len(parts)))[1]}
+        if isinstance(tree, dict):
+            return type(tree)((key, marked(value)) for key, value in tree.items())
+        return type(tree)(map(marked, tree)) if type(tree) in (list, tuple) else tree
+
+    sharded: dict[str, Any] = {
+        key: marked(checkpoint[key]) for key in ("state_dict", "optimizer_states") if key in checkpoint
+    }
+    # A part is a view of a larger buffer, which torch would write whole.
+    return {**checkpoint, **sharded}, [tensor.to_local().detach().cpu().clone() for tensor, _ in parts.values()]
+
+
+def _part_file(path: Path, folder: str, rank: int) -> Path:
+    return path.with_name(f"{path.name}.parts") / folder / f"{rank}.ckpt"
+
+
+def write_parts(parts: list[Tensor], path: Path, folder: str, rank: int) -> None:
+    """Writes a process's parts for the checkpoint `path`, and reads the file again for damage.
+
+    Raises: OSError as `write`; ValueError where the file is not as it was written.
+    """
+    file = _part_file(path, folder, rank)
+    write({"parts": parts, "folder": folder}, file)
+    require_undamaged(file)
+
+
+def remove_parts(path: Path, keep: str | None = None) -> None:
+    """Removes files of parts beside a checkpoint, but for those of the folder `keep`."""
+    above = path.with_name(f"{path.name}.parts")
+    for folder in above.iterdir() if above.is_dir() else ():
+        if folder.name != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    if keep is None and above.is_dir():
+        shutil.rmtree(above, ignore_errors=True)
+
+
+def _joined(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The checkpoint with whole tensors, by the files beside it."""
+    folder, count = checkpoint[PARTS]["folder"], checkpoint[PARTS]["count"]
+    files = [_part_file(path, folder, rank) for rank in range(count)]
+    if missing := [str(file) for file in files if not file.is_file()]:
         raise ValueError(
-            f"checkpoint {str(path)!r} has no state_dict: it was not written by a run; give a .ckpt file of `repirl fit`"
+            f"checkpoint {str(path)!r} was saved in {count} parts, of which {missing[0]!r} is missing: copy the folder "
+            f"{path.name}.parts with it"
         )
+    columns = zip(*[_content(file)["parts"] for file in files], strict=True)
+    tensors = [torch.cat(column) for column in columns]
+
+    def whole(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            if tree.keys() == {_PART}:
+                return tensors[tree[_PART]]
+            return type(tree)((key, whole(value)) for key, value in tree.items())
+        return type(tree)(map(whole, tree)) if type(tree) in (list, tuple) else tree
+
+    content: dict[str, Any] = whole({key: value for key, value in checkpoint.items() if key != PARTS})
     return content
+
+
+# ---- trained models in a checkpoint ----
 
 
 def read_part(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,7 +5,8 @@ Every rank may hold another number of rows and columns. With one process all of 
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -84,6 +85,18 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 def any_rank(flag: bool, device: torch.device) -> bool:
     """True if the flag is set on any rank: all ranks then take the same way."""
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
+
+
+@contextmanager
+def together(device: torch.device) -> Iterator[None]:
+    """A block that all ranks run, and in which all fail where one does: with its error, or a RuntimeError."""
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    if any_rank(error is not None, device):
+        raise error or RuntimeError("another process failed, and said why; nothing was written")
 
 
 def largest_over_ranks(count: int, device: torch.device) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedConfig, PreTrainedModel
 
 WRAPPER = "base_model.model."  # what get_peft_model puts before every name
@@ -55,8 +56,11 @@ def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without adapters; a copy with adapters merged, on the CPU, where it has some."""
-    if not any(hasattr(module, "base_layer") for module in model.modules()):
+    """The model without adapters; a copy with adapters merged, on the CPU, where it has some.
+
+    Also a copy where it is sharded: all its weights must be gathered (models/sharding.py), and saving would free them.
+    """
+    if not any(hasattr(module, "base_layer") or isinstance(module, FSDPModule) for module in model.modules()):
         return model
     return rebuilt(model, dict(plain_weights(model)), model.dtype)
 

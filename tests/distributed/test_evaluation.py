@@ -20,11 +20,15 @@ from tests.modules.tiny import LLAMA, TOKENS, EvenDigits
 
 ROOT = Path(__file__).parents[2]
 UNREADABLE = "t(0,4]"
-TWO = [
-    "--trainer.devices=2",
-    "--trainer.strategy.class_path=repirl.modules.strategies.ReplicatedStrategy",
-    "--trainer.strategy.init_args.process_group_backend=gloo",
-]
+STRATEGIES = ("ReplicatedStrategy", "ShardedStrategy")
+
+
+def two_by(strategy: str) -> list[str]:
+    return [
+        "--trainer.devices=2",
+        f"--trainer.strategy.class_path=repirl.modules.strategies.{strategy}",
+        "--trainer.strategy.init_args.process_group_backend=gloo",
+    ]
 
 
 class EvenDigitsOfReadableGolds(EvenDigits):
@@ -113,9 +117,10 @@ def of_one(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], 
 
 
 @pytest.mark.parametrize("batch_prompts", [3, 1])  # 3: uneven shares; 1: the second process never has a prompt
-def test_two_processes_find_what_one_finds(of_one, tmp_path, batch_prompts):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_find_what_one_finds(of_one, tmp_path, batch_prompts, strategy):
     figures, records, said = copy.deepcopy(of_one)
-    of_two, records_of_two, said_by_two = validate(tmp_path / "two", batch_prompts, *TWO)
+    of_two, records_of_two, said_by_two = validate(tmp_path / "two", batch_prompts, *two_by(strategy))
     assert [(record["dataset"], record["id"]) for record in records] == [
         *(("first", f"p{n}") for n in (0, 2, 3, 4, 5)),
         *(("second", f"p{n}") for n in (0, 1)),

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from repirl.models.policy import Policy
+from repirl.models.sharding import whole
 
 
 class ExportPolicy(Callback):
@@ -27,20 +28,24 @@ class ExportPolicy(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exports the policy as it is now and removes it again: what cannot be exported is known before training."""
-        if not trainer.is_global_zero:
-            return
+        with whole(_policy(pl_module)):
+            if trainer.is_global_zero:
+                self._try(_policy(pl_module))
+
+    def _try(self, policy: Policy) -> None:
         try:
             Path(self.folder).mkdir(parents=True, exist_ok=True)
             trial = TemporaryDirectory(dir=self.folder, prefix="trial-")
         except OSError as error:
             raise ValueError(f"ExportPolicy: folder {self.folder!r} cannot be written: {error}") from error
         with trial as folder:
-            _policy(pl_module).save_pretrained(folder)
+            policy.save_pretrained(folder)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves, on rank zero."""
-        if trainer.is_global_zero:
-            _policy(pl_module).save_pretrained(self.folder)
+        with whole(_policy(pl_module)):
+            if trainer.is_global_zero:
+                _policy(pl_module).save_pretrained(self.folder)
 
 
 def _policy(module: LightningModule) -> Policy:

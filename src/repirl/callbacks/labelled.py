@@ -17,6 +17,7 @@ from repirl.data.sources import Source, read_plain
 from repirl.data.tables import read_jsonl
 from repirl.distributed import rank, world_size
 from repirl.metrics.accumulate import AUROC
+from repirl.models.sharding import whole
 from repirl.objectives.reduce import response_means
 
 Kind = Literal["correct", "failed", "expert"]
@@ -87,9 +88,10 @@ class LabelledSolutions(Callback):
         chosen = self._chosen(module)
         own = chosen[rank() :: world_size()]
         means = torch.zeros(0, device=module.device)
-        if own:
-            rows = collate_rows([p for p, *_ in own], [r for _, r, _ in own], module.codec.pad_id, module.device)
-            means = response_means(module.score(rows), rows.response_mask)
+        with whole(module.prm):  # ranks need not have equally many
+            if own:
+                rows = collate_rows([p for p, *_ in own], [r for _, r, _ in own], module.codec.pad_id, module.device)
+                means = response_means(module.score(rows), rows.response_mask)
         kind = torch.tensor([KINDS.index(k) for *_, k in own], dtype=torch.long, device=module.device)
         aurocs: dict[str, float] = {}
         for name, high, low in (("auroc", "correct", "failed"), ("auroc_expert_correct", "expert", "correct")):

@@ -31,14 +31,14 @@ def shard(module: nn.Module, mesh: DeviceMesh | None) -> None:
         module: whatever has policies and heads among its parts.
         mesh: of one dimension, the ranks; None = nothing is spread.
     """
-    parts = [p for p in module.modules() if isinstance(p, Policy | Head) and not isinstance(p, FSDPModule)]
-    if mesh is None or not parts:
+    parts = [p for p in module.modules() if isinstance(p, Policy | Head) and any(True for _ in p.parameters())]
+    if mesh is None or any(isinstance(part, FSDPModule) for part in parts):
         return
     _take_first_ranks_values(module, mesh)
     for part in parts:
         if isinstance(part, Policy):
             _shard_policy(part, mesh)
-        elif any(True for _ in part.parameters()):
+        else:
             _summing(fully_shard(part, mesh=mesh, reshard_after_forward=False))
 
 

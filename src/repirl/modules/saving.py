@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from repirl import __version__, checkpoints
 from repirl.data.collate import collate_rows
+from repirl.distributed import rank, together, world_size
 
 if TYPE_CHECKING:
     from repirl.modules.answering import Answering
@@ -35,8 +37,15 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if _is_local(path):
             checkpoints.write(checkpoint, Path(path))
             self.saved = Path(path)
+            checkpoints.remove_parts(Path(path), keep=checkpoint.get(checkpoints.PARTS, {}).get("folder"))
         else:
             super().save_checkpoint(checkpoint, path, storage_options)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes it with its parts."""
+        super().remove_checkpoint(path)
+        if _is_local(path):
+            checkpoints.remove_parts(Path(path))
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
@@ -45,6 +54,29 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if _is_local(path):
             return checkpoints.read(Path(path))
         return super().load_checkpoint(path, weights_only=True)
+
+
+def write_in_parts(
+    checkpoint: dict[str, Any],
+    path: Any,
+    folder: str,
+    write: Callable[[dict[str, Any], Path], None],
+    device: torch.device,
+) -> None:
+    """Every process writes its parts of a checkpoint, then the first one, by `write`, the checkpoint itself.
+
+    All must call it, and all raise where one cannot write or has a weight that is not finite; the checkpoint before stays.
+    """
+    if not _is_local(path):
+        raise ValueError(f"checkpoint {str(path)!r}: sharded_checkpoints needs a folder on a disk; set it to false")
+    index, parts = checkpoints.parted(checkpoint)
+    weights = {n: v.to_local() if isinstance(v, DTensor) else v for n, v in checkpoint["state_dict"].items()}
+    index[checkpoints.PARTS] = {"folder": folder, "count": world_size()}
+    with together(device):
+        require_finite_weights(weights, int(checkpoint["global_step"]))
+        checkpoints.write_parts(parts, Path(path), folder, rank())
+    with together(device):
+        write(index, Path(path))
 
 
 def _is_local(path: Any) -> bool:

@@ -1,8 +1,10 @@
 """How several processes train one module: the strategies, and what is asked of them."""
 
+import secrets
 import signal
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -12,6 +14,7 @@ from torch.optim import Optimizer
 
 from repirl.distributed import full_values, placed_like
 from repirl.learning.optimizers import placed_state
+from repirl.modules.saving import write_in_parts
 
 
 class ReplicatedStrategy(DDPStrategy):
@@ -42,6 +45,8 @@ class ShardedStrategy(ModelParallelStrategy):
         process_group_backend, timeout_s: as in `ReplicatedStrategy`.
         sums_each_pass: sum gradients over processes after each micro-batch, not after the last alone: more traffic, and no
             process holds a whole gradient in between.
+        sharded_checkpoints: each process writes its parts into a file in a folder beside the checkpoint
+            (repirl/checkpoints.py), instead of the first one writing whole tensors, gathered on it one after the other.
     """
 
     def __init__(
@@ -49,13 +54,14 @@ class ShardedStrategy(ModelParallelStrategy):
         process_group_backend: str | None = None,
         timeout_s: float = 1800.0,
         sums_each_pass: bool = False,
+        sharded_checkpoints: bool = False,
     ) -> None:
         super().__init__(
             tensor_parallel_size=1,
             process_group_backend=process_group_backend,
             timeout=timedelta(seconds=timeout_s),
         )
-        self.sums_each_pass = sums_each_pass
+        self.sums_each_pass, self.sharded_checkpoints = sums_each_pass, sharded_checkpoints
 
     def setup_environment(self) -> None:
         """All processes share the weights, on all nodes."""
@@ -68,24 +74,34 @@ class ShardedStrategy(ModelParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The weights, whole, on the first process; nothing on the others. All must call it."""
+        """The weights: in parts, or whole on the first process and nothing on the others. All must call it."""
         assert self.lightning_module is not None
         first: dict[int, str] = {}
         named = self.lightning_module.named_parameters(remove_duplicate=False)
         name_of = {name: first.setdefault(id(parameter), name) for name, parameter in named}
         state = self.lightning_module.state_dict()
         once = {name: value for name, value in state.items() if name_of.get(name, name) == name}
-        values = full_values(once, keep=self.is_global_zero)
+        values = self._for_a_checkpoint(once)
         return {name: values[name_of.get(name, name)] for name in state} if values else {}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The state, whole, on the first process; nothing on the others. All must call it."""
-        state: dict[str, Any] = full_values(Strategy.optimizer_state(self, optimizer), keep=self.is_global_zero)
-        return state
+        """The state, in the same way. All must call it."""
+        return self._for_a_checkpoint(Strategy.optimizer_state(self, optimizer))
+
+    def _for_a_checkpoint(self, values: dict[str, Any]) -> dict[str, Any]:
+        gathered: dict[str, Any] = values
+        if not self.sharded_checkpoints:
+            gathered = full_values(values, keep=self.is_global_zero)
+        return gathered
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """By the first process, as without sharding."""
-        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+        """By the first process, as without sharding, or by all. The checkpoint before stays until this one is whole."""
+        write = partial(Strategy.save_checkpoint, self)
+        if not self.sharded_checkpoints:
+            write(checkpoint, filepath, storage_options)
+            return
+        path, folder = self.broadcast((filepath, secrets.token_hex(4)))
+        write_in_parts(checkpoint, path, folder, write, self.root_device)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Everything, by every process."""
