@@ -110,8 +110,9 @@ class RePIRL(Answering):
             prm_clip_norm=prm_clip_norm,
             seed=seed,
         )
-        self.recorder, self.watch = self.alternation.recorder, Watch(samples)
+        self.recorder = self.alternation.recorder
         check_settings(self.alternation)
+        self.watch = Watch(samples)
 
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""
