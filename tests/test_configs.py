@@ -110,3 +110,23 @@ def test_the_parser_accepts_its_own_dump(tmp_path):
     cli = Build(["fit", f"--config={tmp_path / 'toy.yaml'}", *ONE_CPU, f"--trainer.default_root_dir={tmp_path}"])
     assert type(cli.model).__name__ == "ToyModel"
     assert yaml.safe_load(cli.parser.dump(cli.config))["fit"]["data"]["init_args"] == {"rows": 4}
+
+
+@pytest.mark.parametrize(
+    ("base", "overlays"),
+    [
+        ("gsm8k_smollm2", ["shared_base", "ahead", "ddp"]),
+        ("gsm8k_smollm2", ["lora", "vllm", "fsdp"]),
+        ("paper/math", ["fsdp", "ahead"]),
+        ("paper/math", ["shared_base", "vllm", "ddp"]),
+        ("quickstart", ["ahead", "fsdp"]),
+    ],
+)
+def test_overlays_for_scale_compose_with_any_experiment(base, overlays, tmp_path):
+    files = [CONFIGS / f"{base}.yaml", *(CONFIGS / "scale" / f"{name}.yaml" for name in overlays)]
+    cli = Build(["fit", *(f"--config={file}" for file in files), f"--trainer.default_root_dir={tmp_path}"])
+    strategy = "ShardedStrategy" if "fsdp" in overlays else "ReplicatedStrategy"
+    assert type(cli.trainer.strategy).__name__ == strategy
+    assert cli.model.alternation.schedule.rollouts_ahead == ("ahead" in overlays)
+    assert (cli.model.policy.lora is not None) == bool({"lora", "shared_base"} & set(overlays))
+    assert cli.datamodule.batch_prompts == config.load(files)["data"]["init_args"]["batch_prompts"]
