@@ -67,8 +67,6 @@ class RepirlCLI(LightningCLI):
             chosen = self._subcommand_parsers.get(given.command[0], parser) if given.command else parser
             options = [action.dest for action in chosen._actions if action.option_strings]
             explain(str(error), given.final, given.where, options)
-        if self.config.get("subcommand") == "fit":
-            _require_end(self.config.fit.trainer)
 
     def _parse_ckpt_path(self) -> None:
         """Checks that the checkpoint exists. Its hyper-parameters never override what the user passed."""
@@ -82,6 +80,8 @@ class RepirlCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs it; what our own code refuses (data, weights, a NaN) is told in two lines too, and a lost process."""
+        if subcommand == "fit":
+            _require_end(self.config.fit.trainer)
         try:
             with claimed(self._written_folders() if subcommand == "fit" else ()):
                 super()._run_subcommand(subcommand)
