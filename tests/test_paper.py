@@ -15,6 +15,7 @@ import yaml
 from repirl.__main__ import main
 from repirl.models.policy import Policy
 from tests.data.test_benchmarks import EURUS
+from tests.modules.tiny import LLAMA as tiny_llama
 
 PAPER = Path(__file__).parents[1] / "configs" / "paper"
 RUNS = {  # output: overlays
@@ -24,14 +25,7 @@ RUNS = {  # output: overlays
     "qwen3_4b_code": ["code", "qwen3_4b_code"],
 }
 LARGE = {"math": "Qwen/Qwen2.5-3B-Instruct", "qwen3_4b_math": "Qwen/Qwen3-4B-Base"}
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 1024,
-}
+LLAMA = tiny_llama | {"max_position_embeddings": 1024}
 PROGRAM = "```python\nprint(2 * int(input()))\n```"
 
 

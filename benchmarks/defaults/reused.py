@@ -19,6 +19,7 @@ import yaml
 from repirl import config
 from repirl.applications.sweep import main as sweep
 from repirl.learning.ahead import Sampled
+from repirl.learning.alternation import Alternation
 from repirl.learning.batch import GlobalBatch
 from repirl.modules.repirl import RePIRL
 from repirl.structs import Prompt
@@ -29,6 +30,13 @@ sys.path[:0] = [str(HERE.parents[1])]
 FRESH = 7919  # added to the seed of rollouts
 
 
+def sampled_batch(learning: Alternation, prompts: list[Prompt]) -> GlobalBatch:
+    """Rollouts and experts of an iteration with their log-probabilities."""
+    sampled = learning.roll_out(prompts)
+    assert sampled is not None
+    return learning.with_log_probs(learning.keep(learning.collect(sampled)))
+
+
 class FreshRollouts(RePIRL):
     """RePIRL that also samples fresh rollouts after the PRM's update, and logs how their rewards differ."""
 
@@ -36,9 +44,7 @@ class FreshRollouts(RePIRL):
         """One iteration; the fresh rollouts train nothing."""
         learning = self.alternation
         self._begin()
-        sampled = learning.roll_out(prompts)
-        assert sampled is not None
-        batch = learning.with_log_probs(learning.keep(learning.collect(sampled)))
+        batch = sampled_batch(learning, prompts)
         learning.update_prm(batch)
         key = learning.seed + FRESH, learning.recorder.iteration
         drawn = learning.actor.sample(prompts, range(len(prompts)), samples=learning.samples, key=key, temperature=1.0)
@@ -69,9 +75,7 @@ class PolicyFirst(RePIRL):
         """One iteration."""
         learning = self.alternation
         self._begin()
-        sampled = learning.roll_out(prompts)
-        assert sampled is not None
-        batch = learning.with_log_probs(learning.keep(learning.collect(sampled)))
+        batch = sampled_batch(learning, prompts)
         learning.update_policy(learning.with_advantages(batch))
         learning.update_prm(batch)
         self._end()
