@@ -8,7 +8,9 @@
 iteration of repirl (`rloo`, `repirl` as in peers.py) beside the plain loop of peer_worker.py and, where it can be
 imported or `--trl FOLDER` has it, TRL's RLOOTrainer. `updates`: floating-point operations a second of the update phases
 over the measured matrix-product rate. `decoding`: seconds over the floor, as in floors.py. `memory`: the peak of each
-phase. All weights are random. Packages of data sets, configuration files and answer checking are not needed.
+phase. `sharded`: the same run with FSDP2 on the one device. `shared-base`: policy, PRM and reference on one base. All
+weights are random but those of `learning`, a real run that is stopped half-way and gone on with; it alone needs the
+packages of data sets, configuration files and answer checking.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from typing import Any
 
 import torch
 from floors import decoding, decoding_lines, updates, updates_lines
+from gpu_parts import learning, learning_lines, sharded, sharded_lines, shared_base, shared_base_lines
 from machine import copy_rate, described, gemm_rate, sentence, table, use_clock, wait, written
 from peers import Side, take_turns
 from torch import Tensor
@@ -47,7 +50,7 @@ from repirl.models.prm import PRM
 from repirl.modules.repirl import RePIRL
 from repirl.structs import Rows
 
-PARTS = ("parity", "iterations", "updates", "decoding", "memory")
+PARTS = ("parity", "iterations", "updates", "decoding", "memory", "sharded", "shared-base", "learning")
 MFU_GOAL = 0.45
 SHAPES["tiny"] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 WORK = {
@@ -254,6 +257,9 @@ def report(raw: dict[str, Any]) -> str:
         "updates": partial(updates_lines, goal=MFU_GOAL),
         "decoding": decoding_lines,
         "memory": partial(memory_lines, device=raw["device"]),
+        "sharded": sharded_lines,
+        "shared-base": shared_base_lines,
+        "learning": learning_lines,
     }
     lines += [
         f"## {part.capitalize()}\n\n{writers[part](raw['found'][part])}" for part in PARTS if part in raw["found"]
@@ -274,6 +280,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     parser.add_argument("--trl", type=Path, help="the folder that TRL was installed into, as in peers.py")
+    parser.add_argument("--learning", nargs="+", metavar="CONFIG", default=["configs/gsm8k_smollm2.yaml"])
+    parser.add_argument("--learning-iterations", type=int, default=60)
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu_report/report.md"))
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -301,10 +309,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             _on(policy_of(size, args.dtype), device), WORK[size], args.repeats, lambda: (gemm(), copy())
         ),
         "memory": lambda size: memory(size, args),
+        "sharded": lambda size: sharded(size, WORK[size], args, highest),
+        "shared-base": lambda size: shared_base(size, WORK[size], args, highest),
     }
     for part in args.parts:
-        if part == "parity":
-            raw["found"]["parity"] = parity(device)
+        if part in ("parity", "learning"):
+            raw["found"][part] = parity(device) if part == "parity" else learning(args)
         else:
             raw["found"][part] = {}
             for size in args.sizes:

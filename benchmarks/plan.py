@@ -2,7 +2,8 @@
 
     python benchmarks/plan.py
 
-Prints a table; what is measured is the largest resident set of the process.
+In one thread: on busy cores two wait for each other in every small product, and memory is the same. Prints a table; what is
+measured is the largest resident set of the process.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -49,6 +52,7 @@ def made(name: str) -> tuple[RePIRL, Work]:
 
 def one(name: str, kind: str) -> float:
     """GiB, planned or measured."""
+    torch.set_num_threads(1)
     base = resident()
     module, work = made(name)
     if kind == "planned":

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repirl.data.loaders import PromptBatch
+from repirl.data.loaders import RecordBatch
 from repirl.learning.prm_objectives import IRL
 from repirl.learning.schedule import Schedule
 from repirl.learning.settings import Advantage, Text
@@ -155,8 +155,8 @@ class Batches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[PromptBatch]:
-        yield from map(PromptBatch, self.batches)
+    def __iter__(self) -> Iterator[RecordBatch[Prompt]]:
+        yield from map(RecordBatch, self.batches)
 
 
 # ---- floating-point operations, of real tokens alone: no padding, no recomputation
@@ -239,6 +239,7 @@ def iterate(
     between: Callable[[], object] | None = None,
     accelerator: str = "cpu",
     precision: Any = "32-true",
+    strategy: Any = "auto",
 ) -> list[dict[str, float]]:
     """The seconds of each phase of each iteration, by a real Trainer."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -248,6 +249,7 @@ def iterate(
         accelerator=accelerator,
         devices=1,
         precision=precision,
+        strategy=strategy,
         max_steps=len(batches),
         logger=False,
         enable_checkpointing=False,

@@ -59,7 +59,7 @@ def test_data_may_be_missing(trained: Path, tmp_path: Path) -> None:
         ("--model.sample=4", None, "sample"),
         ("--model.samples=4", "missing.ckpt", "no such file"),
         ("--model.prm.kind=linear", "last.ckpt", "its PRM has kind 'q_head', this one 'linear'"),
-        ("--model.prm=null", "last.ckpt", "has a PRM and this one has none"),
+        ("--model.prm=null", "last.ckpt", "has a PRM and this configuration has none"),
         ("--model.policy.init_args.config={model_type: llama, hidden_size: 8}", "last.ckpt", "does not fit"),
     ],
 )

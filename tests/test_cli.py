@@ -175,7 +175,7 @@ def test_a_run_without_an_end_is_refused(folder, repirl):
     for end in (
         "--trainer.max_steps=1",
         "--trainer.max_epochs=1",
-        "--trainer.max_time=00:00:01:00",
+        "--trainer.max_time=00:00:00:02",
         "--trainer.fast_dev_run=1",
     ):
         status, _, err = repirl("fit", "--config=endless.yaml", end)

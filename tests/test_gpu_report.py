@@ -1,11 +1,14 @@
 """benchmarks/gpu_report.py on the CPU, at a size of seconds, where packages that a bare GPU machine lacks are missing."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.test_first_hour import prepare
 
 ROOT = Path(__file__).parents[1]
 MISSING = ("datasets", "jsonargparse", "math_verify")
@@ -39,7 +42,8 @@ gpu_report.main(sys.argv[1:])
 def report(tmp_path_factory):
     out = tmp_path_factory.mktemp("gpu_report") / "report.md"
     small = ["--device", "cpu", "--sizes", "tiny", "--repeats", "1", "--threads", "1"]
-    parts = ["--parts", "parity", "updates", "decoding", "memory"]  # `iterations` starts three more processes
+    # `iterations` starts three more processes; `learning` needs the packages that are missing here
+    parts = ["--parts", "parity", "updates", "decoding", "memory", "sharded", "shared-base"]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *small, *parts, "--out", str(out)],
         env={"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'benchmarks'}", "PATH": "/usr/bin:/bin"},
@@ -53,7 +57,7 @@ def report(tmp_path_factory):
 
 def test_every_part_is_in_the_report(report):
     text, raw = report
-    for part in ("Parity", "Updates", "Decoding", "Memory"):
+    for part in ("Parity", "Updates", "Decoding", "Memory", "Sharded", "Shared-base"):
         assert f"\n## {part}\n" in text
     assert "a dry run" in text
     assert set(raw["found"]["updates"]["tiny"]["flops"]) == {"log_probs", "prm_update", "score", "policy_update"}
@@ -79,3 +83,30 @@ def test_floating_point_operations(report):
     assert flops["score"] == 2 * trunk
     head = 2 * 32 * 1024 * (2 * 4)
     assert flops["policy_update"] == 3 * 2 * (trunk + head)
+
+
+def test_sharded_weights_learn_as_whole_ones_and_a_shared_base_holds_less(report):
+    found = report[1]["found"]
+    assert found["sharded"]["tiny"]["distance"] < 1e-5
+    kinds = found["shared-base"]["tiny"]["kinds"]
+    assert kinds["apart"]["base unchanged"]
+    assert kinds["shared"]["base unchanged"]
+    assert kinds["shared"]["weights"] < kinds["apart"]["weights"]
+
+
+def test_a_run_is_stopped_half_way_and_gone_on_with(tmp_path):
+    prepare(tmp_path)
+    words = ["--device", "cpu", "--parts", "learning", "--learning", "my.yaml", "small.yaml"]
+    words += ["--learning-iterations", "4"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "gpu_report.py"), *words, "--out", str(tmp_path / "report.md")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    parts = json.loads((tmp_path / "report.json").read_text())["found"]["learning"]["rows"]
+    assert [[row["step"] for row in part if "rollout/accuracy" in row] for part in parts] == [[0, 1], [2, 3]]
+    assert "| rollout/accuracy | " in (tmp_path / "report.md").read_text()

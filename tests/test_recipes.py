@@ -8,11 +8,13 @@ import re
 import string
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from repirl.__main__ import main
 from repirl.models.policy import Policy
+from repirl.structs import Problem
 from tests.test_paper import LLAMA
 
 DOCS = Path(__file__).parents[1] / "docs" / "recipes.md"
@@ -25,7 +27,7 @@ SMALL += ["--model.text.max_prompt_tokens=40", "--model.text.max_response_tokens
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the files of the recipes, a tiny model and data."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # `repirl` adds the working folder itself
     for name, text in BLOCKS.items():
         Path(name).write_text(text)
     for name in ("train", "val"):
@@ -59,7 +61,7 @@ def test_validation_the_best_checkpoint_and_how_a_run_goes_on() -> None:
     assert BLOCKS["validate.yaml"].count("20") == 1
     for name in ("validate.yaml", "best.yaml"):
         Path(name).write_text(Path(name).read_text().replace("20", "1"))
-    assert len(logged(fit("-c", "validate.yaml"), "val/greedy_accuracy")) == 2
+    assert len(logged(fit("-c", "validate.yaml"), "val/greedy_accuracy")) == 3  # the start, iterations 1 and 2
     rows = fit("-c", "best.yaml", steps=3)
     assert logged(rows, "val/greedy_accuracy")
     assert Path("outputs/my_run/best/best.ckpt").is_file()
@@ -78,17 +80,37 @@ def test_overlays_of_rates_and_adapters() -> None:
     assert rates == pytest.approx([1e-4, 1e-4])
 
 
-def test_an_own_objective_source_and_callback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_own_objective_source_callback_verifier_and_head(capsys: pytest.CaptureFixture[str]) -> None:
     rows = fit("--model.objective=my_objective.MeanDifference")
     assert all(float(row) for row in logged(rows, "prm/gradient_norm"))
     capsys.readouterr()
     fit("--data.train=my_source.Doubling", "--data.train.count=16", "-c", "callback.yaml")
     assert re.search(r"iteration 1: 0\.\d\d\niteration 2: 0\.\d\d", capsys.readouterr().out)
-    for module in ("my_objective", "my_source", "my_callback"):
+    rows = fit("--model.verifier=my_verifier.LastWord", "--output=outputs/verifier")
+    assert all(0 <= float(row) <= 1 for row in logged(rows, "rollout/accuracy"))
+    rows = fit("--model.prm.kind=my_head.Gated", "--output=outputs/head")
+    assert all(float(row) for row in logged(rows, "prm/gradient_norm"))
+    # A checkpoint of it scores; what cannot go out says so.
+    checkpoint = Path("outputs/head/checkpoints/last.ckpt")
+    Path("in.jsonl").write_text('{"problem": "1 + 1 = ?", "solution": "\\\\boxed{2}"}\n')
+    main(["score", "--prm", str(checkpoint), "--input", "in.jsonl", "--output", "out.jsonl", "--tokens"])
+    assert any(json.loads(Path("out.jsonl").read_text())["token_rewards"])
+    with pytest.raises(SystemExit):
+        main(["export", "--checkpoint", str(checkpoint), "--part", "prm", "--output", "my_prm"])
+    assert "kind 'my_head.Gated' is none of q_head" in capsys.readouterr().err
+    for module in ("my_objective", "my_source", "my_callback", "my_verifier", "my_head"):
         sys.modules.pop(module)
+
+
+def test_a_last_word_is_judged_as_the_recipe_says() -> None:
+    names: dict[str, Any] = {}
+    exec(BLOCKS["my_verifier.py"], names)
+    problems = [Problem("a", "1 + 1 = ?", answer) for answer in ("2", "2", "2", None)]
+    verdicts = names["LastWord"]().verify(problems, ["It is 2", "2 it is", " ", "2"])
+    assert [verdict.correct for verdict in verdicts] == [True, False, False, None]
 
 
 def test_every_file_of_the_recipes_is_run() -> None:
     here = Path(__file__).read_text()
     assert {name for name in BLOCKS if name not in here and f'"{Path(name).stem}"' not in here} == set()
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 11

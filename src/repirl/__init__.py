@@ -9,11 +9,13 @@ LAZY = {
     "PRM": "repirl.models.prm",
     "Policy": "repirl.models.policy",
     "RePIRL": "repirl.modules.repirl",
+    "SupervisedPRM": "repirl.modules.prm",
     "load": "repirl.applications.trained",
+    "load_prm": "repirl.applications.prms",
 }
 """Public name -> the module that defines it, imported on first use, so that `import repirl` stays light."""
 
-__all__ = ["IRL", "LAZY", "PRM", "Policy", "RePIRL", "__version__", "load"]
+__all__ = ["IRL", "LAZY", "PRM", "Policy", "RePIRL", "SupervisedPRM", "__version__", "load", "load_prm"]
 
 
 def __getattr__(name: str) -> object:

@@ -31,6 +31,30 @@ EXTRA: dict[str, tuple[str, str]] = {
         "repirl.applications.export:main",
         "a run's policy or PRM as a folder that loads without repirl",
     ),
+    "evaluate-prm": (
+        "repirl.applications.evaluate_prm:main",
+        "does a PRM find wrong steps: ProcessBench, or labelled solutions of your own",
+    ),
+    "label-steps": (
+        "repirl.applications.label_steps:main",
+        "labels of the steps of solutions by completions: repirl label-steps --checkpoint RUN.ckpt --input in.jsonl ...",
+    ),
+    "score": (
+        "repirl.applications.score:main",
+        "rewards of given solutions: repirl score --prm PRM --input in.jsonl --output out.jsonl",
+    ),
+    "search": (
+        "repirl.applications.search:main",
+        "best of n, votes and beams by a PRM: repirl search --checkpoint RUN.ckpt --config search.yaml",
+    ),
+    "generate-experts": (
+        "repirl.applications.experts:main",
+        "expert solutions by any model, verified: repirl generate-experts --base_url URL --model NAME -c experts.yaml",
+    ),
+    "hard": (
+        "repirl.applications.hard:main",
+        "the problems that a policy fails in n samples of a search: repirl hard --samples samples.jsonl --output hard.jsonl",
+    ),
     "compare": (
         "repirl.applications.compare:main",
         "two evaluations of the same problems: repirl compare first.jsonl second.jsonl",
@@ -106,6 +130,8 @@ def _subcommand(argv: Sequence[str]) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. A configuration error ends with two lines on stderr and status 2, a signal with 130 or 143."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # classes of the user's own are found beside the configuration, as by `python -m`
     with _ended_by_signals():
         try:
             status = dispatch(sys.argv[1:] if argv is None else argv)

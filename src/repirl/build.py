@@ -49,7 +49,7 @@ def constructed(arguments: Sequence[str]) -> Built:
     try:
         parsed = parser.parse_object(described)
     except argparse.ArgumentError as error:
-        explain(str(error), merged.final, merged.where, [action.dest for action in parser._actions])
+        explain(str(error), merged.final, merged.where, parser)
     with explained():
         made = parser.instantiate_classes(parsed)
     return Built(made.model, made.get("data"), merged.final)
@@ -96,12 +96,21 @@ def explained() -> Iterator[None]:
         yield
     except Exception as error:
         cause = _origin(error)
+        if isinstance(cause, config.ConfigError):
+            raise cause from cause.__cause__
         if not isinstance(cause, (ValueError, MisconfigurationException)):
             raise cause from cause.__cause__
         raise config.ConfigError(
             f"cannot build what the configuration describes: {cause}",
-            "correct that setting (REPIRL_TRACEBACK=1 shows where it was refused)",
+            f"{_advice(str(cause))} (REPIRL_TRACEBACK=1 shows where it was refused)",
         ) from error
+
+
+def _advice(message: str) -> str:
+    """What to do about what Lightning says of devices; else that the setting is wrong."""
+    if "backend found" in message or "accelerator" in message.lower():
+        return "this machine has no such device: set trainer.accelerator to cpu, or to auto, and trainer.devices to 1 or more"
+    return "correct that setting"
 
 
 def raised_in(error: BaseException) -> str:

@@ -22,6 +22,10 @@ _PART = "repirl_part"
 _CHUNK = 1 << 20
 
 
+class Damaged(ValueError):
+    """A file is not as it was written, or is gone: its message says which and how."""
+
+
 def write(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint whole or not at all: beside the target, flushed to the disk, then renamed over it.
 
@@ -79,31 +83,57 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"checkpoint {str(path)!r}: no such file; give the path of an existing checkpoint")
-    content = _content(path)
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise ValueError(
-            f"checkpoint {str(path)!r} has no state_dict: it was not written by a run; give a .ckpt file of `repirl fit`"
+    try:
+        content = _content(path)
+        if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+            raise ValueError(
+                f"checkpoint {str(path)!r} has no state_dict: it was not written by a run; give a .ckpt file of `repirl fit`"
+            )
+        return _joined(content, path) if PARTS in content else content
+    except Damaged as error:
+        before = _newest_whole(path)
+        instead = (
+            "use another one" if before is None else f"the newest whole one beside it is {str(before)!r}: use that"
         )
-    return _joined(content, path) if PARTS in content else content
+        raise ValueError(f"{error}; {instead}, or copy the file again") from error
 
 
 def require_undamaged(path: Path) -> None:
-    """Raises ValueError where a record of the file is not as it was written."""
+    """Raises Damaged where a record of the file is not as it was written."""
     if damage := _damage(path):
-        raise ValueError(f"checkpoint {str(path)!r} {damage}; use another one, or copy the file again")
+        raise Damaged(f"checkpoint {str(path)!r} {damage}")
 
 
-def _content(path: Path) -> Any:
+def _newest_whole(beside: Path) -> Path | None:
+    """The newest other checkpoint in the folder of this one that is whole, its parts too."""
+    others = [path for path in beside.parent.glob("*.ckpt") if path.is_file() and path != beside]
+    return next((path for path in sorted(others, key=_written, reverse=True) if _is_whole(path)), None)
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        content = _content(path, mmap=True)
+        files = _part_files(content, path) if isinstance(content, dict) and PARTS in content else []
+        return all(_damage(file) is None for file in files)
+    except ValueError:
+        return False
+
+
+def _content(path: Path, *, mmap: bool = False) -> Any:
     require_undamaged(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"checkpoint {str(path)!r} holds more than tensors and plain values, and could run foreign code: it is not "
             "read. Save its state_dict alone, or write it with repirl"
         ) from error
     except (RuntimeError, EOFError, KeyError, OSError) as error:
-        raise ValueError(f"checkpoint {str(path)!r} cannot be read: {_first_line(error)}; use another one") from error
+        raise Damaged(f"checkpoint {str(path)!r} cannot be read: {_first_line(error)}") from error
 
 
 # ---- checkpoints in parts ----
@@ -137,11 +167,16 @@ def _part_file(path: Path, folder: str, rank: int) -> Path:
 def write_parts(parts: list[Tensor], path: Path, folder: str, rank: int) -> None:
     """Writes a process's parts for the checkpoint `path`, and reads the file again for damage.
 
-    Raises: OSError as `write`; ValueError where the file is not as it was written.
+    Raises: OSError as `write`; Damaged where the file is not as it was written.
     """
     file = _part_file(path, folder, rank)
     write({"parts": parts, "folder": folder}, file)
     require_undamaged(file)
+
+
+def remove_unused_parts(path: Path, folder: str) -> None:
+    """Removes the parts of a save that came to nothing: on a full disk the next save needs their room."""
+    shutil.rmtree(path.with_name(f"{path.name}.parts") / folder, ignore_errors=True)
 
 
 def remove_parts(path: Path, keep: str | None = None) -> None:
@@ -154,16 +189,31 @@ def remove_parts(path: Path, keep: str | None = None) -> None:
         shutil.rmtree(above, ignore_errors=True)
 
 
-def _joined(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The checkpoint with whole tensors, by the files beside it."""
+def _part_files(checkpoint: dict[str, Any], path: Path) -> list[Path]:
+    """The files of all parts, by rank. Raises Damaged where one is gone."""
     folder, count = checkpoint[PARTS]["folder"], checkpoint[PARTS]["count"]
     files = [_part_file(path, folder, rank) for rank in range(count)]
     if missing := [str(file) for file in files if not file.is_file()]:
-        raise ValueError(
+        raise Damaged(
             f"checkpoint {str(path)!r} was saved in {count} parts, of which {missing[0]!r} is missing: copy the folder "
             f"{path.name}.parts with it"
         )
-    columns = zip(*[_content(file)["parts"] for file in files], strict=True)
+    return files
+
+
+def _parts_of(file: Path, folder: str) -> list[Tensor]:
+    """One process's parts. Raises Damaged where they are those of another save."""
+    content = _content(file)
+    if content["folder"] != folder:
+        raise Damaged(f"checkpoint {str(file)!r} is of another save than the checkpoint that names it")
+    parts: list[Tensor] = content["parts"]
+    return parts
+
+
+def _joined(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The checkpoint with whole tensors, by the files beside it."""
+    folder = checkpoint[PARTS]["folder"]
+    columns = zip(*[_parts_of(file, folder) for file in _part_files(checkpoint, path)], strict=True)
     tensors = [torch.cat(column) for column in columns]
 
     def whole(tree: Any) -> Any:

@@ -99,6 +99,41 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenSolution:
+    """A solution in words, cut into steps.
+
+    problem: the problem statement, without any template. steps: joined as they are they give the solution: what
+    separates two steps, a newline or a blank line, belongs to the first.
+    ended: nothing follows; False for the first steps of a solution that goes on, after which no end token stands.
+    """
+
+    problem: str
+    steps: tuple[str, ...]
+    ended: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.steps or not all(step.strip() for step in self.steps):
+            raise ValueError(f"the solution of problem {self.problem[:60]!r} has an empty step: leave it out")
+
+    @property
+    def text(self) -> str:
+        """The whole solution."""
+        return "".join(self.steps)
+
+
+class StepScorer(Protocol):
+    """A PRM, whoever trained it, seen from outside: words in, one reward a step out."""
+
+    def step_rewards(self, solutions: Sequence[WrittenSolution]) -> list[tuple[float, ...]]:
+        """The reward of every step of every solution, in order; higher is better.
+
+        Raises:
+            ValueError: a solution cannot be scored, such as one longer than the model's context; it is named.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Expert:
     """One expert trajectory in tokens: the response part only, EOS included.
 
@@ -225,10 +260,12 @@ class Generator(ABC):
         samples: int,
         seeds: Sequence[int],
         temperature: float = 1.0,
+        limits: Sequence[int] | None = None,
     ) -> list[list[Response]]:
         """`samples` responses to each prompt; `seeds[i]` alone decides the randomness of prompt i.
 
         temperature: 1 samples from the policy itself; 0 takes the likeliest token.
+        limits: most tokens of each prompt's responses, where that is less than `max_response_tokens`.
         """
 
     def close(self) -> None:  # noqa: B027
@@ -245,7 +282,10 @@ class Verifier(ABC):
     def check_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
         """(id, gold answer) of each problem whose gold answer cannot be read, in order; here none.
 
-        Asked once, when a data set is prepared. Problems without a gold answer are not looked at.
+        Asked once, when a data set is prepared.
+
+        Raises:
+            ValueError: the verifier needs gold answers, and problems have none.
         """
         return []
 

@@ -1,7 +1,8 @@
-"""A policy's weights as others know them, under plain names and with adapters merged; and whether they changed."""
+"""A policy's weights as others know them, under plain names, adapters merged or apart; and whether they changed."""
 
 import copy
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,10 +50,72 @@ def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             layer.float().merge()  # into its base layer, by the active adapters; in half precision it would round twice
             for own, value in layer.base_layer.named_parameters():
                 yield f"{owner}.{own}".removeprefix(WRAPPER), value.detach().to(dtypes[own])
+    yield from (
+        (name.removeprefix(WRAPPER), buffer) for name, buffer in saved_buffers(model) if not name.startswith(inside)
+    )
+
+
+def saved_buffers(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Those that are saved, under the model's own names."""
     for name, module in model.named_modules():
         for own in module._buffers.keys() - module._non_persistent_buffers_set:
-            if (buffer := module._buffers[own]) is not None and not f"{name}.".startswith(inside):
-                yield f"{name}.{own}".lstrip(".").removeprefix(WRAPPER), buffer
+            if (buffer := module._buffers[own]) is not None:
+                yield f"{name}.{own}".lstrip("."), buffer
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA adapters as a PEFT folder holds them.
+
+    config: of adapter_config.json what says how they are applied. weights: of adapter_model.safetensors. rank: the largest.
+    """
+
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    rank: int
+
+
+def plain_adapters(model: PreTrainedModel) -> Adapters | None:
+    """The model's adapters, where its output is that of `base_weights` with plain LoRA of linear layers; else None.
+
+    None are thus other kinds, such as DoRA, and adapters of embeddings or with biases: those can be merged alone.
+    """
+    settings = getattr(model, "peft_config", {}).get("default")
+    if settings is None or settings.bias != "none" or settings.layer_replication or settings.target_parameters:
+        return None
+    weights = {}
+    for name, module in model.named_modules():
+        if not hasattr(module, "base_layer"):
+            continue
+        for own, value in module.named_parameters():
+            if own.startswith("base_layer."):
+                continue
+            factor = own.removesuffix(".default.weight")
+            if factor not in ("lora_A", "lora_B"):
+                return None
+            weights[f"{WRAPPER}{name.removeprefix(WRAPPER)}.{factor}.weight"] = value.detach()
+    told = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+    config = {name: getattr(settings, name) for name in told} | {"peft_type": "LORA", "bias": "none"}
+    targets = settings.target_modules
+    config["target_modules"] = targets if isinstance(targets, str) else sorted(targets)
+    return Adapters(config, weights, max(value.shape[0] for name, value in weights.items() if "lora_A" in name))
+
+
+def base_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """As `plain_weights`, of what the adapters adapt, without them; the model's must be of `plain_adapters`."""
+    factors, seen = adapter_names(model), set[Tensor]()
+    inner: PreTrainedModel = getattr(model, "get_base_model", lambda: model)()
+    # Not the state_dict: where weights are sharded, and gathered just now, it has this process's parts.
+    for name, value in [*model.named_parameters(remove_duplicate=False), *saved_buffers(model)]:
+        plain = name.removeprefix(WRAPPER).replace(".base_layer.", ".")
+        if name not in factors and plain not in inner.all_tied_weights_keys:
+            yield plain, value.detach().clone() if value in seen else value.detach()  # layers may share weights
+            seen.add(value)
+
+
+def adapter_names(model: PreTrainedModel) -> set[str]:
+    """Names of the weights that are factors of plain adapters."""
+    return {name for name, _ in model.named_parameters() if ".lora_A." in name or ".lora_B." in name}
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_samples_are_compared_by_their_mean(files: tuple[str, str], capsys: pyte
 def test_the_table(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     main(["compare", *files])
     shown = capsys.readouterr().out
-    assert "second.jsonl against first.jsonl" in shown
+    assert re.search(r"first:  \S+first\.jsonl\nsecond: \S+second\.jsonl\ndifference: second - first\n", shown)
     assert "+0.750" in shown
     assert "(Holm)" in shown
 

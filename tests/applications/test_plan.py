@@ -34,6 +34,7 @@ BATCH = Batch(
 FIGURES = Figures(
     shape=Shape(layers=2, hidden=8, vocabulary=100, intermediate=16, kv_width=4, tied=True),
     held=3000.0,
+    policy_held=1000.0,
     policy_trained=900.0,
     prm_trained=500.0,
     policy_kept=70.0,
@@ -73,14 +74,18 @@ def test_memory_of_a_phase_is_the_sum_of_its_parts() -> None:
     assert on_cpu["PRM update"]["cache"] == parts["rollout"]["cache"]
 
 
-def test_half_weights_have_masters_and_shards_are_gathered_for_rollouts() -> None:
+def test_half_weights_have_masters_and_shards_are_gathered() -> None:
     whole, parts = (memory(FIGURES, BATCH, half=True, base=0.0, shards=n, on_cpu=False) for n in (1, 4))
     assert whole["PRM update"]["weights"] == 3000 * 2
     assert whole["PRM update"]["optimiser"] == 1400 * 12
-    for name in ("weights", "optimiser", "gradients"):
-        assert parts["PRM update"][name] == whole["PRM update"][name] / 4
-    assert parts["rollout"]["weights"] + parts["rollout"]["gathered weights"] == 3000 * 2
-    assert "gathered weights" not in parts["PRM update"]
+    # A quarter of 1,600 frozen weights of 2 bytes and 1,400 trained ones of 4, which are their own masters.
+    assert parts["PRM update"]["weights"] == (1600 * 2 + 1400 * 4) / 4
+    assert parts["PRM update"]["optimiser"] == 1400 * 8 / 4
+    assert parts["PRM update"]["gradients"] == whole["PRM update"]["gradients"] / 4
+    # The other three quarters: of the policy for rollouts; of a vocabulary of 800 and two layers of 100 meanwhile.
+    assert parts["rollout"]["gathered weights"] == 1000 * 2 * 3 / 4
+    assert parts["PRM update"]["gathered weights"] == (800 + 2 * 100) * 2 * 3 / 4
+    assert "gathered weights" not in whole["rollout"]
 
 
 def test_advice_names_what_helps_most_first() -> None:

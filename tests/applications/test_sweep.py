@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from repirl import checkpoints
-from repirl.applications.sweep import main, overlay, parse_seeds, plan
+from repirl.applications.sweep import main, overlay, parse_seeds, plan, summary
 from repirl.config import ConfigError
 from tests.processes import below, limited, wait_for
 from tests.progress.screen import in_terminal, on_screen
@@ -53,7 +53,9 @@ def sweep(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
-def test_arms_times_seeds_one_table_and_nothing_is_run_twice(tmp_path: Path) -> None:
+def test_arms_times_seeds_one_table_and_nothing_is_run_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = write(
         tmp_path,
         base=BASE,
@@ -89,24 +91,40 @@ def test_arms_times_seeds_one_table_and_nothing_is_run_twice(tmp_path: Path) -> 
         rows = list(csv.DictReader(file))
     assert [float(r["sft/loss"]) for r in rows if r["arm"] == "base"] == [losses[0], losses[2]]
     assert float(next(r["sft/loss"] for r in rows if r["arm"] == "fast")) != losses[1]
+    capsys.readouterr()
+    main(["--base", files["base"], "--overlays", files["fast"], "--seeds", "4", "--output", str(tmp_path / "out")])
+    assert "1 runs, 1 done before" in capsys.readouterr().out
+    with (tmp_path / "out/results.csv").open(newline="") as file:
+        assert sorted((r["arm"], r["seed"]) for r in csv.DictReader(file)) == sorted(
+            (r["arm"], r["seed"]) for r in rows
+        )
+    with (tmp_path / "out/summary.csv").open(newline="") as file:
+        base = next(row for row in csv.DictReader(file) if row["arm"] == "base")
+    assert base["n"] == "2"
+    assert float(base["sft/loss_mean"]) == pytest.approx((losses[0] + losses[2]) / 2)
+    assert float(base["sft/loss_sd"]) == pytest.approx(abs(losses[0] - losses[2]) / 2**0.5)
 
 
 def test_a_sweep_in_a_terminal_says_where_its_runs_are(tmp_path: Path) -> None:
     files = write(
-        tmp_path, base=BASE.replace("enable_progress_bar: false, ", "").replace("max_steps: 2", "max_steps: 99")
+        tmp_path, base=BASE.replace("enable_progress_bar: false, ", "").replace("max_steps: 2", "max_steps: 40")
     )
     words = ["--base", files["base"], "--seeds", "3-4", "--jobs", "2", "--output", str(tmp_path / "out")]
     command = [sys.executable, "-m", "repirl", "sweep", *words]
     status, written = in_terminal(command, cwd=tmp_path, env=os.environ, columns=120)
     assert status == 0, written
-    assert re.search(r"\x1b\[K[01] of 2 runs done; [^\r]*seed-[34] \d+/99", written)
-    first, *ended, last, end = on_screen(written)
+    assert re.search(r"\x1b\[K[01] of 2 runs done; [^\r]*seed-[34] \d+/40", written)
+    first, *ended, summed, last, end = on_screen(written)
     assert first == "2 runs, 0 done before, 2 at a time"
     assert sorted(line.split(", ")[1].split(":")[0] for line in ended) == ["seed 3", "seed 4"]
-    assert (last, end) == (f"2 of 2 runs in {tmp_path / 'out/results.csv'}", "")
+    assert summed.strip().startswith("base  n=2")
+    assert (last, end) == (
+        f"2 of 2 runs in {tmp_path / 'out/results.csv'}; a row an arm in {tmp_path / 'out/summary.csv'}",
+        "",
+    )
     for seed in (3, 4):
         *_, said = (tmp_path / f"out/base/seed-{seed}/log.txt").read_text().splitlines()
-        assert re.fullmatch(r"fit 99/99  .*took \d+:\d\d", said)
+        assert re.fullmatch(r"fit 40/40  .*took \d+:\d\d", said)
 
 
 def test_seeds_reach_everything_that_has_one(tmp_path: Path) -> None:
@@ -116,6 +134,21 @@ def test_seeds_reach_everything_that_has_one(tmp_path: Path) -> None:
     assert merged["seed_everything"] == merged["model"]["init_args"]["seed"] == merged["data"]["init_args"]["seed"] == 7
     assert merged["data"]["init_args"]["train"]["init_args"]["seed"] == 1  # the problems stay
     assert json.dumps(merged).count(str(tmp_path / "base" / "seed-7")) == 3
+
+
+def test_a_summary_has_mean_spread_and_number_of_seeds() -> None:
+    rows = [
+        {"arm": "a", "seed": 1, "seconds": 2.0, "val/greedy_accuracy": 0.5, "step": 3.0},
+        {"arm": "a", "seed": 2, "seconds": 4.0, "val/greedy_accuracy": 0.7},
+        {"arm": "b", "seed": 1, "seconds": 1.0},
+    ]
+    a, b = summary(rows)
+    assert a["n"] == 2
+    assert (a["seconds_mean"], a["val/greedy_accuracy_mean"]) == (3.0, pytest.approx(0.6))
+    assert a["val/greedy_accuracy_sd"] == pytest.approx(0.02**0.5)  # (.1^2 + .1^2) / (2 - 1)
+    assert b["n"] == 1
+    assert b["seconds_sd"] != b["seconds_sd"]  # one value has no spread
+    assert "step_mean" not in a
 
 
 def test_seeds_are_read() -> None:

@@ -1,13 +1,16 @@
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from repirl import checkpoints
 from repirl.callbacks.export import ExportPolicy
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from tests.callbacks.conftest import make_module, make_trainer
-from tests.modules.tiny import TOKENS
+from tests.modules.tiny import TOKENS, EvenDigits, run
+from tests.modules.tiny import make_module as tiny_module
 
 
 def test_the_folder_holds_the_trained_policy(tmp_path, data):
@@ -17,6 +20,28 @@ def test_the_folder_holds_the_trained_policy(tmp_path, data):
     assert all(torch.equal(value, loaded[name]) for name, value in module.policy.model.state_dict().items())
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer.encode("1+2=") == module.policy.tokenizer.encode("1+2=")
+
+
+def test_the_best_checkpoint_is_exported_where_it_is_asked_for(tmp_path, data):
+    """The figure is best after the first iteration, and the policy moves on."""
+    module = tiny_module(verifier=EvenDigits())
+    best = ModelCheckpoint(str(tmp_path / "best"), "best", monitor="figure", mode="max", every_n_train_steps=1)
+
+    class Falling(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            pl_module.log("figure", -float(trainer.global_step))
+
+    callbacks = [Falling(), best, ExportPolicy(str(tmp_path / "model"), which="best")]
+    run(module, steps=3, callbacks=callbacks, enable_checkpointing=True)
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
+    stored = checkpoints.read(tmp_path / "best" / "best.ckpt")
+    assert stored["global_step"] == 1
+    weights = {name.removeprefix("policy.model."): value for name, value in stored["state_dict"].items()}
+    assert all(torch.equal(value, weights[name]) for name, value in exported.items() if name in weights)
+    last = module.policy.model.state_dict()
+    assert any(not torch.equal(value, last[name]) for name, value in exported.items())
+    with pytest.raises(ValueError, match="which=best needs a ModelCheckpoint with a `monitor`"):
+        make_trainer(tmp_path, [ExportPolicy(str(tmp_path / "m"), which="best")]).fit(make_module(PRM()), data)
 
 
 def test_a_module_without_policy_is_refused_before_training(tmp_path):

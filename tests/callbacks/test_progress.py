@@ -64,14 +64,16 @@ def progress(lines: list[str], verb: str = "fit") -> list[list[str]]:
 def test_a_piped_fit_says_iteration_phase_validation_speed_and_time_left(folder: Path) -> None:
     lines = piped(folder, "-c", "often.yaml", "--trainer.max_steps=4", *VALIDATED)
     shown = progress(lines)
-    assert shown[0] == ["fit 0/4", "rollout"]
+    begun = [rest[0] for count, *rest in shown if count == "fit 0/4" and rest[0].startswith("validate")]
+    assert begun == ["validate 0/15", "validate 5/15", "validate 10/15", "validate 15/15"]  # the start policy
     phases = [phase for iteration in range(4) for phase in [(f"fit {iteration}/4", one) for one in PHASES[:-1]]]
     assert [(count, rest[0]) for count, *rest in shown if rest and rest[0] in PHASES] == phases
     validation = [rest[0] for count, *rest in shown if count == "fit 2/4" and rest[0].startswith("validate")]
     assert validation == ["validate 0/15", "validate 5/15", "validate 10/15", "validate 15/15"]
     assert all(any(part.endswith(" tokens/s") for part in parts) for parts in shown if parts[0] == "fit 3/4")
     assert all(parts[-1].endswith(" left") for parts in shown if parts[0] == "fit 3/4")
-    assert any(re.fullmatch(r"\d+ % right", part) for part in shown[8])  # of the rollouts of the first iteration
+    second = [part for count, *rest in shown if count == "fit 1/4" for part in rest]
+    assert any(re.fullmatch(r"\d+ % right", part) for part in second)  # of the rollouts of the first iteration
     assert lines[-1].startswith("fit 4/4  ")
     assert re.fullmatch(r"took \d+:\d\d", shown[-1][-1])
     assert shown[-2][0] == "fit 4/4"
@@ -132,7 +134,7 @@ def test_a_signal_in_a_terminal_leaves_its_words_alone(folder: Path) -> None:
     sent: list[bool] = []
 
     def stop(process: subprocess.Popen[bytes], written: str) -> None:
-        if not sent and "fit 3/" in written:
+        if not sent and re.search(r"fit [1-9]\d*/", written):  # which iterations are drawn depends on their speed
             process.send_signal(signal.SIGTERM)
             sent.append(True)
 

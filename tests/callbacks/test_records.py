@@ -4,7 +4,7 @@ import pytest
 from lightning.pytorch import LightningModule
 from pyarrow import parquet
 
-from repirl.callbacks.records import EvaluationRecords
+from repirl.callbacks.records import EvaluationFigures, EvaluationRecords
 from repirl.data.evaluation import EvalData
 from repirl.data.sources import Table
 from repirl.models.prm import PRM
@@ -31,7 +31,8 @@ def test_every_problem_is_a_record_in_the_order_of_the_data(tmp_path, sets):
     records = read(tmp_path / "new" / "r.jsonl")
     expected = [("first", f"p{n}") for n in range(5)] + [("second", f"p{n}") for n in range(2)]
     assert [(r["dataset"], r["id"]) for r in records] == expected
-    assert records[0].keys() == {"dataset", "id", "greedy", "samples"}
+    assert records[0].keys() == {"dataset", "id", "problem", "gold", "greedy", "samples"}
+    assert [(r["problem"], r["gold"]) for r in records[:2]] == [("1+0=", "1"), ("1+1=", "2")]
     assert [len(r["samples"]) for r in records] == [2] * 7
     answers = [a for r in records for a in (r["greedy"], *r["samples"])]
     assert all(a["correct"] is (a["status"] == "equal") for a in answers)
@@ -47,6 +48,19 @@ def test_parquet_holds_the_same(tmp_path, sets):
     make_trainer(tmp_path, callbacks, limit_test_batches=1.0).test(module, sets, verbose=False)
     assert parquet.read_table(tmp_path / "r.parquet").to_pylist() == read(tmp_path / "r.jsonl")
     assert len(read(tmp_path / "r.jsonl")) == 5
+
+
+def test_figures_are_one_json_object(tmp_path, sets):
+    path = tmp_path / "new" / "validate.json"
+    trainer = make_trainer(tmp_path, [EvaluationFigures(str(path))], limit_val_batches=1.0)
+    (found,) = trainer.validate(make_module(), sets, verbose=False)
+    written = json.loads(path.read_text())
+    assert written.keys() == {"version", "checkpoint", "figures"}
+    assert written["figures"]["val/first/greedy_accuracy"] == found["val/first/greedy_accuracy"]
+    assert written["figures"].keys() == found.keys()
+    assert written["checkpoint"] is None
+    with pytest.raises(ValueError, match=r"must end in \.json"):
+        EvaluationFigures("figures.txt")
 
 
 def test_validations_of_a_training_run_have_their_own_files(tmp_path, data):

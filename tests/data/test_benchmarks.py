@@ -123,7 +123,7 @@ def test_a_problem_without_a_readable_answer_is_left_out_and_named(
     rows = [{"problem": f"p{n}", "solution": solution} for n, solution in enumerate([r"\boxed{1}", r"so \boxed{}"])]
     assert [p.answer for p in load("math_train", tmp_path, *rows)] == ["1"]
     messages = [record.getMessage() for record in caplog.records]
-    assert "math_train: no answer in 'math_train/1'; left out" in messages
+    assert "math_train: left out for lack of an answer: 'math_train/1'" in messages
 
 
 def test_an_unusual_number_of_problems_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -132,7 +132,7 @@ def test_an_unusual_number_of_problems_is_told(tmp_path: Path, caplog: pytest.Lo
     load("aime2025", tmp_path, *rows, limit=2)
     assert not caplog.records
     load("aime2025", tmp_path, *rows[1:])
-    assert [record.getMessage() for record in caplog.records] == ["aime2025: 29 problems, where the set has 30"]
+    assert [record.getMessage() for record in caplog.records] == ["aime2025: 29 problems were read, but the set has 30"]
 
 
 def test_limit_and_skip(tmp_path: Path) -> None:

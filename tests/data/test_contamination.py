@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repirl.data.contamination import overlap
+from repirl.data.contamination import contaminated, overlap
 from repirl.structs import Problem
 
 WORDS = "a train leaves the station at nine and travels at sixty miles an hour toward a town far away".split()  # noqa: SIM905
@@ -66,6 +66,15 @@ def test_a_short_statement_is_one_sequence() -> None:
 def test_the_report_names_the_first() -> None:
     found = overlap(problems("a", "b", "c", "d"), problems("a", "b", "c", "d", "e"))
     assert str(found) == "4 of 5 are also training problems (first: p0, p1, p2)"
-    assert str(overlap(problems("a"), problems("b"))) == "none of 1 is a training problem or nearly one"
+    assert str(overlap(problems("a"), problems("b"))) == "no overlap with training (1 problems checked)"
     near = overlap([Problem("t", " ".join(WORDS))], problems(" ".join([*WORDS, "today"])), words=5)
     assert str(near) == "1 of 1 are near-duplicates of one (first: p0 near t (94%))"
+
+
+def test_training_problems_that_evaluation_has_are_named_with_the_nearest() -> None:
+    longer = "y " * 40 + " ".join(WORDS)  # all of the evaluation problem, in a longer statement
+    training = [*problems("What's X?", longer, "something else"), Problem("half", " ".join(WORDS[:12]))]
+    evaluation = [Problem("e0", "whats x"), Problem("e1", " ".join(WORDS)), Problem("e2", " ".join(WORDS[3:]))]
+    assert contaminated(training, evaluation, words=5) == {"p0": "e0", "p1": "e1", "half": "e1"}
+    # Of "half", 12 words: 8 of the 15 sequences of e1, 5 of the 12 of e2
+    assert contaminated(training, evaluation, words=5, near=0.6) == {"p0": "e0", "p1": "e1"}

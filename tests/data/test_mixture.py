@@ -286,7 +286,9 @@ def test_mixtures_that_are_none_are_refused() -> None:
         Mixture({"inner": MixturePart(two())})
     with pytest.raises(ValueError, match="a mixture is for training: evaluation takes several sets by name"):
         ExpertData(SHORT, val=two())
-    with pytest.raises(ValueError, match="expert_share is of a single source: give it to the parts"):
+    with pytest.raises(
+        ValueError, match="expert_share is for a single source, and train is a mixture: give it to the parts"
+    ):
         ExpertData(two(), expert_share=0.5)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tokenizers import (
@@ -63,7 +63,7 @@ def with_byte_fallback(backend: Tokenizer, **changes: Any) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(state | changes))
 
 
-def metaspace(scheme: Any, kind: str = "bpe") -> PreTrainedTokenizerBase:
+def metaspace(scheme: Any, kind: str = "bpe", lines: Sequence[str] = LINES) -> PreTrainedTokenizerBase:
     """As T5, Mistral and Llama in today's form: a pre-tokenizer puts ▁ before the first word, every word, or none."""
     trainer: Any
     if kind == "bpe":
@@ -77,7 +77,7 @@ def metaspace(scheme: Any, kind: str = "bpe") -> PreTrainedTokenizerBase:
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     strip = [] if scheme == "never" else [decoders.Strip(" ", 1, 0)]
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
-    backend.train_from_iterator(LINES, trainer)
+    backend.train_from_iterator(lines, trainer)
     return wrapped(begins_with_bos(with_byte_fallback(backend)))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
-_OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
+_OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 def environment() -> dict[str, str]:

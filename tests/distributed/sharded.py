@@ -12,7 +12,7 @@ import torch
 from repirl.distributed import gather_objects, rank
 from repirl.models.prm import PRM
 from repirl.modules.strategies import ShardedStrategy
-from tests.distributed.two_processes import IMITATION, SETTINGS, train
+from tests.distributed.two_processes import IMITATION, LABELLED, SETTINGS, train
 from tests.modules.tiny import make_module, run
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     found: dict[str, Any] = {}
-    for name in [*SETTINGS, *IMITATION]:
+    for name in [*SETTINGS, *IMITATION, *LABELLED]:
         strategy = ShardedStrategy(process_group_backend="gloo", sums_each_pass="micro-batches" in name)
         found[name] = train(name, arguments.devices, strategy)
     found["shares"] = gather_objects([shares()])

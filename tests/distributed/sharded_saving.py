@@ -23,13 +23,14 @@ from tests.modules.tiny import ADAM, EvenDigits, Run, make_data, make_module, ru
 WHOLE, PARTS = "whole.ckpt", "parts.ckpt"
 
 
-def module() -> Any:
+def module(**options: Any) -> Any:
     return make_module(
         prm=PRM(kind="implicit"),
         verifier=EvenDigits(),
         policy_optimizer=ADAM,
         prm_optimizer=ADAM,
         micro_batch_tokens=60,
+        **options,
     )
 
 

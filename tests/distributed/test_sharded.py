@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from repirl.modules.strategies import require_explicit_gradients
 from tests.distributed.launch import saved_by
 from tests.distributed.test_two_processes import GLOBAL_FIGURES
-from tests.distributed.two_processes import IMITATION, SETTINGS, train
+from tests.distributed.two_processes import IMITATION, LABELLED, SETTINGS, train
 from tests.modules.tiny import distance
 
 
@@ -23,7 +23,7 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", [*SETTINGS, *IMITATION])
+@pytest.mark.parametrize("name", [*SETTINGS, *IMITATION, *LABELLED])
 def test_two_sharded_processes_agree_with_one(name: str, of_two: dict[str, Any]) -> None:
     """To 1e-5 in weights and 1e-4 (of large figures 1e-5 of them) in figures: sums over ranks are taken in another order.
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.distributed.launch import saved_by
-from tests.distributed.two_processes import IMITATION, SETTINGS, train
+from tests.distributed.two_processes import IMITATION, LABELLED, SETTINGS, train
 from tests.modules.tiny import distance
 
 GLOBAL_FIGURES = (
@@ -18,6 +18,15 @@ GLOBAL_FIGURES = (
     "prm/gradient_norm",
     "policy/loss",
     "sft/loss",
+    "prm/loss",
+    "prm/step_accuracy",
+    "prm/wrong_steps",
+    "val/one/loss",
+    "val/one/wrong_step_auroc",
+    "val/one/f1",
+    "val/other/loss",  # one rank has none of its solutions
+    "val/other/accuracy_erroneous",
+    "val/average/loss",
 )
 
 
@@ -29,13 +38,13 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", [*SETTINGS, *IMITATION])
+@pytest.mark.parametrize("name", [*SETTINGS, *IMITATION, *LABELLED])
 def test_two_processes_agree_with_one(name: str, of_two: dict[str, Any]) -> None:
     one, two = train(name, 1), of_two[name]
     first, second = two["weights"]
     assert distance(first, second) == 0  # the ranks are replicas
     assert one["responses"] == two["responses"]
-    if name not in IMITATION:
+    if name in SETTINGS:
         assert two["shares"] == [4, 4]  # two of four prompts a rank, in two iterations
         assert one["shares"] == [8]
     (alone,) = one["weights"]

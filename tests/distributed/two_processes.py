@@ -16,6 +16,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from repirl.data.expert import ExpertData
+from repirl.data.step_data import StepLabelData
+from repirl.data.step_sources import LabelledSums
 from repirl.distributed import full_values, gather_objects, rank
 from repirl.learning import learner
 from repirl.learning.prm_objectives import IRL, Discriminator, Prime, StepCrossEntropy
@@ -23,17 +25,20 @@ from repirl.learning.prompt_filter import PromptFilter
 from repirl.learning.schedule import Schedule
 from repirl.learning.settings import Surrogate
 from repirl.models.prm import PRM
+from repirl.modules.prm import SupervisedPRM
 from repirl.modules.sft import SFT
 from repirl.modules.strategies import ReplicatedStrategy
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Response
+from repirl.structs import Prompt, Response
 from tests.modules.tiny import (
     SGD,
+    SUMS_TEXT,
     TEXT,
     EvenDigits,
     make_data,
     make_module,
     make_policy,
+    make_sums_model,
     mixture,
     run,
     with_experts,
@@ -66,6 +71,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 IMITATION = ("sft", "sft, micro-batches")  # ranks have different numbers of micro-batches
+LABELLED = ("step labels", "step labels, micro-batches")  # and of steps
 
 
 class Remembering(InProcess):
@@ -88,7 +94,7 @@ class Watching(Callback):
         self.prompts: list[list[tuple[str, int]]] = []
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        self.prompts.append([(prompt.dataset, len(prompt.experts)) for prompt in batch])
+        self.prompts.append([(one.dataset, len(one.experts)) for one in batch if isinstance(one, Prompt)])
 
 
 @contextmanager
@@ -120,6 +126,14 @@ def train(name: str, devices: int, strategy: Strategy | None = None) -> dict[str
     if name.startswith("sft"):
         budget = 20 if "micro-batches" in name else 10**6
         module: Any = SFT(policy=make_policy(), policy_optimizer=SMALL_SGD, text=TEXT, micro_batch_tokens=budget)
+    elif name in LABELLED:
+        budget = 30 if "micro-batches" in name else 10**6
+        module = SupervisedPRM(
+            PRM("linear", backbone=make_sums_model()),
+            prm_optimizer=SMALL_SGD,
+            text=SUMS_TEXT,
+            micro_batch_tokens=budget,
+        )
     else:
         module = make_module(
             prm=PRM(kind="linear"),
@@ -131,10 +145,17 @@ def train(name: str, devices: int, strategy: Strategy | None = None) -> dict[str
         )
     # Each process has its own seed: the weights that start differently must be made equal by the strategy.
     own = int(os.environ.get("LOCAL_RANK", "0"))
-    watching, data = Watching(), make_data(with_experts())
+    watching = Watching()
+    data: Any = make_data(with_experts())
+    if name in LABELLED:
+        sums = LabelledSums(8, 1, error_rate=0.4, min_steps=1, max_steps=4)
+        data = StepLabelData(sums, {"one": LabelledSums(3, 1, error_rate=0.4, split="val"),
+                                    "other": LabelledSums(1, 2, error_rate=1, split="val")}, batch_solutions=4)  # fmt: skip
     if name == "mixture":
         data = ExpertData(mixture(), batch_prompts=4)
     options: dict[str, Any] = {"devices": devices, "strategy": strategy or "auto", "callbacks": [watching]}
+    if name in LABELLED:
+        options |= {"limit_val_batches": 1.0, "val_check_interval": 2, "check_val_every_n_epoch": None}
     with counted_micro_batches() as micro_batches:
         done = run(module, data, ITERATIONS, seed=own, **options)
     parts = gather_objects([remembering.kept])
@@ -166,7 +187,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    found: dict[str, Any] = {name: train(name, arguments.devices) for name in [*SETTINGS, *IMITATION]}
+    found: dict[str, Any] = {name: train(name, arguments.devices) for name in [*SETTINGS, *IMITATION, *LABELLED]}
     found["refusal"] = refusal(arguments.devices)
     if rank() == 0:
         torch.save(found, arguments.out)

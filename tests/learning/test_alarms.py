@@ -24,7 +24,7 @@ def test_a_figure_is_spoken_of_once_after_so_many_iterations_in_a_row() -> None:
     (message,) = seen.pop(PATIENCE - 1)
     assert seen == [[]] * (2 * PATIENCE - 1)
     assert message.startswith(
-        "policy/entropy has been below 0.01 for 10 iterations (now 0.001): the policy says one thing"
+        "policy/entropy has been below 0.01 for 10 iterations (now 0.001): the policy has nearly one response"
     )
     assert "Try: lower policy_optimizer's rate" in message
 

@@ -175,7 +175,9 @@ def test_a_schedule_that_the_checkpoint_lacks(tmp_path: Path) -> None:
         warnings.filterwarnings("error", message=".*_scheduler: ")
         ours = run(sft(WarmupDecay), steps=4, ckpt_path=tmp_path / "some.ckpt")
     assert rates(ours.figures, "sft/lr") == pytest.approx([0.5e-2, 0.25e-2])  # as if it had been there
-    with pytest.warns(UserWarning, match="checkpoint of iteration 2 has none such; StepLR starts at its iteration 0"):
+    with pytest.warns(
+        UserWarning, match="checkpoint of iteration 2 has no such schedule; StepLR starts at its iteration 0"
+    ):
         other = run(sft(partial(StepLR, step_size=1, gamma=0.1)), steps=4, ckpt_path=tmp_path / "some.ckpt")
     assert rates(other.figures, "sft/lr") == pytest.approx([1e-2, 1e-3])
 

@@ -24,7 +24,7 @@ def answer(final: str | None, correct: bool | None = None, *, score: float | Non
 def record(
     number: int, greedy: Answer | None, *samples: Answer, dataset: str = "", votes: bool = True
 ) -> ProblemRecord:
-    return ProblemRecord((0, number), dataset, f"p{number}", votes, greedy, samples)
+    return ProblemRecord((0, number), dataset, f"p{number}", "1 + 1 = ?", "2", votes, greedy, samples)
 
 
 RIGHT_ONE, WRONG_ONE = answer("1", True), answer("2", False)

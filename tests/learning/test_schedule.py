@@ -35,6 +35,7 @@ def test_policy_steps_of_an_iteration() -> None:
         ("prm_updates", -1, "prm_updates must not be negative, not -1"),
         ("policy_updates", -2, "policy_updates must not be negative, not -2"),
         ("policy_starts", -1, "policy_starts must not be negative, not -1"),
+        ("prm_stops", -1, "prm_stops must not be negative, not -1"),
     ],
 )
 def test_schedules_are_checked(name: str, value: int, message: str) -> None:

@@ -27,6 +27,7 @@ from repirl.metrics.accumulate import (
     BestOfN,
     BrierScore,
     CalibrationError,
+    FirstErrorAccuracy,
     MajorityVote,
     MeanOfKnown,
     PassAtK,
@@ -110,6 +111,20 @@ CASES: dict[str, tuple[Callable[[], Metric], list[tuple[Any, ...]], float]] = {
             (torch.tensor([0.4, 0.7]), torch.tensor([0.0, NAN])),
         ],
         0.5 / 3,
+    ),
+    # of the first batch one solution has a wrong step (where there is a step), and it is the lowest; of the second one, and
+    # its second wrong step is the lowest
+    "first error": (
+        FirstErrorAccuracy,
+        [
+            (
+                torch.tensor([[1.0, -1.0, 0.0], [2.0, 1.0, -9.0]]),
+                torch.tensor([[True, True, True], [True, True, False]]),
+                torch.tensor([[False, True, False], [False, False, True]]),
+            ),
+            (torch.tensor([[0.0, -1.0]]), torch.tensor([[True, True]]), torch.tensor([[True, True]])),
+        ],
+        1 / 2,
     ),
     "mean": (MeanMetric, [(torch.tensor([1.0, 2.0]),), (torch.tensor([6.0]),)], 3.0),
 }

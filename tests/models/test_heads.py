@@ -39,7 +39,7 @@ class Constant(Head):
 
 def test_a_new_kind_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HEADS, "constant", Constant)
-    prm = PRM(kind="constant", beta=0.5).build(tiny_policy())  # type: ignore[arg-type]
+    prm = PRM(kind="constant", beta=0.5).build(tiny_policy())
     rows = rows_of(PROMPTS, RESPONSES)
     rewards = prm(rows)
     assert torch.equal(rewards, torch.where(rows.response_mask, 0.5 * (2.0 - 4.0), 0.0))
@@ -51,4 +51,17 @@ def test_a_new_kind_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(ValueError, match="kind 'value' is none of q_head, logit_difference"):
-        PRM(kind="value")  # type: ignore[arg-type]
+        PRM(kind="value")
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("no_such_module.Gated", "cannot be imported: No module named 'no_such_module'"),
+        (f"{__name__}.Missing", "cannot be imported: module .* has no attribute 'Missing'"),
+        ("torch.nn.Linear", "is no subclass of repirl.models.heads.Head"),
+    ],
+)
+def test_an_import_path_must_lead_to_a_head(kind: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=f"kind '{kind}' {problem}"):
+        PRM(kind=kind)

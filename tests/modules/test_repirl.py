@@ -791,7 +791,7 @@ def test_experts_are_judged_at_once_and_only_where_a_prm_learns_from_them() -> N
 
 
 def test_a_frozen_prm_that_nothing_trained_is_warned_about() -> None:
-    with pytest.warns(UserWarning, match="schedule freezes a PRM whose head is as it was initialised"):
+    with pytest.warns(UserWarning, match="schedule freezes a PRM whose head is untrained"):
         run(make_module(schedule=Schedule(prm_updates=0)))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="schedule freezes")

@@ -75,7 +75,7 @@ def test_another_base_measure_is_refused_in_training_only(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prm": None}, "it has a PRM and this one has none"),
+        ({"prm": None}, "the checkpoint has a PRM and this configuration has none"),
         ({"prm": prm("linear")}, "kind 'q_head', this one 'linear'"),
         ({"prm": prm("q_head", rank=2)}, "have another shape|are missing in it"),
         (
@@ -95,7 +95,7 @@ def test_weights_that_do_not_fit_take_one_sentence(tmp_path: Path, options: dict
 
 def test_another_lora_rank_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path, policy=make_policy(lora={"r": 4, "target_modules": ["q_proj"]}))
-    with pytest.raises(ValueError, match=r"lora.*\[4, 16\] in it, \[8, 16\] here\): another LoRA rank\?"):
+    with pytest.raises(ValueError, match=r"lora.*\[4, 16\] in it, \[8, 16\] here\) \(another LoRA rank\)"):
         run(make_module(policy=make_policy(lora={"r": 8, "target_modules": ["q_proj"]})), steps=2, ckpt_path=path)
 
 
@@ -267,7 +267,7 @@ def test_every_objective_s_checkpoint_says_what_its_rewards_are_relative_to(
 def test_sft_checkpoints_are_checked_too(tmp_path: Path) -> None:
     done = run(SFT(policy=make_policy(), policy_optimizer=SGD, text=TEXT))
     done.trainer.save_checkpoint(tmp_path / "sft.ckpt")
-    with pytest.raises(ValueError, match="this configuration has a PRM and it has none"):
+    with pytest.raises(ValueError, match="this configuration has a PRM and the checkpoint has none"):
         run(make_module(), steps=2, ckpt_path=tmp_path / "sft.ckpt")
     data = bytearray((tmp_path / "sft.ckpt").read_bytes())
     data[random.Random(1).randrange(len(data) // 3, len(data) // 2)] ^= 1

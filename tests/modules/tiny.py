@@ -34,6 +34,7 @@ LLAMA = {
     "max_position_embeddings": 64,
     "initializer_range": 0.3,
 }
+SUMS_TEXT = Text(max_prompt_tokens=16, max_response_tokens=48)
 TEXT = Text(max_prompt_tokens=16, max_response_tokens=10)
 SGD = partial(torch.optim.SGD, lr=0.5)
 ADAM = partial(torch.optim.AdamW, lr=1e-2)
@@ -132,6 +133,11 @@ def make_data(train: Sequence[Problem] | None = None, batch_prompts: int = 4, **
 
 def make_policy(**options: Any) -> Policy:
     return Policy(config=LLAMA, tokens=TOKENS, **options)
+
+
+def make_sums_model(**options: Any) -> Policy:
+    """A language model that reads labelled sums (data/step_sources.py)."""
+    return Policy(config=LLAMA | options, tokens=[*"0123456789", *"abcdefghij", "+", "=", "\\boxed{", "}", "\n"])
 
 
 def make_module(**options: Any) -> RePIRL:

@@ -136,7 +136,7 @@ def test_handlers_set_after_lightnings_are_in_force_and_taken_away() -> None:
 
 @canary("overrides.distributed._sync_module_states", "DDPStrategy.configure_ddp", "_Launcher.kill")
 def test_two_processes_start_equal_and_unwrapped_and_one_can_end_the_other(tmp_path: Path) -> None:
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "tests.private_names.lightning_ranks", str(tmp_path / "said.json")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -186,6 +186,17 @@ def test_the_command_line_goes_through_these_methods_in_this_order() -> None:
     assert "max_steps: 1" in cli._subcommand_parsers["fit"].dump(cli.config["fit"], skip_none=False)
     options = [action.dest for action in cli._subcommand_parsers["fit"]._actions if action.option_strings]
     assert {"trainer.max_steps", "ckpt_path"} <= set(options)
+
+
+@canary("Trainer._checkpoint_connector", "_CheckpointConnector.dump_checkpoint")
+def test_a_checkpoint_is_made_without_a_file() -> None:
+    from lightning.pytorch.demos.boring_classes import BoringModel
+
+    trainer = fit(BoringModel(), width=32)
+    made = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    assert made["global_step"] == 3
+    assert made["loops"]["fit_loop"] == trainer.fit_loop.state_dict()
+    assert {"state_dict", "optimizer_states", "callbacks"} <= made.keys()
 
 
 @canary(

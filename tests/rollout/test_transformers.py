@@ -94,6 +94,17 @@ def test_a_shorter_limit_cuts() -> None:
             assert 1 <= len(longer.token_ids) <= 12
 
 
+def test_each_prompt_may_have_a_limit_of_its_own() -> None:
+    limits = [3, 12, 1, 20, 5, 2]
+    cut = ids(generator().generate(PROMPTS, samples=4, seeds=SEEDS, limits=limits))
+    assert cut == [
+        [response.token_ids[:limit] for response in group] for group, limit in zip(SAMPLED, limits, strict=True)
+    ]
+    for wrong, message in [([3] * 5, "6 prompts but 6 seeds and 5 limits"), ([0] * 6, "its limit cannot be 0")]:
+        with pytest.raises(ValueError, match=message):
+            generator().generate(PROMPTS, samples=4, seeds=SEEDS, limits=wrong)
+
+
 def test_eos_ends_and_the_limit_cuts() -> None:
     for response in itertools.chain(*SAMPLED):
         assert EOS not in response.token_ids[:-1]

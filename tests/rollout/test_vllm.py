@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
+import socket
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -41,7 +44,7 @@ def attached(policy: Policy, limit: int = 12, **settings: Any) -> VLLM:
 
 @pytest.mark.parametrize("settings", [{"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"min_p": 2.0}])
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"rollout: top_p .* in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"rollout: expected top_p in \(0, 1\]"):
         VLLM(**settings)
 
 
@@ -84,18 +87,27 @@ def test_no_server_is_said_with_its_address() -> None:
 class Loop:
     """Another engine of the same interface: a model of the config, with the weights that were sent, and `InProcess`."""
 
-    def __init__(self, config: dict[str, Any], *, dtype: str, sleeps: bool, options: dict[str, Any]) -> None:
+    def __init__(
+        self, config: dict[str, Any], *, dtype: str, sleeps: bool, options: dict[str, Any], lora_rank: int
+    ) -> None:
         if options.get("fails"):
             raise RuntimeError("out of memory")
         if options.get("refuses"):
             raise ValueError("not on this machine")
-        self.model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).to(getattr(torch, dtype))
+        self.base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).to(getattr(torch, dtype))
+        self.model, self.lora_rank = self.base, lora_rank
         self.max_model_len = int(options.get("max_model_len", 128))
-        self.asleep, self.loads, self.closed = True, 0, False
+        self.asleep, self.loads, self.adaptations, self.closed = True, 0, 0, False
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        self.model.load_state_dict(dict(weights))
+        self.base.load_state_dict(dict(weights))
+        self.model = self.base
         self.asleep, self.loads = False, self.loads + 1
+
+    def adapt(self, config: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+        self.model = copy.deepcopy(self.base)
+        self.model.load_adapter(peft_config=LoraConfig(**config), adapter_state_dict=dict(weights))
+        self.adaptations += 1
 
     def sample(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Sampled]:
         assert not self.asleep
@@ -225,6 +237,26 @@ def test_a_response_without_room_is_refused(server: EngineServer) -> None:
         made.generate(PROMPTS, samples=1, seeds=SEEDS)
 
 
+def test_each_prompt_may_have_a_limit_of_its_own(server: EngineServer) -> None:
+    policy, limits = tiny_policy(seed=3), [2, 11, 12]
+    made = attached(policy, server=address(server), engine={"max_model_len": 16})
+    responses = made.generate(PROMPTS, samples=4, seeds=SEEDS, limits=limits)
+    cut = [[row[:limit] for row in group] for group, limit in zip(expected(policy), limits, strict=True)]
+    assert ids(responses) == cut
+    assert all(len(r.log_probs or ()) == len(r.token_ids) for group in responses for r in group)
+    assert all(r.finished == (r.token_ids[-1] == EOS) for group in responses for r in group)
+
+
+def test_a_server_that_takes_too_long_is_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # connections wait there and get no answer
+        made = attached(tiny_policy(), server=f"http://127.0.0.1:{deaf.getsockname()[1]}", timeout_s=0.2)
+        with pytest.raises(ValueError, match=r"no answer to 'start' \(TimeoutError: timed out\)"):
+            made.generate(PROMPTS, samples=1, seeds=SEEDS)
+    for settings in ({"timeout_s": 5.0}, {"timeout_s": 0.0, "server": "http://127.0.0.1:1"}):
+        with pytest.raises(ValueError, match=r"timeout_s .*: give seconds above 0, and beside a rollout.server"):
+            VLLM(**settings)  # type: ignore[arg-type]
+
+
 def test_responses_end_with_the_token_that_completes_a_stop_string(server: EngineServer) -> None:
     policy = tiny_policy(seed=3)
     decode, stops = ChatCodec(policy.tokenizer).decode, ["c", "gg"]
@@ -320,6 +352,119 @@ def test_a_later_transfer_is_probed_too() -> None:
     for _ in range(2):  # and again, until it holds
         with pytest.raises(ValueError, match="vLLM does not sample from the policy"):
             made.generate(PROMPTS, samples=1, seeds=SEEDS)
+    of.shutdown()
+
+
+# --- adapters on one base
+
+
+def lora_policy(**fields: Any) -> Policy:
+    """A policy whose adapters change what it says."""
+    lora = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear", "init_lora_weights": False}
+    return Policy(config=LLAMA, tokens=TOKENS, lora=lora | fields).load()
+
+
+def move_adapters(policy: Policy) -> None:
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(-1.5)
+
+
+@pytest.mark.parametrize("fields", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 7}}])
+def test_adapters_alone_are_sent(server: EngineServer, fields: dict[str, Any]) -> None:
+    policy = lora_policy(**fields)
+    made = attached(policy, server=address(server))
+    first = ids(made.generate(PROMPTS, samples=4, seeds=SEEDS))
+    assert first == expected(policy)
+    move_adapters(policy)
+    assert ids(made.generate(PROMPTS, samples=4, seeds=SEEDS)) == expected(policy) != first
+    engine = server._engine
+    assert (engine.loads, engine.adaptations, engine.lora_rank) == (1, 2, 7 if "rank_pattern" in fields else 4)
+    with torch.no_grad():
+        policy.head_weight.neg_()  # a base that moves after all is sent again, its adapters with it
+    assert ids(made.generate(PROMPTS, samples=4, seeds=SEEDS)) == expected(policy)
+    assert (engine.loads, engine.adaptations) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings"),
+    [
+        ({}, {"merge_adapters": True}),
+        ({"use_dora": True}, {}),
+        ({"bias": "lora_only"}, {}),
+        ({"r": 600}, {}),  # more than vLLM makes room for
+    ],
+)
+def test_what_an_engine_cannot_adapt_is_merged(
+    server: EngineServer, fields: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    policy = lora_policy(**fields)
+    made = attached(policy, server=address(server), **settings)
+    for loads in (1, 2):
+        assert ids(made.generate(PROMPTS, samples=4, seeds=SEEDS)) == expected(policy)
+        assert (server._engine.loads, server._engine.adaptations, server._engine.lora_rank) == (loads, 0, 0)
+        move_adapters(policy)
+
+
+def test_a_view_on_a_shared_base_sends_the_base_once(server: EngineServer) -> None:
+    base = Policy(config=LLAMA, tokens=TOKENS, lora={"r": 2, "target_modules": "all-linear"}).load()
+    policy = base.view({"r": 4, "target_modules": ["q_proj", "down_proj"]})
+    made = attached(policy, server=address(server))
+    for _ in range(2):
+        assert ids(made.generate(PROMPTS, samples=4, seeds=SEEDS)) == expected(policy)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.3)
+    assert (server._engine.loads, server._engine.adaptations) == (1, 2)
+
+
+def test_a_sleeping_engine_gets_base_and_adapters_again(server: EngineServer) -> None:
+    policy = lora_policy()
+    made = attached(policy, server=address(server), sleep=True)
+    for _ in range(2):
+        assert ids(made.generate(PROMPTS, samples=4, seeds=SEEDS)) == expected(policy)
+    assert (server._engine.loads, server._engine.adaptations) == (2, 2)
+
+
+class Unadapted(Loop):
+    """Takes adapters and samples without them."""
+
+    def adapt(self, config: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+        self.adaptations += 1
+
+
+class Scaled(Loop):
+    """Forgets how adapters are scaled."""
+
+    def adapt(self, config: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+        super().adapt(config | {"lora_alpha": config["r"]}, weights)
+
+
+class FirstAdapters(Loop):
+    """Keeps the adapters that came first."""
+
+    def adapt(self, config: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+        if not self.adaptations:
+            super().adapt(config, weights)
+
+
+@pytest.mark.parametrize("engine", [Unadapted, Scaled])
+def test_adapters_that_are_not_sampled_with_are_noticed(engine: Any) -> None:
+    of = serving(engine)
+    with pytest.raises(ValueError, match="vLLM does not sample from the policy"):
+        attached(lora_policy(), server=address(of)).generate(PROMPTS, samples=1, seeds=SEEDS)
+    of.shutdown()
+
+
+def test_stale_adapters_are_noticed() -> None:
+    of, policy = serving(FirstAdapters), lora_policy()
+    made = attached(policy, server=address(of))
+    made.generate(PROMPTS, samples=1, seeds=SEEDS)
+    move_adapters(policy)
+    with pytest.raises(ValueError, match="vLLM does not sample from the policy"):
+        made.generate(PROMPTS, samples=1, seeds=SEEDS)
     of.shutdown()
 
 

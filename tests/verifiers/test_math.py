@@ -115,13 +115,15 @@ def test_golds_that_cannot_be_read_are_found(shared: MathVerifier) -> None:
     golds = {
         "plain": "18", "fraction": r"\frac{1}{2}", "words": r"\text{Evelyn}", "unit": r"15\mbox{ cm}^2", "percent": "62.5%",
         "gsm8k": "so 6 x 3 = 18\n#### 18", "algebra": "x^2+1", "interval": r"(-\infty, 2) \cup (3, \infty)", "letter": "C",
-        "matrix": r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "none": None,
+        "matrix": r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
         "empty": " ", "cut": r"\frac{1}{", "huge": "9^{9^9}", "long": "x" * 3_000, "no value": r"\frac{1}{0}", "marks": "???",
     }  # fmt: skip
     problems = [Problem(id=name, text="?", answer=gold) for name, gold in golds.items()]
     wrong = ("empty", "cut", "huge", "long", "no value", "marks")
     assert shared.check_golds(problems) == [(name, golds[name]) for name in wrong]
     assert shared.check_golds([]) == []
+    with pytest.raises(ValueError, match="1 of 18 problems have no gold answer, the first is 'none'; name its field"):
+        shared.check_golds([Problem(id="none", text="?"), *problems, Problem(id="last", text="?", answer="1")])
 
 
 def test_a_gold_is_not_blamed_for_a_failing_machine(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from repirl.data.codec import ChatCodec
 from repirl.models.policy import Policy
 from repirl.rollout.transformers import InProcess
 from repirl.rollout.vllm import VLLM
+from repirl.rollout.vllm_engine import Engine
 from tests.models.tiny import EOS, PAD
 from tests.vllm.engines import EAGER, PROMPTS, SEEDS, attached, gap, ids, needs_vllm, step, wide_policy
 
@@ -115,11 +116,16 @@ def test_updates_reach_the_engine(tied: bool) -> None:
     made.close()
 
 
-def test_lora_updates_reach_the_engine_merged() -> None:
-    policy = wide_policy()
-    plain = greedy(policy)
-    policy.model.add_adapter(LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
-    made = attached(policy)
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_lora_updates_reach_the_engine_alone_or_merged(
+    merge: bool, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = wide_policy(tie_word_embeddings=tied)
+    plain, loads = greedy(policy), []
+    monkeypatch.setattr(Engine, "load", lambda *given, load=Engine.load: loads.append(1) or load(*given))
+    policy.model.add_adapter(LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj", "v_proj", "down_proj"]))
+    made = attached(policy, merge_adapters=merge)
     old = made.generate(PROMPTS, samples=4, seeds=SEEDS)
     assert gap(policy, old) < ROUNDING
     for _ in range(2):
@@ -128,6 +134,8 @@ def test_lora_updates_reach_the_engine_merged() -> None:
         old = made.generate(PROMPTS, samples=4, seeds=SEEDS)
         assert gap(policy, old) < ROUNDING
     assert greedy(policy) != plain
+    assert ids(made.generate(PROMPTS, samples=1, seeds=SEEDS, temperature=0.0)) == greedy(policy)
+    assert len(loads) == (3 if merge else 1)
     made.close()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 
 from repirl.weights import plain_weights
 from tests.private_names.table import canary
@@ -69,3 +70,15 @@ def test_a_second_engine_starts_after_the_first_has_ended() -> None:
         assert gap(policy, made.generate(PROMPTS, samples=1, seeds=SEEDS)) < ROUNDING
         made.close()
         assert not torch.distributed.is_initialized()
+
+
+@canary("LLMEngine.add_lora", "LLMEngine.remove_lora")
+def test_adapters_are_read_at_once_and_leave() -> None:
+    policy = wide_policy()
+    policy.model.add_adapter(LoraConfig(r=4, target_modules=["q_proj"]))
+    made = attached(policy)
+    for version in (1, 2):
+        assert gap(policy, made.generate(PROMPTS, samples=1, seeds=SEEDS)) < ROUNDING
+        assert made._engine._llm.llm_engine.list_loras() == {version}  # type: ignore[union-attr]
+        step(policy, 0.3)
+    made.close()

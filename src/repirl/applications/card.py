@@ -13,8 +13,9 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from repirl import __version__, checkpoints
-from repirl.applications.trained import codec_of, text_of
+from repirl.applications.trained import text_of
 from repirl.data.codec import ChatCodec
+from repirl.learning.actor import codec_of
 from repirl.learning.settings import Text
 from repirl.models.export import is_standard
 from repirl.models.policy import Policy
@@ -118,8 +119,12 @@ def prm_card(run: Run, prm: PRM, *, name: str) -> str:
         rows["rewards relative to"] = f"`{run.described['base_measure']}`"
     rows |= _start((run.described.get("prm") or {}).get("backbone") or {})
     what = (
-        f"A process reward model of a run of repirl {_version(run)}: a real number for every token of a solution, higher "
-        "where experts write so. It is no probability, and needs no sigmoid."
+        f"A process reward model of a run of repirl {_version(run)}: a real number for every token of a solution, "
+        + (
+            "learned from labels of steps. The sigmoid of their sum over a step is the probability that the step is right."
+            if _called(run) == "SupervisedPRM"
+            else "higher where experts write so. It is no probability, and needs no sigmoid."
+        )
     )
     notes = _standard_note(prm) if standard else (
         "The folder's own `modeling_repirl_prm.py` computes the rewards: read it, then load with `trust_remote_code=True`."
@@ -136,8 +141,8 @@ def _standard_note(prm: PRM) -> str:
     )
     if bias:
         note += (
-            f" Its linear layer has a bias, {bias:.6g}, which is part of every token's reward. vLLM's has none: for it, "
-            "take the tensor `score.bias` out of the file and add the number to the rewards."
+            f" Its linear layer has a bias, {bias:.6g}, which is part of every token's reward: a program whose layer "
+            "has none must add the number."
         )
     return note
 
@@ -158,8 +163,7 @@ def _card(fields: Mapping[str, Any], name: str, what: str, rows: Mapping[str, st
 
 
 def _method(run: Run) -> dict[str, str]:
-    model = run.configuration.get("model") or {}
-    called, given = str(model.get("class_path", "")).rpartition(".")[2], model.get("init_args") or {}
+    called, given = _called(run), (run.configuration.get("model") or {}).get("init_args") or {}
     rows = {"method": _in_words(run, called, given)} if called else {}
     objective = given.get("objective") or {}
     if run.described.get("prm") and isinstance(objective, Mapping) and objective.get("class_path"):
@@ -167,10 +171,17 @@ def _method(run: Run) -> dict[str, str]:
     return rows | {"iterations": str(run.iterations)}
 
 
+def _called(run: Run) -> str:
+    """The name of the module's class; empty where it is not known."""
+    return str((run.configuration.get("model") or {}).get("class_path", "")).rpartition(".")[2]
+
+
 def _in_words(run: Run, called: str, given: Mapping[str, Any]) -> str:
     """What a module of this class and these arguments does."""
     if called == "SFT":
         return "supervised fine-tuning on the experts' solutions"
+    if called == "SupervisedPRM":
+        return "cross-entropy of labels of steps, offline"
     if called != "RePIRL":
         return f"`{called}`"
     if not run.described.get("prm"):
@@ -193,6 +204,8 @@ def _data(run: Run) -> str:
     known = run.described.get("data") or {}
     data = (run.configuration.get("data") or {}).get("init_args") or {}
     lines = [f"{known['prompts']} training prompts."] if known.get("prompts") is not None else []
+    if isinstance(known.get("solutions"), int):
+        lines.append(f"{known['solutions']} training solutions with labelled steps.")
     if train := data.get("train"):
         lines.append(f"```yaml\n{yaml.safe_dump({'train': train}, sort_keys=False).rstrip()}\n```")
     return "\n\n".join(lines) or "The checkpoint does not say it."

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         shown = {name: _plain(one) | {"p_holm": adjusted.get(name)} for name, one in found.items()}
         print(json.dumps(shown, indent=2))
     else:
-        _print_table(found, adjusted, options.first.name, options.second.name)
+        _print_table(found, adjusted, options.first, options.second)
     return 0
 
 
@@ -95,11 +95,12 @@ def _plain(one: Comparison) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in asdict(one).items()}
 
 
-def _print_table(found: Mapping[str, Comparison], adjusted: Mapping[str, float], first: str, second: str) -> None:
+def _print_table(found: Mapping[str, Comparison], adjusted: Mapping[str, float], first: Path, second: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{second} against {first}")
+    print(f"first:  {first}\nsecond: {second}\ndifference: second - first")
+    table = Table()
     several = len(adjusted) > 1
     columns = ("data set", "problems", "first", "second", "difference", "95 % interval", "better", "worse", "p")
     for column in (*columns, "p (Holm)") if several else columns:

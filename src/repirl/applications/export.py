@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from repirl.models.prm import PRM
 
 FORMATS = ("hf",)
 PARTS = ("policy", "prm", "both")
+TEXT_FILE = "repirl_text.json"
+"""File of an exported PRM that says how problems become prompts (learning/settings.py, Text)."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -105,6 +109,8 @@ def _write_adapter(described: Described, weights: Mapping[str, Tensor], folder: 
 def _write_prm(described: Described, weights: Mapping[str, Tensor], folder: Path, name: str, run: Run) -> str:
     prm = PRM.restored(described, weights).eval()
     save_prm(prm, folder)
+    if run.text is not None:
+        (folder / TEXT_FILE).write_text(json.dumps(asdict(run.text), indent=2) + "\n", encoding="utf-8")
     return prm_card(run, prm, name=name)
 
 

@@ -65,23 +65,29 @@ def memory(
     """Bytes of one process by phase and part.
 
     half: weights of two bytes. base: what the program takes without models. shards: processes over which weights, gradients
-    and optimiser are spread. on_cpu: the memory of rollouts is not given back to later phases, being in small pieces.
+    and optimiser are spread, gradients being summed after each pass. on_cpu: the memory of rollouts is not given back to
+    later phases, being in small pieces.
     """
     shape, width = figures.shape, 2 if half else 4
     trained = figures.policy_trained + figures.prm_trained
-    optimizer = trained * (12 if half else 8)  # two moments, and masters of half weights
-    held = {"weights": figures.held * width / shards, "optimiser": optimizer / shards, "program": base}
+    # Two moments. Trained half weights have float32 masters; where they are sharded their parts are float32 themselves.
+    masters = trained * 4 if half and shards == 1 else 0
+    weights = figures.held * width + (trained * (4 - width) if shards > 1 else 0)
+    held = {"weights": weights / shards, "optimiser": (trained * 8 + masters) / shards, "program": base}
     n, with_experts = batch.pass_tokens(), batch.pass_tokens(EXPERTS)
     of_layer = (2 * shape.intermediate + 4 * shape.hidden) * width  # what one layer's pass needs meanwhile, a token
     trains_output = figures.policy_trained > shape.of_vocabulary
     chunk = min(CHUNK_ELEMENTS, n * shape.vocabulary) * 4
     rows = min(batch.rows, batch.own_prompts * batch.samples)
     room = batch.prompt_tokens + max(32, batch.response_tokens)
-    gathered = {"gathered weights": figures.held * width * (1 - 1 / shards)} if shards > 1 else {}
+    layer = (figures.policy_held - shape.of_vocabulary) / shape.layers
+    gathered, meanwhile = (
+        {"gathered weights": count * width * (1 - 1 / shards)} if shards > 1 else {}
+        for count in (figures.policy_held, shape.of_vocabulary + 2 * layer)
+    )
     cache = rows * room * shape.layers * shape.kv_width * width
     rollout = held | gathered | {"cache": cache, "logits": 4 * rows * shape.vocabulary * 4}
-    if on_cpu:
-        held = held | {"cache": cache}
+    held = held | meanwhile | ({"cache": cache} if on_cpu else {})
     return {
         "rollout": rollout,
         "log-probs": held | {"activations": with_experts * of_layer, "logits": 2 * chunk},

@@ -39,6 +39,7 @@ class Figures:
 
     shape: Shape
     held: float
+    policy_held: float
     policy_trained: float
     prm_trained: float
     policy_kept: float
@@ -98,6 +99,7 @@ def read(learning: Alternation) -> Figures:
     return Figures(
         shape=shape,
         held=weights("policy", "prm", "reference"),
+        policy_held=weights("policy"),
         policy_trained=weights("policy", trained=True),
         prm_trained=weights("prm", trained=True) if has_prm else 0.0,
         policy_kept=kept("policy", policy.gradient_checkpointing),

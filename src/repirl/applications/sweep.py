@@ -2,7 +2,8 @@
 
 Every run is `repirl fit` of base + overlay in a process of its own. An overlay is one arm; `a.yaml+b.yaml` is one arm of two
 overlays. `{seed}` and `{folder}` in any text of the configurations become the run's seed and folder. A finished run is not
-repeated unless its configuration changed; a failed one is, the next time.
+repeated unless its configuration changed; a failed one is, the next time. The tables keep the finished runs of earlier
+sweeps into the same folder: results.csv has a row a run, summary.csv mean and standard deviation an arm.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import argparse
 import csv
 import hashlib
 import json
+import math
 import os
+import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,9 @@ from repirl.applications.following import follow
 from repirl.applications.processes import Processes, alone_in
 from repirl.config.errors import parameters
 from repirl.config.output import filled
+
+SHOWN = ("val/greedy_accuracy", "val/sampled_accuracy", "rollout/accuracy")
+"""Figures of the printed summary, where they are logged; the files have all."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,11 @@ def _run_all(runs: Sequence[Run], jobs: int, threads: int, output: Path) -> int:
         follow(processes, ended)
     failed = [run for future in ended.values() if (run := future.result()) is not None]
     rows = [row for run in runs if (row := result(run)) is not None]
-    write_table(rows, output)
-    print(f"{len(rows)} of {len(runs)} runs in {output / 'results.csv'}")
+    table = [*earlier(output, {(run.arm, run.seed) for run in runs}), *rows]
+    write_table(table, output, "results")
+    write_table(summary(table), output, "summary")
+    print_summary(summary(table))
+    print(f"{len(rows)} of {len(runs)} runs in {output / 'results.csv'}; a row an arm in {output / 'summary.csv'}")
     for run in failed:
         print(f"failed: {run.arm}, seed {run.seed}: {run.folder / 'log.txt'}", file=sys.stderr)
     return 1 if failed else 0
@@ -163,8 +172,48 @@ def result(run: Run) -> dict[str, Any] | None:
     return row
 
 
-def write_table(rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """results.csv and results.parquet, a row a run; a column missing in a run is empty."""
+def earlier(output: Path, present: Container[tuple[str, int]]) -> list[dict[str, Any]]:
+    """The rows of runs that an earlier sweep into the same folder has finished, and this one does not name."""
+    rows = []
+    for marker in sorted(output.glob("*/seed-*/done.json")):
+        arm, seed = marker.parts[-3], int(marker.parts[-2].removeprefix("seed-"))
+        if (arm, seed) not in present and (row := result(Run(arm, seed, (), marker.parent))) is not None:
+            rows.append(row)
+    return rows
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row an arm: its number of seeds, and mean and standard deviation over them of every figure."""
+    arms: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        arms.setdefault(row["arm"], []).append(row)
+    table = []
+    for arm, of_arm in arms.items():
+        line: dict[str, Any] = {"arm": arm, "n": len(of_arm)}
+        for name in dict.fromkeys(
+            name for row in of_arm for name in row if name not in ("arm", "seed", "epoch", "step")
+        ):
+            values = [row[name] for row in of_arm if name in row]
+            line[f"{name}_mean"] = statistics.fmean(values)
+            line[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else math.nan
+        table.append(line)
+    return table
+
+
+def print_summary(table: Sequence[dict[str, Any]]) -> None:
+    """The accuracies of every arm, mean and standard deviation over seeds."""
+    shown = [name for name in SHOWN if any(f"{name}_mean" in line for line in table)]
+    for line in table:
+        figures = [
+            f"{name} {line[f'{name}_mean']:.3f}" + (f" sd {line[f'{name}_sd']:.3f}" if line["n"] > 1 else "")
+            for name in shown
+            if f"{name}_mean" in line
+        ]
+        print("  ".join([f"  {line['arm']}", f"n={line['n']}", *figures]))
+
+
+def write_table(rows: Sequence[dict[str, Any]], folder: Path, stem: str) -> None:
+    """`stem`.csv and .parquet; a column missing in a row is empty."""
     import pyarrow  # type: ignore[import-untyped]
     from pyarrow import csv as pyarrow_csv
     from pyarrow import parquet
@@ -172,5 +221,5 @@ def write_table(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
     folder.mkdir(parents=True, exist_ok=True)
-    pyarrow_csv.write_csv(table, folder / "results.csv")
-    parquet.write_table(table, folder / "results.parquet")
+    pyarrow_csv.write_csv(table, folder / f"{stem}.csv")
+    parquet.write_table(table, folder / f"{stem}.parquet")

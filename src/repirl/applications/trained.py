@@ -7,31 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from transformers import PreTrainedTokenizerBase
 
 from repirl import checkpoints
+from repirl.applications.scoring import BATCH_TOKENS, Score, TokenScorer
 from repirl.data.codec import ChatCodec
-from repirl.data.collate import collate_rows
+from repirl.learning.actor import codec_of
 from repirl.learning.settings import Text
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
-from repirl.objectives.steps import sum_to_step_ends
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a PRM says of a solution.
-
-    tokens: the text of each, the end token last. token_rewards: r(s_t, a_t) of each, as training has it.
-    steps: the solution's lines; blank ones belong to the one before. step_rewards: the sum over each step's tokens.
-    """
-
-    tokens: tuple[str, ...]
-    token_rewards: tuple[float, ...]
-    steps: tuple[str, ...]
-    step_rewards: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -47,27 +31,19 @@ class Trained:
         """Words to tokens and back, as in the run."""
         return codec_of(self.policy.tokenizer, self.text)
 
-    @torch.no_grad()
-    def score(self, problem: str, solution: str) -> Score:
-        """The rewards of a whole solution: prompt, tokens and end token are those of training.
-
-        Raises:
-            ValueError: there is no PRM, or problem or solution hold the text of a special token.
-        """
+    def scorer(self, batch_tokens: int = BATCH_TOKENS) -> TokenScorer:
+        """What scores many solutions at once. Raises ValueError where there is no PRM."""
         if self.prm is None:
             raise ValueError("this checkpoint holds no PRM: load that of a run which trained one")
-        codec = self.codec
-        ids = codec.encode_response(solution)
-        rows = collate_rows([codec.encode_prompt(problem)], [ids], codec.pad_id, self.policy.device)
-        rewards, ends = self.prm(rows), self.prm.step_ends(rows)
-        sums = sum_to_step_ends(rewards=rewards, ends=ends, response_mask=rows.response_mask)
-        last = [place + 1 for place in ends[0].nonzero()[:, 0].tolist()]
-        return Score(
-            tokens=tuple(str(self.policy.tokenizer.decode([token])) for token in ids),
-            token_rewards=tuple(rewards[0].tolist()),
-            steps=tuple(codec.decode(ids[first:end]) for first, end in zip([0, *last], last, strict=False)),
-            step_rewards=tuple(sums[ends].tolist()),
-        )
+        return TokenScorer.of(self.prm, self.codec, batch_tokens)
+
+    def score(self, problem: str, solution: str) -> Score:
+        """The rewards of a whole solution: prompt, tokens, end token and steps, its lines, are those of training.
+
+        Raises:
+            ValueError: there is no PRM, problem or solution hold the text of a special token, or are too long.
+        """
+        return self.scorer().score(problem, solution)
 
 
 def load(checkpoint: str | Path, text: Text | None = None) -> Trained:
@@ -83,14 +59,54 @@ def load(checkpoint: str | Path, text: Text | None = None) -> Trained:
     path = Path(checkpoint)
     content = checkpoints.read(path)
     policy = Policy.restored(*checkpoints.part_of(content, path, "policy")).eval()
-    described = content[checkpoints.DESCRIPTION]
-    prm = PRM.restored(*checkpoints.part_of(content, path, "prm")).eval() if described.get("prm") else None
-    text = text or text_of(described)
+    prm = PRM.restored(*checkpoints.part_of(content, path, "prm")).eval() if _has_prm(content) else None
+    return Trained(policy, prm, text or _text_or_refuse(content, path))
+
+
+def opened(checkpoint: str | Path | None, policy: str | None, text: Text | None = None) -> Trained:
+    """What a run's checkpoint holds, or a model folder or hub id as a policy without a PRM; on the CPU.
+
+    text: as of `load`; of a folder in the place of the defaults. Raises ValueError or OSError where neither can be read.
+    """
+    if checkpoint is not None:
+        return load(checkpoint, text)
+    return Trained(Policy(path=policy).load().eval(), None, text or Text())
+
+
+def scorer_of(
+    checkpoint: str | Path, text: Text | None = None, *, batch_tokens: int = BATCH_TOKENS, device: str = "cpu"
+) -> TokenScorer:
+    """The PRM of a run's checkpoint as what scores solutions, whether there is a policy beside it or not.
+
+    Args: as of `load`; batch_tokens: most tokens of a forward pass; device: where the PRM goes.
+
+    Raises:
+        ValueError: as `load`, or there is no PRM.
+    """
+    path = Path(checkpoint)
+    content = checkpoints.read(path)
+    if (content.get(checkpoints.DESCRIPTION) or {}).get("policy") is not None or not _has_prm(content):
+        trained = load(path, text)
+        if trained.prm is not None:
+            trained.prm.to(device)
+        return trained.scorer(batch_tokens)
+    prm = PRM.restored(*checkpoints.part_of(content, path, "prm")).eval().to(device)
+    assert prm.backbone is not None
+    text = text or _text_or_refuse(content, path)
+    return TokenScorer.of(prm, codec_of(prm.backbone.tokenizer, text), batch_tokens)
+
+
+def _has_prm(content: Mapping[str, Any]) -> bool:
+    return (content.get(checkpoints.DESCRIPTION) or {}).get("prm") is not None
+
+
+def _text_or_refuse(content: Mapping[str, Any], path: Path) -> Text:
+    text = text_of(content[checkpoints.DESCRIPTION])
     if text is None:
         raise ValueError(
             f"checkpoint {str(path)!r} does not say how problems become prompts: give `text`, that of the run"
         )
-    return Trained(policy, prm, text)
+    return text
 
 
 def text_of(described: Mapping[str, Any]) -> Text | None:
@@ -101,14 +117,3 @@ def text_of(described: Mapping[str, Any]) -> Text | None:
         return None
     model = yaml.safe_load(described["configuration"]).get("model") or {}
     return Text(**(model.get("init_args") or {}).get("text") or {})
-
-
-def codec_of(tokenizer: PreTrainedTokenizerBase, text: Text) -> ChatCodec:
-    """How this tokenizer writes problems and reads responses."""
-    return ChatCodec(
-        tokenizer,
-        instruction=text.instruction,
-        template=text.template,
-        prompt_format=text.prompt_format,
-        template_options=text.template_options,
-    )

@@ -1,11 +1,16 @@
 """The run's own state on disk, often enough to go on from."""
 
+import logging
+from pathlib import Path
+
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+_log = logging.getLogger(__name__)
+
 
 class Checkpoint(ModelCheckpoint):
-    """Saves the run every so many iterations and at its end; the newest replaces the one before unless all are kept.
+    """Saves the run every so many iterations and at its end; the newest file replaces the previous one unless all are kept.
 
     How files are written and checked is the module's (modules/saving.py), also for Lightning's own ModelCheckpoint.
 
@@ -37,6 +42,17 @@ class Checkpoint(ModelCheckpoint):
             save_weights_only=save_weights_only,
             enable_version_counter=False,
         )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says where files of an earlier run will be replaced."""
+        there = sorted(Path(self.dirpath).glob("*.ckpt")) if self.dirpath and not trainer.ckpt_path else []
+        if there and trainer.is_global_zero:
+            _log.warning(
+                "%s holds %s of an earlier run, which this run replaces; give another `output` to keep it, or go on from "
+                "it with --ckpt_path",
+                self.dirpath,
+                there[-1].name,
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the end, whatever the number of iterations."""

@@ -40,14 +40,14 @@ class LabelledSolutions(Callback):
     Logged as `labelled/auroc_before` and `labelled/auroc_after` training, and as `labelled/auroc` in `validate`: correct
     against failed. With `experts` also `labelled/auroc_expert_correct...`: expert solutions against the *correct* ones of the
     same problems. What is above .5 there is style leakage: both are right. The solutions are written as experts are. They are
-    text of other models: what shows is not only the PRM's judgement of rollouts, and 60 of them leave a standard error near
-    .07.
+    texts of other models, so the figures are not only of the PRM's judgement of rollouts. With 60 solutions the standard
+    error is near .07.
 
     Args:
         path: .jsonl or .jsonl.gz with `problem`, `steps` or `solution`, `is_correct`, and where known `prediction`, the
             solution's own final answer. A last line "A: ..." gives way to the prediction in the rollouts' format.
         limit: solutions to score, half of them correct; those beyond the module's length limits are passed over.
-        seed: of the choice.
+        seed: seed of the choice.
         experts: problems with expert solutions, those of `path` among them.
 
     Raises: ValueError naming file, line and field for a malformed row; for a file without correct or failed solutions; for

@@ -25,8 +25,8 @@ class RewardProbes(Callback):
     `empty` is the end token alone, `one_token` the real response's first token, `prompt_copy` the problem, `repeated` the
     real response's first sentence until it is as long. Real is the problem's first written solution, else a response that
     the policy samples. `probe/<kind>` and `probe/real` are means of Rbar, `probe/<kind>_total` of R. `probe/<kind>_wins` is
-    the share of prompts where the hollow response has the higher Rbar, `probe/<kind>_wins_total` the higher R: above 0 an
-    optimiser has something to exploit. `probe/length_correlation` is of Rbar and length over real responses;
+    the share of prompts where the hollow response has the higher Rbar, `probe/<kind>_wins_total` the higher R: above 0 the
+    policy has something to exploit. `probe/length_correlation` is of Rbar and length over real responses;
     `probe/saturated`, for bounded PRMs, the share of token rewards near the bound.
 
     Args:

@@ -1,19 +1,24 @@
-"""What an evaluation found of each problem, as a JSONL or Parquet file."""
+"""What an evaluation found: of each problem, as a JSONL or Parquet file; in all, as JSON."""
 
 import json
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from repirl import __version__
 
 
 class EvaluationRecords(Callback):
     """Writes one record a problem after each validation or test loop, in the order of the data.
 
-    A record has `dataset`, `id`, `greedy` and `samples`: one response and a list of them, each with `response`, `answer`,
-    `correct`, `status`, `tokens`, `finished`, `readable` and `prm_mean_reward`. `repirl compare` reads two such files.
+    A record has `dataset`, `id`, `problem`, `gold`, `greedy` and `samples`: one response and a list of them, each with
+    `response`, `answer`, `correct`, `status`, `tokens`, `finished`, `readable` and `prm_mean_reward`. `repirl compare` reads
+    two such files.
     The file appears whole; with a training run's validations the last one stays, unless the path has {step} in it.
 
     Args:
@@ -53,6 +58,47 @@ class EvaluationRecords(Callback):
         part.replace(path)
 
 
+class EvaluationFigures(Callback):
+    """Writes the figures of `validate` and `test` as one JSON object, with what they are figures of.
+
+    `figures` has the logged names and values, null where one is not finite; `checkpoint` is the file whose weights answered,
+    null for those of the configuration; `version` is that of repirl. The command line adds this callback where the run has
+    an `output`; a validation within `fit` is in the log instead.
+
+    Args:
+        path: a .json file; its folder is made.
+    """
+
+    def __init__(self, path: str) -> None:
+        if Path(path).suffix != ".json":
+            raise ValueError(f"EvaluationFigures: path {path!r} must end in .json")
+        self.path = path
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes them, where the validation is a run of its own."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._write(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes them."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
+        values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        found = {
+            "version": __version__,
+            "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+            "figures": {name: value if math.isfinite(value) else None for name, value in values.items()},
+        }
+        path = Path(self.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
 def _write_jsonl(records: list[dict[str, Any]], path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for record in records:
@@ -81,6 +127,8 @@ def _write_parquet(records: list[dict[str, Any]], path: Path) -> None:
         [
             ("dataset", pyarrow.string()),
             ("id", pyarrow.string()),
+            ("problem", pyarrow.string()),
+            ("gold", pyarrow.string()),
             ("greedy", answer),
             ("samples", pyarrow.list_(answer)),
         ]

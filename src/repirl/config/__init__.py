@@ -9,14 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from repirl import LAZY
-from repirl.config.output import KEY, PLACE, filled, placed, uses, without_option
+from repirl.config.output import KEY, PLACE, filled, placed, uses
 
 Config = dict[str, Any]
 
@@ -228,7 +228,45 @@ def merged(argv: Sequence[str]) -> Merged:
         raise ConfigError(named, "give the folder of the run: output: outputs/my_run, or --output=...")
     trains = command in ([], ["fit"])
     files, final = (placed(config, output, trains=trains) for config in (files, final))
-    return Merged(command, filled(without_option(rest), {PLACE: output}), files, final, where)
+    return Merged(command, filled(_without(rest, KEY), {PLACE: output}), files, final, where)
+
+
+def settled(given: Merged) -> Merged:
+    """The same with single values of the command line written into the files, where nothing after them depends on how.
+
+    A second reading, for where the parser refuses the first: it reads the files before it reads the command line, so
+    that a bad value in them counts although it was replaced, and null is no value to it there.
+    """
+    files, rest, written = given.files, list(given.rest), []
+    for key, text in overrides(given.rest):
+        value = parse_value(text)
+        dotted = canonical(files, key, value)
+        parent = _node(files, dotted.rpartition(".")[0])
+        before = _child(parent, dotted.rpartition(".")[2])
+        single = value is None or (not isinstance(value, dict | list) and not isinstance(before, dict | list))
+        if not (isinstance(parent, dict) and single) or dotted.endswith(("class_path", "+")):
+            written.append(key)
+        elif not any(key.startswith(f"{other}.") for other in written):
+            files = assign(files, dotted, value)
+            rest = _without(rest, key)
+    return replace(given, files=files, rest=rest)
+
+
+def _node(config: Config, dotted: str) -> object:
+    node: object = config
+    for part in dotted.split(".") if dotted else ():
+        node = _child(node, part)
+    return node
+
+
+def _without(args: Sequence[str], key: str) -> list[str]:
+    """A command line without `--key value` and `--key=value`."""
+    kept, skip = [], False
+    for item in args:
+        if not skip and not item.startswith(f"--{key}=") and item != f"--{key}":
+            kept.append(item)
+        skip = item == f"--{key}"
+    return kept
 
 
 def canonical(config: Config, key: str, value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import importlib
@@ -9,24 +10,27 @@ import inspect
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn
 
 from repirl.config import Config, ConfigError, is_class
 
 
-def explain(message: str, config: Config, where: Mapping[str, str], options: Iterable[str]) -> NoReturn:
+def explain(message: str, config: Config, where: Mapping[str, str], parser: argparse.ArgumentParser) -> NoReturn:
     """Raises the ConfigError for a message of the argument parser.
 
-    config: what was parsed, command line included. where: dotted key -> file and line. options: the valid options.
+    config: what was parsed, command line included. where: dotted key -> file and line. parser: has the valid options.
     """
+    options = [action.dest for action in parser._actions if action.option_strings]
     nodes = dict(_flatten(config))
     if found := re.search(r"(?:Option|not accept option) '([^']+)'", message):
-        _unknown_key(found[1], nodes, where, list(options))
+        _unknown_key(found[1], nodes, where, options)
     if found := re.search(r"unrecognized arguments: (\S+)", message):
         key = found[1].lstrip("-").partition("=")[0]
         if not found[1].startswith("--"):
             raise ConfigError(f"unexpected argument {found[1]!r} on the command line", "options look like --key=value")
-        _unknown_key(key, nodes, where, list(options))
+        _unknown_key(key, nodes, where, options)
     if found := re.search(r"arguments are required: (.+)", message):
         _missing_key(found[1].split(", "), nodes, where)
     bad_class = r"Problem with given class_path '([^']+)':\s*(?!Parser key)(\S.+)"
@@ -37,6 +41,21 @@ def explain(message: str, config: Config, where: Mapping[str, str], options: Ite
     if found := re.search(r'.*Parser key "([^"]+)":\s*(.+)', message, re.S):  # the innermost of several
         _wrong_type(found[1], found[2], nodes, where)
     raise ConfigError(message, "see 'repirl fit --help' for every option")
+
+
+def refuse_unknown(keys: Iterable[str], config: Config, where: Mapping[str, str]) -> None:
+    """Raises ConfigError where one of these dotted keys is no argument of the class it is in.
+
+    The argument parser refuses such keys in files, and overlooks those of the command line inside dataclasses.
+    """
+    nodes = dict(_flatten(config))
+    for dotted in keys:
+        names = dotted.split(".")
+        for place in [i for i, name in enumerate(names) if name == "init_args"]:
+            class_path = str(nodes.get(".".join([*names[:place], "class_path"])))
+            own = list(takewhile(lambda name: name not in ("init_args", "class_path"), names[place + 1 :]))
+            if first_unknown(class_path, own) is not None:
+                _unknown_key(dotted, nodes, where, [])
 
 
 def _unknown_key(key: str, nodes: Mapping[str, Any], where: Mapping[str, str], options: list[str]) -> NoReturn:
@@ -84,12 +103,11 @@ def _bad_class(class_path: str, reason: str, nodes: Mapping[str, Any], where: Ma
     dotted = next((key for key, value in nodes.items() if value == class_path and key.endswith("class_path")), "")
     dotted = dotted or next((key for key, value in nodes.items() if value == class_path), "")
     place = f" for {dotted!r}{_at(dotted, where)}" if dotted else ""
-    module, _, name = class_path.rpartition(".")
     todo = "give the full path of a class, such as repirl.modules.repirl.RePIRL"
     if "does not correspond" in reason:
         todo = f"give a {reason.rpartition('subclass of ')[2].strip()}"
-    elif near := difflib.get_close_matches(name, _public_names(module), n=1):
-        todo = f"did you mean '{module}.{near[0]}'?"
+    elif near := nearest_class(class_path):
+        todo = f"did you mean {near!r}?"
     what = "a class of the wrong kind" if "does not correspond" in reason else "unknown class path"
     raise ConfigError(f"{what} {class_path!r}{place}{f': {reason}' if reason else ''}", todo)
 
@@ -103,6 +121,8 @@ def _wrong_type(key: str, detail: str, nodes: Mapping[str, Any], where: Mapping[
     expected = ""
     if found := re.search(r"Subtypes: \[(.+)\]", detail) or re.search(r"Expected an? (.+?)\. Got value", detail, re.S):
         expected = _readable_type(found[1])
+    if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", detail):
+        _bad_class(".".join(missing.groups()), "", nodes, where)
     if expected and text.startswith("{") and (inner := re.search(r"Errors:\s+- (.+)", detail)):
         expected, detail = "", inner[1]  # a node of the right kind: what its first reading failed on says more
     value = f" is {text}" if text and len(text) < 80 else " has a wrong value"
@@ -140,6 +160,27 @@ def _at(dotted: str, where: Mapping[str, str]) -> str:
     while dotted and dotted not in where:
         dotted = dotted.rpartition(".")[0]
     return f" ({where[dotted]})" if dotted else ""
+
+
+def nearest_class(class_path: str) -> str | None:
+    """The path of the class that is most likely meant: one of its module, else one of this package."""
+    module, _, name = class_path.rpartition(".")
+    of_module = {other: f"{module}.{other}" for other in _public_names(module)}
+    for classes, cutoff in ((of_module, 0.6), (_own_classes(), 0.8)):
+        same = [other for other in classes if other.lower() == name.lower()]
+        if near := same or difflib.get_close_matches(name, classes, n=1, cutoff=cutoff):
+            return classes[near[0]]
+    return None
+
+
+def _own_classes() -> dict[str, str]:
+    """Name -> path of every public class of this package, read from its source: importing all would take seconds."""
+    root = Path(__file__).parents[1]
+    classes = {}
+    for file in sorted(root.rglob("*.py")):
+        module = ".".join(file.relative_to(root.parent).with_suffix("").parts)
+        classes.update({name: f"{module}.{name}" for name in re.findall(r"^class ([A-Z]\w*)", file.read_text(), re.M)})
+    return classes
 
 
 def _public_names(module: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 KEY = "output"
@@ -19,16 +19,6 @@ def filled(node: Any, values: Mapping[str, str]) -> Any:
         for name, value in values.items():
             node = node.replace(name, value)
     return node
-
-
-def without_option(args: Sequence[str]) -> list[str]:
-    """A command line without `--output X` and `--output=X`."""
-    kept, skip = [], False
-    for item in args:
-        if not skip and not item.startswith(f"--{KEY}=") and item != f"--{KEY}":
-            kept.append(item)
-        skip = item == f"--{KEY}"
-    return kept
 
 
 def placed(config: dict[str, Any], output: str, *, trains: bool) -> dict[str, Any]:

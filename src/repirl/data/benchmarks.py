@@ -28,7 +28,7 @@ class Benchmark(Source):
     Args:
         name: which (docs/benchmarks.md).
         path: a local file or folder in the set's own schema, or in the plain one of `Table`; default: the hub.
-        revision: of the hub data set, in place of the pinned one.
+        revision: commit of the hub data set, in place of the pinned one.
         prompt: `usual` writes the set's usual prompt around each problem: then leave `text.instruction` empty. `plain`
             leaves it to `text.instruction`.
         limit: how many problems to use, after `skip`; default all.
@@ -71,9 +71,9 @@ class Benchmark(Source):
 
         problems = _load(self.path or spec.path, self._rows(spec), read, self.name, self.skip, self.limit)
         if unanswered:
-            _log.warning("%s: no answer in %s; left out", self.name, ", ".join(map(repr, unanswered)))
+            _log.warning("%s: left out for lack of an answer: %s", self.name, ", ".join(map(repr, unanswered)))
         if self.limit is None and not self.skip and len(problems) + len(unanswered) != spec.size:
-            _log.warning("%s: %d problems, where the set has %d", self.name, len(problems), spec.size)
+            _log.warning("%s: %d problems were read, but the set has %d", self.name, len(problems), spec.size)
         return problems
 
     def _rows(self, spec: Spec) -> PlacedRows:

@@ -81,6 +81,15 @@ def _pairs(tests: Any, column: str) -> tuple[tuple[str, str], ...]:
     return tuple((test["input"], test["output"]) for test in tests)
 
 
+def written_tests(tests: CodeTests | None) -> dict[str, Any]:
+    """The fields of a row that `read_tests` reads as these tests."""
+    if tests is None:
+        return {}
+    pairs = [{"input": given, "output": expected} for given, expected in tests.pairs]
+    rest = {"setup": tests.setup, "entry_point": tests.entry_point, "prefix": tests.prefix}
+    return {"tests": tests.code or pairs} | {name: text for name, text in rest.items() if text}
+
+
 # ---- one function a schema: row and default id to a problem ----
 
 

@@ -124,6 +124,19 @@ class ChatCodec:
                 raise ValueError(f"this tokenizer reads a special token in the solution {text[:60]!r}; remove it there")
         return [(*tokens, self.eos_ids[0]) for tokens in encoded]
 
+    def spans(self, text: str) -> tuple[tuple[int, int], ...]:
+        """Where each token of a response stands in its text, the end token left out: first character, one after the last.
+
+        Tokenizers differ in whether white space at a token's sides is in its span. Raises ValueError where this one does
+        not know where its tokens stand.
+        """
+        if not self.tokenizer.is_fast:
+            raise ValueError("this tokenizer does not say where its tokens stand in a text; use one of the fast kind")
+        options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+        skipped, count = len(self.anchor), len(self.anchor_ids)
+        offsets = self.tokenizer(self.anchor + text, **options)["offset_mapping"][count:]
+        return tuple((max(first - skipped, 0), max(last - skipped, 0)) for first, last in offsets)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text, without special and end tokens."""
         kept = [token for token in token_ids if token not in self.eos_ids]

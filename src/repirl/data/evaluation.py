@@ -8,7 +8,7 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
-from repirl.data.loaders import EvalLoader, PromptBatch, check_positive
+from repirl.data.loaders import EvalLoader, RecordBatch, check_positive
 from repirl.data.preparation import prepared_sets
 from repirl.data.sets import Sets, loaded, named
 from repirl.structs import Prompt
@@ -53,23 +53,23 @@ class EvalData(LightningDataModule):
         sets = self.sets[split]
         self._prompts[split] = prepared_sets(self.trainer, split, sets, loaded(sets))
 
-    def val_dataloader(self) -> EvalLoader:
+    def val_dataloader(self) -> EvalLoader[Prompt]:
         """This rank's share of the validation prompts."""
         return self._eval_loader("val")
 
-    def test_dataloader(self) -> EvalLoader:
+    def test_dataloader(self) -> EvalLoader[Prompt]:
         """This rank's share of the test prompts."""
         return self._eval_loader("test")
 
-    def predict_dataloader(self) -> EvalLoader:
+    def predict_dataloader(self) -> EvalLoader[Prompt]:
         """This rank's share of the prompts to predict."""
         return self._eval_loader("predict")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch as a list; records stay where they are."""
-        return batch.prompts if isinstance(batch, PromptBatch) else batch
+        return batch.records if isinstance(batch, RecordBatch) else batch
 
-    def _eval_loader(self, split: str) -> EvalLoader:
+    def _eval_loader(self, split: str) -> EvalLoader[Prompt]:
         assert self.trainer is not None, "setup has checked it"
         return EvalLoader(
             self._prompts[split], self.eval_batch_prompts, self.trainer.global_rank, self.trainer.world_size

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from repirl.data.contamination import Overlap, overlap
+from repirl.data.contamination import Overlap, reported_overlaps
 from repirl.data.evaluation import EvalData
 from repirl.data.fingerprint import UNMIXED, fingerprint
 from repirl.data.loaders import EvalLoader, TrainLoader, check_positive
@@ -19,9 +18,7 @@ from repirl.data.sets import Sets, loaded, named
 from repirl.data.sources import Source
 from repirl.data.strata import StratifiedSampler, Stratum, check_sizes
 from repirl.data.training_set import prepared_parts
-from repirl.structs import Problem
-
-_log = logging.getLogger(__name__)
+from repirl.structs import Problem, Prompt
 
 
 class ExpertData(EvalData):
@@ -42,7 +39,7 @@ class ExpertData(EvalData):
         max_experts: largest number of expert trajectories of a prompt; later ones are left out.
         require_experts: drop training problems without an expert trajectory, where no `expert_share` is given.
         expert_share: share of the prompts drawn that have an expert trajectory, in [0, 1]: with 1 and 0 the others are left
-            out. None = they come as they are. Parts of a mixture have their own.
+            out. None = in any proportion. Parts of a mixture have shares of their own.
         sampler: the order of training prompts, within each part of a mixture; default UniformSampler.
         seed: seed of that order.
 
@@ -101,14 +98,15 @@ class ExpertData(EvalData):
         )
         if self._trainer().is_global_zero:
             others = {"val": held_out, "test": loaded(self.sets["test"]), "guard": loaded(self.guard)}
-            self._report_overlaps([problem for some in problems.values() for problem in some], others)
+            own = [problem for some in problems.values() for problem in some]
+            self.overlaps = reported_overlaps(own, others)
         self._fingerprint = fingerprint(self._prompts["train"], self.parts, self.strata)
         self.sampler = self.order if len(self.strata) == 1 else StratifiedSampler(self.strata, self.order)
         self.sampler.start([prompt.problem.id for prompt in self._prompts["train"]], self.seed)
         if self._restored is not None:
             self._restore(self._restored)
 
-    def train_dataloader(self) -> TrainLoader:
+    def train_dataloader(self) -> TrainLoader[Prompt]:
         """This rank's share of the training batches."""
         size, world = len(self._prompts["train"]), self._trainer().world_size
         if self.batch_prompts % world:
@@ -119,7 +117,7 @@ class ExpertData(EvalData):
         rank = self._trainer().global_rank
         return TrainLoader(self._prompts["train"], self.sampler, self.batch_prompts, rank, world)
 
-    def val_dataloader(self) -> EvalLoader | list[Any]:  # type: ignore[override]  # a fit may have none
+    def val_dataloader(self) -> EvalLoader[Prompt] | list[Any]:  # type: ignore[override]  # a fit may have none
         """This rank's share of the validation prompts; no loader without a `val` source."""
         return self._eval_loader("val") if "val" in self._prompts else []
 
@@ -160,16 +158,6 @@ class ExpertData(EvalData):
             )
         self.sampler.load_state_dict(state["sampler"])
         self._restored = None
-
-    def _report_overlaps(self, problems: list[Problem], others: dict[str, dict[str, list[Problem]]]) -> None:
-        """Counts problems of other sets that are training problems or nearly so; `overlaps` has them by set."""
-        for kind, sets in others.items():
-            for name, some in sets.items():
-                where = f"{kind} {name}".strip()
-                found = self.overlaps[where] = overlap(problems, some)
-                level = logging.WARNING if found.equal or found.near else logging.INFO
-                advice = ": results on them are not held out" if level == logging.WARNING else ""
-                _log.log(level, "%s: %s%s", where, found, advice)
 
     def _trainer(self) -> Trainer:
         assert self.trainer is not None, "setup has checked it"

@@ -1,34 +1,35 @@
-"""Loaders of prompts for Lightning: sharded over ranks, exactly resumable."""
+"""Loaders of prompts, or of other records, for Lightning: sharded over ranks, exactly resumable."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from repirl.data.prompts import PromptSampler
-from repirl.structs import Prompt
+
+T = TypeVar("T")
 
 
-class PromptBatch:
-    """The prompts of a batch, on their way to the step, which gets them as a list.
+class RecordBatch(Generic[T]):
+    """The prompts of a batch, or other records, on their way to the step, which gets them as a list.
 
     Lightning's precision plugins walk through lists and fail on the frozen records in them; they leave this alone.
     """
 
-    __slots__ = ("prompts",)
+    __slots__ = ("records",)
 
-    def __init__(self, prompts: list[Prompt]) -> None:
-        self.prompts = prompts
+    def __init__(self, records: list[T]) -> None:
+        self.records = records
 
-    def __iter__(self) -> Iterator[Prompt]:
-        return iter(self.prompts)
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.records)
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.records)
 
 
-class TrainLoader:
+class TrainLoader(Generic[T]):
     """Batches from a sampler, without end of its own.
 
     One `iter()` yields as many batches as fit into one pass, starting from wherever the sampler stands; the only state
@@ -37,7 +38,7 @@ class TrainLoader:
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], sampler: PromptSampler, batch_prompts: int, rank: int, world_size: int
+        self, prompts: Sequence[T], sampler: PromptSampler, batch_prompts: int, rank: int, world_size: int
     ) -> None:
         self._prompts, self._sampler, self._batch_prompts = prompts, sampler, batch_prompts
         self._rank, self._world_size = rank, world_size
@@ -45,10 +46,10 @@ class TrainLoader:
     def __len__(self) -> int:
         return len(self._prompts) // self._batch_prompts
 
-    def __iter__(self) -> Iterator[PromptBatch]:
+    def __iter__(self) -> Iterator[RecordBatch[T]]:
         for _ in range(len(self)):
             positions = self._sampler.draw(self._batch_prompts)
-            yield PromptBatch([self._prompts[index] for index in positions[self._rank :: self._world_size]])
+            yield RecordBatch([self._prompts[index] for index in positions[self._rank :: self._world_size]])
 
     # Lightning takes a loader with these two methods for resumable. The state itself is the data module's.
     def state_dict(self) -> dict[str, Any]:
@@ -59,14 +60,14 @@ class TrainLoader:
         """Nothing: see the data module."""
 
 
-class EvalLoader:
+class EvalLoader(Generic[T]):
     """Every prompt once, in order, in global batches of nearly equal size.
 
     All ranks see the same number of batches, so that collectives in a step cannot hang; with fewer prompts than ranks
     in a batch, some ranks get an empty one.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], batch_prompts: int, rank: int, world_size: int) -> None:
+    def __init__(self, prompts: Sequence[T], batch_prompts: int, rank: int, world_size: int) -> None:
         self._prompts, self._rank, self._world_size = prompts, rank, world_size
         self._count = math.ceil(len(prompts) / batch_prompts)
 
@@ -77,10 +78,10 @@ class EvalLoader:
         """Number of problems in the first so many batches, those of all ranks."""
         return min(batches, self._count) * len(self._prompts) // max(self._count, 1)
 
-    def __iter__(self) -> Iterator[PromptBatch]:
+    def __iter__(self) -> Iterator[RecordBatch[T]]:
         for batch in range(self._count):
             start, stop = self.problems_in(batch), self.problems_in(batch + 1)
-            yield PromptBatch(list(self._prompts[start + self._rank : stop : self._world_size]))
+            yield RecordBatch(list(self._prompts[start + self._rank : stop : self._world_size]))
 
 
 def check_positive(**numbers: int) -> None:

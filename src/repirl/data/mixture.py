@@ -23,7 +23,7 @@ class MixturePart:
         instruction: text put right after every problem, in place of the model's `text.instruction`; empty for no text,
             None for the model's.
         expert_share: share of its prompts drawn that have an expert trajectory, in [0, 1]: with 1 and 0 the others are left
-            out. None = the data module's `require_experts` says which are used, and they come as they are.
+            out. None = the data module's `require_experts` says which prompts are used, in any proportion.
     """
 
     source: Source
@@ -33,7 +33,7 @@ class MixturePart:
 
 
 class Mixture(Source):
-    """Several sources to train on. Batches have each part's share of prompts; each part goes through passes of its own.
+    """Several sources to train on. Each batch has each part's share of prompts; each part is shuffled by itself.
 
     Args:
         parts: by name, which each of its prompts has as `dataset`. A name with None, as an overlay may say, is left out.
@@ -86,7 +86,7 @@ def parts_of(train: Source, expert_share: float | None) -> dict[str, MixturePart
     if not isinstance(train, Mixture):
         return {"": MixturePart(train, expert_share=expert_share)}
     if expert_share is not None:
-        raise ValueError("expert_share is of a single source: give it to the parts of the mixture instead")
+        raise ValueError("expert_share is for a single source, and train is a mixture: give it to the parts instead")
     return dict(train.parts)
 
 

@@ -157,7 +157,10 @@ def _with_readable_golds(trainer: Trainer, where: str, problems: Sequence[Proble
     verifier: Verifier | None = getattr(trainer.lightning_module, "verifier", None)
     if verifier is None:
         return problems
-    found = verifier.check_golds(problems) if trainer.is_global_zero else []
+    try:
+        found = verifier.check_golds(problems) if trainer.is_global_zero else []
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     unreadable = dict(trainer.strategy.broadcast(found))
     if unreadable and trainer.is_global_zero:
         listed = "; ".join(f"{name!r}: {gold[:100]!r}" for name, gold in list(unreadable.items())[:_LISTED])
@@ -203,14 +206,26 @@ def prepared(
     counts = ", ".join(f"{name} {count}" for name, count in asdict(report).items() if count)
     if not prompts:
         raise ValueError(
-            f"{where}: none of {len(problems)} problems is usable ({counts}); raise max_prompt_tokens "
-            f"({module.max_prompt_tokens}) or max_response_tokens ({module.max_response_tokens}), or check the data"
-            + _EXPERT_ADVICE[experts]
+            f"{where}: none of {len(problems)} problems is usable ({counts}); "
+            + _advice(report, experts, module.max_prompt_tokens, module.max_response_tokens)
         )
     if trainer.is_global_zero:
         dropped = report.prompts_too_long + report.experts_too_long + (len(problems) - report.kept)
         _log.log(logging.WARNING if dropped else logging.INFO, "%s: %s of %d problems", where, counts, len(problems))
     return [replace(prompt, dataset=dataset) for prompt in prompts] if dataset else prompts
+
+
+def _advice(report: PreparationReport, experts: ExpertRule, max_prompt_tokens: int, max_response_tokens: int) -> str:
+    """What to do where no problem is left, by what took most of them."""
+    if report.golds_unreadable:
+        return "give their answers in a form that the verifier reads, such as 12 or \\frac{1}{2}"
+    if report.prompts_too_long:
+        return f"raise text.max_prompt_tokens ({max_prompt_tokens})"
+    if report.experts_too_long:
+        return f"raise text.max_response_tokens ({max_response_tokens}), which solutions must fit into"
+    if report.without_expert:
+        return "no row has a solution; name its field, as columns={'solution': ...}" + _EXPERT_ADVICE[experts]
+    return "check the data" + _EXPERT_ADVICE[experts]
 
 
 def _codec_with(codec: Any, instruction: str | None, where: str) -> Codec:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from transformers import PreTrainedTokenizerBase
+
 from repirl.data.codec import ChatCodec
 from repirl.learning.settings import Text
 from repirl.models.policy import Policy
@@ -24,14 +26,7 @@ class Actor:
     @cached_property
     def codec(self) -> ChatCodec:
         """How this policy's tokenizer writes problems and reads responses."""
-        text = self.text
-        return ChatCodec(
-            self.policy.tokenizer,
-            instruction=text.instruction,
-            template=text.template,
-            prompt_format=text.prompt_format,
-            template_options=text.template_options,
-        )
+        return codec_of(self.policy.tokenizer, self.text)
 
     @property
     def gives_log_probs(self) -> bool:
@@ -39,8 +34,14 @@ class Actor:
         return self.rollout.gives_log_probs
 
     def load(self) -> None:
-        """Loads the policy's weights and lets the generator sample from them."""
-        self._attach(self.policy.load())
+        """Loads the policy's weights and lets the generator sample from them.
+
+        Raises:
+            ValueError: prompts and responses of the lengths allowed do not fit into the model's context.
+        """
+        policy = self.policy.load()
+        require_context(policy, self.text)
+        self._attach(policy)
 
     def _attach(self, policy: Policy) -> None:
         self.rollout.attach(
@@ -81,6 +82,27 @@ class Actor:
         flat = [(problem, text) for problem, row in zip(problems, texts, strict=True) for text in row]
         verdicts = iter(self.verifier.verify([p for p, _ in flat], [t for _, t in flat]))
         return [[next(verdicts) for _ in row] for row in texts]
+
+
+def codec_of(tokenizer: PreTrainedTokenizerBase, text: Text) -> ChatCodec:
+    """How this tokenizer writes problems and reads responses."""
+    return ChatCodec(
+        tokenizer,
+        instruction=text.instruction,
+        template=text.template,
+        prompt_format=text.prompt_format,
+        template_options=text.template_options,
+    )
+
+
+def require_context(model: Policy, text: Text) -> None:
+    """Raises ValueError where prompts and responses of the lengths allowed do not fit into a loaded model's context."""
+    context = getattr(model.model.config, "max_position_embeddings", None)
+    if context is not None and text.max_prompt_tokens + text.max_response_tokens > context:
+        raise ValueError(
+            f"text: max_prompt_tokens {text.max_prompt_tokens} and max_response_tokens {text.max_response_tokens} together "
+            f"exceed the model's context of {context} tokens; lower one of them"
+        )
 
 
 class UsableExperts:

@@ -68,7 +68,7 @@ def alarms(samples: int) -> tuple[Alarm, ...]:
             "policy/entropy",
             "below",
             0.01,
-            "the policy says one thing only, so that rollouts of a prompt are the same and teach nothing",
+            "the policy has nearly one response a prompt, so that its rollouts are the same and teach nothing",
             "lower policy_optimizer's rate, or raise surrogate.entropy_coef",
         ),
         Alarm(
@@ -90,14 +90,14 @@ def alarms(samples: int) -> tuple[Alarm, ...]:
             "below",
             0.5,
             "most rollouts have no boxed answer",
-            "a start that knows the form (SFT on a few experts), an instruction, or advantage.format_coef=1",
+            "a start policy that boxes its answers (SFT on a few experts), an instruction, or advantage.format_coef=1",
         ),
         Alarm(
             "sampler/gap_mean",
             "above",
             0.1,
-            "what samples has other probabilities than what is trained",
-            "sampler_gap.max_ratio=2 and mask_above=0.5; or fewer steps an iteration where rollouts are ahead",
+            "the sampler has other probabilities than the trained policy",
+            "sampler_gap.max_ratio=2 and mask_above=0.5; or fewer steps an iteration if rollouts are ahead",
         ),
         Alarm(
             "prompts/kept",

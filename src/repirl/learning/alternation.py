@@ -158,11 +158,12 @@ class Alternation:
         with self._timed("score"):
             if not ESTIMATORS[self.advantage.prm_estimator].compares_experts:
                 batch = batch.of_policy()
+            batch = replace(batch, prm_rewards=self._scores(batch))
             advantages = shaped(
                 batch,
                 settings=self.advantage,
                 judged=self.actor.verifier is not None,
-                prm_rewards=self._scores(batch),
+                prm_rewards=batch.prm_rewards,
                 maxent_coef=self._maxent_coef(),
                 of_reference=self.objective.needs_reference,
                 by_step=self.prm_learner is not None and self.prm_learner.model.granularity == "step",

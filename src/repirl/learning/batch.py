@@ -46,7 +46,8 @@ class GlobalBatch:
     old_log_probs: the policy's at the start of the iteration, by the training forward: those of the clipped ratio.
     behaviour_log_probs: of the policy that sampled the row: q of the IRL weights.
     reference_log_probs: of the policy at the start of training; None where no term needs them.
-    advantages: of rollouts; None until computed.
+    prm_rewards: as scored after the PRM's update; None until then, and without a PRM. advantages: of rollouts; None until
+        computed.
     source: of each row's prompt, an index into `sources`, the names of the data's parts; one without a name is "".
     owner: the rank of each row. shard: None in a batch made of tensors alone.
     """
@@ -67,6 +68,7 @@ class GlobalBatch:
     old_log_probs: Float[Tensor, "rows time"] | None = None
     behaviour_log_probs: Float[Tensor, "rows time"] | None = None
     reference_log_probs: Float[Tensor, "rows time"] | None = None
+    prm_rewards: Float[Tensor, "rows time"] | None = None
     advantages: Float[Tensor, "rows time"] | None = None
 
     # ---- between this rank and all ----

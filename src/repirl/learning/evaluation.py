@@ -47,7 +47,7 @@ class Evaluation:
         """
         if not prompts:
             return
-        seeds = [_number_of(prompt) for prompt in prompts]
+        seeds = [number_of(prompt) for prompt in prompts]
         greedy = _answered(actor, prompts, actor.sample(prompts, seeds, samples=1, key=(seed,), temperature=0.0))
         sampled: list[list[Answer]] = [[] for _ in prompts]
         if samples:
@@ -58,6 +58,8 @@ class Evaluation:
                 place=(batch_index, index * world_size() + rank()),
                 dataset=prompt.dataset,
                 id=prompt.problem.id,
+                problem=prompt.problem.text,
+                gold=prompt.problem.answer,
                 votes=prompt.problem.tests is None,
                 greedy=greedy[index][0],
                 samples=tuple(sampled[index]),
@@ -72,7 +74,7 @@ class Evaluation:
         return sorted(gather_objects(self._records), key=lambda record: record.place)
 
 
-def _number_of(prompt: Prompt) -> int:
+def number_of(prompt: Prompt) -> int:
     """A number that stands for the problem in its data set."""
     name = f"{prompt.dataset}/{prompt.problem.id}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=6).digest(), "little")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from repirl.data.collate import collate_rows
 from repirl.distributed import any_rank, sum_over_ranks
@@ -44,15 +43,7 @@ class ImitationLearner(Learner):
             self.backward(loss, last=number == len(indices))
             totals += torch.stack([loss.detach(), entropy.detach().sum() / tokens])
             finite[... if len(indices) == 1 else index] = log_probs.detach().isfinite().all(-1)
-        self._require_finite(finite, [prompt.problem.id for prompt, _ in pairs])
+        self.require_finite(finite, [prompt.problem.id for prompt, _ in pairs])
         loss_of_all, entropy_of_all = sum_over_ranks(totals)
         self.recorder.add("sft", {"loss": loss_of_all, "entropy": entropy_of_all})
         self.engine.step()
-
-    def _require_finite(self, finite: Tensor, prompt_ids: Sequence[str]) -> None:
-        if not any_rank(not bool(finite.all()), finite.device):
-            return
-        named = ", ".join(repr(name) for name, fine in zip(prompt_ids, finite, strict=True) if not fine)
-        raise FloatingPointError(
-            f"iteration {self.recorder.iteration}: the loss is not finite for prompt {named or 'of another rank'}"
-        )

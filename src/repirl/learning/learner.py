@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from repirl.data.collate import select
-from repirl.distributed import largest_over_ranks, sum_and_clip
+from repirl.distributed import any_rank, largest_over_ranks, sum_and_clip
 from repirl.learning.recorder import Recorder
 from repirl.models.micro_batches import micro_batches
 from repirl.models.sharding import sum_at_next_backward
@@ -107,6 +107,15 @@ class Learner:
         """Adds the loss's gradient. last: the step comes next, and gradients of sharded weights are summed over ranks."""
         sum_at_next_backward(self.model, last or self.sums_each_pass)
         self.engine.backward(loss)
+
+    def require_finite(self, finite: Tensor, names: Sequence[str], of: str = "prompt") -> None:
+        """Raises FloatingPointError on all ranks where a row's loss is not finite. names: whose each row is."""
+        if not any_rank(not bool(finite.all()), finite.device):
+            return
+        named = ", ".join(repr(name) for name, fine in zip(names, finite, strict=True) if not fine)
+        raise FloatingPointError(
+            f"iteration {self.recorder.iteration}: the loss is not finite for {of} {named or 'of another rank'}"
+        )
 
     def reduce_gradients(self, optimizer: Optimizer, *, scaled: bool = False) -> None:
         """Sums the gradients over ranks and clips their norm. scaled: fp16's scaler skips infinite gradients itself."""

@@ -44,10 +44,10 @@ class WarmupDecay(LRScheduler):
     most 1: floor + (1 - floor) d(p), where d is 1 - p (`linear`), (1 + cos(pi p)) / 2 (`cosine`) or 1 (`constant`).
 
     Args:
-        optimizer: whose rates are set.
+        optimizer: the optimiser whose rates are set.
         decay: the shape after the warm-up.
-        warmup: iterations.
-        iterations: at which the rate has fallen to its floor; None = the trainer's max_steps.
+        warmup: iterations of the rise.
+        iterations: the iteration at which the rate has fallen to its floor; None = the trainer's max_steps.
         floor: the last rate as a share of the full one.
     """
 
@@ -131,8 +131,9 @@ class Schedules:
                 scheduler.last_epoch = iteration
             elif scheduler.last_epoch != iteration:
                 warn_once(
-                    f"{name}_scheduler: the checkpoint of iteration {iteration} has none such; {type(scheduler).__name__} "
-                    f"starts at its iteration {scheduler.last_epoch}. WarmupDecay would start at {iteration}"
+                    f"{name}_scheduler: the checkpoint of iteration {iteration} has no such schedule; "
+                    f"{type(scheduler).__name__} starts at its iteration {scheduler.last_epoch}. "
+                    f"WarmupDecay would start at {iteration}"
                 )
             changed = {key for key in configured if key != "base_lrs" and stored[key] != configured[key]}
             for key in sorted(changed):

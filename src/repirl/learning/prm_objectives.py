@@ -46,14 +46,15 @@ class IRL(PRMObjective):
     """Maximum-entropy inverse reinforcement learning (objectives/irl.py): experts up, weighted rollouts down.
 
     Args:
-        weighting: of the rollouts; see `irl_coefficients`, as for `scope`, `experts_in_z`, `rhat`, `temperature`, `truncate`.
+        weighting: weights of the rollouts. `irl_coefficients` explains it, and `scope`, `experts_in_z`, `rhat`,
+            `temperature` and `truncate`.
         base_measure: b = the policy at the start (`reference`) or b = 1 (`uniform`).
         corrected: rollouts with a right answer are pseudo-experts and stay in Z (`copy`), leave Z (`move`, the paper), or
             are ordinary rollouts (`ignore`). Without a verifier all three are the same.
         expert_weight: weight of a real expert against a pseudo-expert.
         wrong_experts: experts that the verifier rejects are dropped, or join the background.
-        reward_penalty: times the mean square of all token rewards, added to the loss: what the contrast leaves open, such as
-            a constant at each position, then rests at 0 instead of drifting.
+        reward_penalty: weight of the mean square of all token rewards in the loss. What the contrast leaves open, such as
+            a constant at each position, then stays near 0 instead of drifting.
     """
 
     maxent_coef = 1.0

@@ -76,7 +76,9 @@ def rollout_figures(
             figures["accuracy"] = masked_mean(outcome, known)
         figures["answer_timeout"] = timeouts / len(outcome)
         if figures["answer_timeout"] > 0.01:
-            warn_once(f"{float(figures['answer_timeout']):.0%} of the answers could not be judged in time, reward 0")
+            warn_once(
+                f"{float(figures['answer_timeout']):.0%} of the answers could not be judged in time and have reward 0"
+            )
     prompts = _prompts_by_source(batch)
     if uses_experts:
         prompts |= {"experts_dropped": experts_dropped} | _prompts_with_experts(batch)

@@ -25,13 +25,15 @@ class Answer:
 class ProblemRecord:
     """The responses to one problem.
 
-    place: its position in the evaluation. dataset: empty for a set without a name. votes: its answers can be voted on;
-    programs cannot.
+    place: its position in the evaluation. dataset: empty for a set without a name. problem: its text. gold: the answer;
+    None where unknown, as where tests decide. votes: its answers can be voted on; programs cannot.
     """
 
     place: tuple[int, int]
     dataset: str
     id: str
+    problem: str
+    gold: str | None
     votes: bool
     greedy: Answer | None
     samples: tuple[Answer, ...]

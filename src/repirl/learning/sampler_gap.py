@@ -11,15 +11,15 @@ from repirl.objectives.sampler import RatioLevel, gap_figures, is_far, truncated
 
 @dataclass(frozen=True)
 class SamplerGap:
-    """Corrections of the sampler's error; by default none, and what the error is gets logged.
+    """Corrections of the sampler's error; by default none. The error is logged in any case.
 
     Both need a `rollout` that gives log-probabilities (`repirl.rollout.vllm.VLLM`).
 
     Args:
         mask_above: rollouts whose mean |log pi - log sampler| a token, in nats, is above leave the iteration: they are in
-            no set, no baseline and no loss. None = none does.
-        max_ratio: advantages are multiplied by min(pi / sampler, max_ratio). None = they are not.
-        ratio: of each `token`, or of the whole `sequence`.
+            no set, no baseline and no loss. None = no rollout does.
+        max_ratio: advantages are multiplied by min(pi / sampler, max_ratio). None = no correction.
+        ratio: the ratio of each `token`, or of the whole `sequence`.
     """
 
     mask_above: float | None = None

@@ -17,7 +17,7 @@ class Schedule:
         prm_stops: the iteration from which on the PRM is frozen; None = never.
         rollouts_ahead: 0 samples, then trains; 1 trains on the prompts of the iteration before, while a thread samples for
             this iteration's: generation hides behind training, and each rollout is one version of the policy old. The
-            first iteration only samples. sampler_gap corrects or drops what has become too old.
+            first iteration only samples. sampler_gap corrects or drops rollouts that have become too old.
     """
 
     prm_updates: int = 2
@@ -32,8 +32,8 @@ class Schedule:
         for name in ("prm_mini_batches", "policy_mini_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"schedule: {name} must be at least 1, not {getattr(self, name)}")
-        for name in ("prm_updates", "policy_updates", "policy_starts"):
-            if getattr(self, name) < 0:
+        for name in ("prm_updates", "policy_updates", "policy_starts", "prm_stops"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"schedule: {name} must not be negative, not {getattr(self, name)}")
 
     @property

@@ -11,15 +11,15 @@ from repirl.objectives.policy import LossAggregation
 
 @dataclass(frozen=True)
 class Text:
-    """How problems become prompts, and how long things may be.
+    """How problems become prompts, and how long prompts and responses may be.
 
     Args:
         instruction: appended to every problem.
         template: `chat` uses the tokenizer's chat template, `plain` the prompt_format, `auto` chat where there is one.
-        prompt_format: with {problem} and {instruction}, for `plain`.
+        prompt_format: the prompt of `plain`, with places {problem} and {instruction}.
         template_options: variables of the chat template, such as {enable_thinking: false}.
         max_prompt_tokens: longer prompts are dropped and counted, never cut.
-        max_response_tokens: rollouts are cut here; longer experts are dropped and counted.
+        max_response_tokens: rollouts end at this length; longer experts are dropped and counted.
     """
 
     instruction: str = ""
@@ -35,15 +35,17 @@ class Advantage:
     """From rewards to advantages (learning/shaping.py): A = outcome_coef A_o + prm_coef A_p + format_coef A_f.
 
     Args:
-        outcome_estimator, prm_estimator: `rloo`, `rloo_per_step`, `grpo`, `grpo_per_step`, `dr_grpo`; for the PRM also
-            `prime`, `position`. docs/algorithms.md says which code means what by these names.
-        prm_discount: of later PRM rewards in a token's return; 1 sums all, 0 leaves each token its own.
-        maxent_coef: times log b - log q (b the objective's base measure) is added to each token's PRM reward. At 1 the
-            policy's optimum is the PRM's own distribution b exp(R) / Z, at 0 the response of the largest reward alone. None:
-            1 for `IRL`, 0 for the others; AIRL's reward has no reference, and with the term the policy forgot its form.
-        reward_scale: of PRM rewards. With `none` and maxent_coef 1 the policy rests at b exp(R + (outcome_coef / prm_coef) o)
-            for outcomes o, whatever constant R has. A PRM alone does not need one: whitening takes it out again.
-        whiten: the sum over the batch's tokens to mean 0 and standard deviation 1.
+        outcome_coef, prm_coef, format_coef: weights of outcome, PRM and format rewards.
+        outcome_estimator, prm_estimator: advantage estimators: `rloo`, `rloo_per_step`, `grpo`, `grpo_per_step`,
+            `dr_grpo`; for the PRM also `prime`, `position`. docs/algorithms.md says which code means what by these names.
+        prm_discount: discount of later PRM rewards in a token's return; 1 sums all, 0 leaves each token its own.
+        maxent_coef: weight of log b - log q (b the objective's base measure) in each token's PRM reward. At 1 the policy's
+            optimum is the PRM's own distribution b exp(R) / Z, at 0 the response of the largest reward alone. None: 1 for
+            `IRL`, 0 for the others; AIRL's reward has no reference, and with the term the policy forgot its form.
+        reward_scale: scale of the PRM rewards. With `none` and maxent_coef 1 the policy rests at
+            b exp(R + (outcome_coef / prm_coef) o) for outcomes o, whatever constant R has. With a PRM alone, whitening
+            takes any scale out again.
+        whiten: shift and scale the advantages to mean 0 and standard deviation 1 over the batch's tokens.
         alone: the leave-one-out baseline where there is no other rollout (`..._per_step`: none that is still active).
         std_eps: added to the standard deviation that `grpo` divides by; 1e-6 in verl, 1e-4 in TRL, 1e-9 in OpenRLHF.
     """
@@ -76,8 +78,8 @@ class Surrogate:
     Args:
         clip_low, clip_high: the ratio pi / pi_old counts within [1 - clip_low, 1 + clip_high].
         dual_clip: above 1; a token of advantage A < 0 counts at least dual_clip A. None = no such bound.
-        kl_coef: of KL(pi || policy at the start), estimated by k3 in the loss.
-        entropy_coef: of the entropy bonus.
+        kl_coef: weight of KL(pi || policy at the start), estimated by k3 in the loss.
+        entropy_coef: weight of the entropy bonus.
         loss_aggregation: how the tokens of all ranks and micro-batches become one number. `token_mean`: their mean (DAPO).
             `sequence_mean`: the mean over responses of each one's token mean (GRPO). `sequence_sum`: of its sum.
             `constant`: of its sum divided by loss_length (Dr. GRPO).

@@ -6,6 +6,7 @@ from repirl.metrics.comparison import (
     Comparison,
     bootstrap_interval,
     interquartile_mean,
+    mean_interval,
     mean_of_last,
     paired_comparison,
     stratified_interval,
@@ -19,13 +20,14 @@ from repirl.metrics.paired import (
     paired_t_test,
 )
 from repirl.metrics.prm import prm_diagnostics, probe_figures, saturated_share
-from repirl.metrics.ranking import auroc, correlation
+from repirl.metrics.ranking import auroc, auroc_within, correlation
 from repirl.metrics.steps import first_error_accuracy, wrong_step_accuracy, wrong_step_auroc
 
 __all__ = [
     "Comparison",
     "Equivalence",
     "auroc",
+    "auroc_within",
     "best_of_n",
     "bootstrap_interval",
     "brier_score",
@@ -37,6 +39,7 @@ __all__ = [
     "holm",
     "interquartile_mean",
     "majority_vote",
+    "mean_interval",
     "mean_of_last",
     "paired_comparison",
     "paired_t_interval",

@@ -20,7 +20,8 @@ from repirl.metrics.answers import best_of_n, majority_vote, pass_at_k, weighted
 from repirl.metrics.calibration import brier_score, calibration_error
 from repirl.metrics.comparison import bootstrap_interval
 from repirl.metrics.prm import probe_figures
-from repirl.metrics.ranking import auroc
+from repirl.metrics.ranking import auroc, auroc_within
+from repirl.metrics.steps import first_error_accuracy
 
 Answers = Sequence[Sequence[str | None]]
 Outcomes = Sequence[Sequence[bool | None]]
@@ -169,6 +170,53 @@ class AUROC(Accumulator):
         return auroc(self._joined(self.scores), self._joined(self.positive) == 1)
 
 
+class AUROCWithin(AUROC):
+    """The AUROC within each group, and their plain mean (`auroc_within`).
+
+    Args:
+        groups: their names, such as those of generators.
+    """
+
+    group: list[Tensor] | Tensor
+
+    def __init__(self, groups: Sequence[str]) -> None:
+        super().__init__()
+        if not groups or len(set(groups)) < len(groups):
+            raise ValueError(f"AUROCWithin: needs distinct groups, not {list(groups)}")
+        self.groups = tuple(groups)
+        self.add_state("group", [], dist_reduce_fx="cat")
+
+    def update(self, scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"], group: Sequence[str]) -> None:  # type: ignore[override]
+        """Adds scores, each with the name of its group. Raises ValueError for an unknown one."""
+        if unknown := set(group) - set(self.groups):
+            raise ValueError(f"AUROCWithin: unknown group {min(unknown)!r}; there are {', '.join(self.groups)}")
+        super().update(scores, positive)
+        assert isinstance(self.group, list)
+        places = [float(self.groups.index(one)) for one in group]
+        self.group.append(torch.tensor(places, dtype=torch.float64, device=self.device))
+
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """By group its AUROC, NaN without positives or negatives; `pooled` over all; `mean` over the groups that have one."""
+        scores, positive = self._joined(self.scores), self._joined(self.positive) == 1
+        within = auroc_within(scores, positive, self._joined(self.group).long(), len(self.groups))
+        named = {f"within/{name}": value for name, value in zip(self.groups, within, strict=True)}
+        return {**named, "mean": within.nanmean(), "pooled": auroc(scores, positive)}
+
+
+class FirstErrorAccuracy(MeanOfKnown):
+    """Share of the solutions with a wrong step whose lowest step is the first wrong one (`first_error_accuracy`)."""
+
+    def update(  # type: ignore[override]
+        self,
+        step_rewards: Float[Tensor, "traces steps"],
+        step_mask: Bool[Tensor, "traces steps"],
+        is_wrong: Bool[Tensor, "traces steps"],
+    ) -> None:
+        """Adds solutions, as the function takes them."""
+        share = first_error_accuracy(step_rewards=step_rewards, step_mask=step_mask, is_wrong=is_wrong)
+        super().update(share, weights=(is_wrong & step_mask).any(-1).sum())
+
+
 class CalibrationError(Accumulator):
     """Expected calibration error of probabilities, in `bins` of equal width (`calibration_error`)."""
 
@@ -200,6 +248,11 @@ class CalibrationError(Accumulator):
     def compute(self) -> Tensor:
         """The error, 0 at best; NaN without values."""
         return calibration_error(confidence=self.confidence, right=self.right, count=self.count)
+
+    def reliability(self) -> list[dict[str, float]]:
+        """Of each bin that has values: their number, mean probability and share of right ones."""
+        rows = zip(self.count.tolist(), self.confidence.tolist(), self.right.tolist(), strict=True)
+        return [{"count": n, "probability": p / n, "right": r / n} for n, p, r in rows if n]
 
 
 class BrierScore(MeanOfKnown):

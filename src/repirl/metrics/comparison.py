@@ -107,7 +107,7 @@ def paired_comparison(
     of 0 and 1 that is the sign test (exact McNemar).
     """
     differences = second.double() - first.double()
-    low, high = _interval(differences, level=level, resamples=resamples, seed=seed)
+    low, high = mean_interval(differences, level=level, resamples=resamples, seed=seed)
     return Comparison(
         problems=len(differences),
         first=float(first.double().mean()),
@@ -121,12 +121,15 @@ def paired_comparison(
     )
 
 
-def _interval(differences: Tensor, *, level: float, resamples: int, seed: int) -> tuple[float, float]:
-    if len(differences) == 1:
+def mean_interval(
+    values: Float[Tensor, " n"], *, level: float = 0.95, resamples: int = 10000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of a mean over problems: a bootstrap's, for at most 10 values Student's t; NaN for one value."""
+    if len(values) == 1:
         return math.nan, math.nan
-    if len(differences) <= FEW:
-        return paired_t_interval(differences, level=level)
-    return bootstrap_interval(differences, level=level, resamples=resamples, seed=seed)
+    if len(values) <= FEW:
+        return paired_t_interval(values, level=level)
+    return bootstrap_interval(values, level=level, resamples=resamples, seed=seed)
 
 
 def _sign_flip_p(differences: Tensor, resamples: int, seed: int) -> float:

@@ -1,7 +1,7 @@
 """How well scores order things: AUROC and correlation."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -16,6 +16,18 @@ def auroc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> Float[Te
     p, n = positive.sum().double(), (~positive).sum().double()
     area: Tensor = (ranks[positive].sum() - p * (p + 1) / 2) / (p * n)
     return area.to(scores.dtype)
+
+
+def auroc_within(
+    scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"], group: Int[Tensor, " n"], groups: int
+) -> Float[Tensor, " groups"]:
+    """The AUROC within each group, such as the solutions of one generator; NaN where a group lacks a class.
+
+    Over all groups pooled, a score that only tells a good generator from a poor one does well: it knows style. Within one
+    it is at .5.
+    """
+    of_each = [auroc(scores[group == index], positive[group == index]) for index in range(groups)]
+    return torch.stack(of_each)
 
 
 def correlation(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Float[Tensor, ""]:

@@ -17,7 +17,6 @@ from transformers import (
 )
 
 from repirl.equality import PROMPT, probe_rows, require_same_rewards
-from repirl.models.heads import HEADS
 from repirl.models.modeling_repirl_prm import RepirlPRMConfig, RepirlPRMForTokenClassification
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
@@ -70,7 +69,7 @@ def save_prm(prm: PRM, folder: Path) -> None:
 def _custom(prm: PRM) -> PreTrainedModel:
     """As modeling_repirl_prm.py has it."""
     assert prm.backbone is not None
-    relative, backbone = HEADS[prm.kind].needs_reference, prm.backbone
+    relative, backbone = prm.head_class.needs_reference, prm.backbone
     config = RepirlPRMConfig(
         kind=prm.kind,
         beta=prm.beta,

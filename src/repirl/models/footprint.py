@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from repirl.models.loading import _split_gguf
+from repirl.models.loading import located
 from repirl.models.policy import Policy
 from repirl.structs import Rows
 
@@ -65,7 +65,7 @@ def config_of(policy: Policy) -> dict[str, Any]:
         fields = {"vocab_size": len(policy.tokenizer), **policy.config}
         made = AutoConfig.for_model(**fields)
     else:
-        name, extra = _split_gguf(str(policy.path), "config.json")
+        name, extra = located(str(policy.path), "config.json")
         made = AutoConfig.from_pretrained(name, **extra)
     fields = made.get_text_config().to_dict()
     return {name: value for name, value in fields.items() if name not in ("dtype", "torch_dtype", "_name_or_path")}

@@ -1,8 +1,9 @@
 """PRM heads: the value of each response token by a language model's hidden states, one class a kind.
 
-A new kind is a class here or in a file of its own, with its name in `HEADS` and in `Kind`.
+A new kind is a class here with its name in `HEADS` and in `Kind`, or anybody's class given by its import path.
 """
 
+from importlib import import_module
 from typing import ClassVar, Literal
 
 from jaxtyping import Float, Int
@@ -128,3 +129,23 @@ HEADS: dict[str, type[Head]] = {
     "linear": LinearHead,
 }
 """Name in the configuration -> class."""
+
+
+def head_class(kind: str) -> type[Head]:
+    """The class of this name, or at this import path such as `my_head.Gated`.
+
+    Raises:
+        ValueError: there is no such class, or it is no Head.
+    """
+    if kind in HEADS:
+        return HEADS[kind]
+    module, _, name = kind.rpartition(".")
+    if not module:
+        raise ValueError(f"prm: kind {kind!r} is none of {', '.join(HEADS)}, and no import path of a class of your own")
+    try:
+        made: object = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"prm: kind {kind!r} cannot be imported: {error}") from error
+    if not (isinstance(made, type) and issubclass(made, Head)):
+        raise ValueError(f"prm: kind {kind!r} is no subclass of repirl.models.heads.Head")
+    return made

@@ -1,6 +1,9 @@
 """Causal LMs and tokenizers from a hub id, a local folder, a GGUF file, a file inside a Python package, or a config."""
 
+import difflib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +16,14 @@ from repirl.weights import rebuilt
 logging.disable_progress_bar()  # loading is said by whoever loads; bars of a second are noise in logs
 Dtype = Literal["float32", "bfloat16", "float16"]
 PACKAGE_PREFIX = "package://"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
 
 
 def resolve(path: str) -> str:
@@ -36,13 +47,20 @@ def resolve(path: str) -> str:
     return str(file)
 
 
-def _split_gguf(path: str, *needed: str) -> tuple[str, dict[str, str]]:
+def _names(folder: Path) -> list[str]:
+    return [item.name for item in folder.iterdir()] if folder.is_dir() else []
+
+
+def located(path: str, *needed: str) -> tuple[str, dict[str, str]]:
     """Folder or hub id, and the GGUF file in it; a local folder must hold one of the files `needed`."""
     path = resolve(path)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf")
     local = Path(path).expanduser()
-    if looks_local and not local.exists():
-        raise ValueError(f"model {path!r}: no such folder or file; give an existing one, or a hub id such as org/name")
+    near = [] if local.exists() else difflib.get_close_matches(local.name, _names(local.parent), n=1)
+    if near or (looks_local and not local.exists()):
+        hint = f"did you mean {str(local.parent / near[0])!r}?" if near else ""
+        todo = hint or "give an existing one, or a hub id such as org/name"
+        raise ValueError(f"model {path!r}: no such folder or file; {todo}")
     if local.is_file():
         if local.suffix != ".gguf":
             raise ValueError(f"model {path!r} is a file, but not a .gguf one; give the folder that holds config.json")
@@ -54,16 +72,44 @@ def _split_gguf(path: str, *needed: str) -> tuple[str, dict[str, str]]:
     return str(local) if local.exists() else path, {}
 
 
+@contextmanager
+def _sought(path: str) -> Iterator[None]:
+    """Says in one line that a model is neither here nor on the hub, or that the hub does not answer."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:  # of the disk, which says it itself
+            raise
+        where = (
+            "the hub does not answer" if "connect" in str(error) else "the hub has no such model, or asks for a login"
+        )
+        raise ValueError(
+            f"model {path!r}: there is no such folder here, and {where}; give the folder of a saved model, or a hub id such "
+            "as org/name"
+        ) from error
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to a model path, or stands alone in a folder."""
-    name, extra = _split_gguf(path, "config.json", "tokenizer_config.json")
-    return AutoTokenizer.from_pretrained(name, **extra)
+    """The tokenizer that belongs to a model path, or stands alone in a folder.
+
+    Raises:
+        ValueError: there is none, or no such model.
+    """
+    name, extra = located(path, "config.json", "tokenizer_config.json")
+    if not extra and Path(name).is_dir() and not any((Path(name) / file).exists() for file in TOKENIZER_FILES):
+        raise ValueError(
+            f"model folder {path!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}; save the tokenizer there too, "
+            "by tokenizer.save_pretrained(folder)"
+        )
+    with _sought(path):
+        return AutoTokenizer.from_pretrained(name, **extra)
 
 
 def load_causal_lm(path: str, dtype: Dtype = "float32") -> PreTrainedModel:
     """The causal LM at `path` in `dtype`, without dropout; a GGUF file is dequantised into an ordinary, savable model."""
-    name, extra = _split_gguf(path, "config.json")
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **extra)
+    name, extra = located(path, "config.json")
+    with _sought(path):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **extra)
     if extra:  # the loaded object still counts as quantised and refuses save_pretrained
         config = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
         model = rebuilt(model, model.state_dict(), getattr(torch, dtype), config)

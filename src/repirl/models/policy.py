@@ -31,8 +31,8 @@ class Policy(nn.Module):
         config: instead of `path`, a from-scratch model's config (model_type and its fields; vocab_size is set here).
         tokenizer: where the tokenizer is, if not at `path`.
         tokens: instead of a tokenizer, the explicit vocabulary of a toy language.
-        dtype: of the weights. gradient_checkpointing: trade compute for memory.
-        init_seed: of fresh weights.
+        dtype: type of the weights. gradient_checkpointing: trade compute for memory.
+        init_seed: seed of fresh weights.
         lora: fields of peft.LoraConfig, such as {r: 16, target_modules: all-linear}: then only these adapters are trained.
 
     packs: whether the model reads rows without padding and each prompt once (models/packing.py); known after `load()`.
@@ -53,7 +53,7 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         if (path is None) == (config is None):
-            raise ValueError("policy: give either path or config")
+            raise ValueError("policy: give either path or config, not both")
         if config is not None and tokenizer is None and tokens is None:
             raise ValueError("policy: a from-scratch config also needs tokenizer or tokens")
         check_lora_fields(lora or {}, "policy.lora")

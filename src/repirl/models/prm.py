@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from repirl import checkpoints
 from repirl.models.adapters import check_lora_fields
-from repirl.models.heads import HEADS, Head, Kind
+from repirl.models.heads import HEADS, Head, Kind, head_class
 from repirl.models.policy import Policy
 from repirl.objectives.steps import step_ends, sum_to_step_ends
 from repirl.structs import Rows
@@ -26,23 +26,24 @@ class PRM(nn.Module):
             `logit_difference`: beta (z_phi(a_t|s_t) - z_ref(a_t|s_t)), raw logits; ref = the backbone at the start.
             `implicit`: beta (log pi_phi(a_t|s_t) - log pi_ref(a_t|s_t)) (PRIME).
             `head`: a tanh MLP on the hidden state at the token itself, r in (-1, 1); `linear`: one linear layer there.
+            Or the import path of a Head of your own, such as `my_head.Gated`.
         backbone: its own language model (same tokenizer as the policy); None = a copy of the policy at the start.
         lora: instead of a backbone, adapters on the policy's base weights, which both then share: fields of
             peft.LoraConfig. The policy needs `lora` too, or the base would move under the PRM.
-        reference: what the kinds that are relative to a start are relative to (same tokenizer, frozen); None = the backbone
+        reference: frozen start model of `logit_difference` and `implicit`, with the same tokenizer; None = the backbone
             at the start. `kind: implicit` with a fine-tuned backbone, the model it was tuned from as the reference and
             `schedule.prm_updates: 0` is the log-ratio of SFT as a frozen PRM.
-        beta: scale of the kinds that are relative to the start (models/heads.py).
-        rank: of a low-rank q_head (W = U V, U zero); None = full.
+        beta: scale of `logit_difference` and `implicit`.
+        rank: rank of a low-rank q_head (W = U V, U zero); None = full.
         granularity: `token`, or `step`: token rewards of a line summed onto its last token.
         freeze_backbone: train the head only.
-        weights: a checkpoint of a module with a PRM of the same kind and sizes, to start from; or to keep as it is, with
-            `schedule.prm_updates` 0.
+        weights: a checkpoint with a PRM of the same kind and sizes, from which this one starts; with
+            `schedule.prm_updates` 0 it stays as it is.
     """
 
     def __init__(
         self,
-        kind: Kind = "q_head",
+        kind: Kind | str = "q_head",
         backbone: Policy | None = None,
         beta: float = 1.0,
         rank: int | None = None,
@@ -53,19 +54,18 @@ class PRM(nn.Module):
         reference: Policy | None = None,
     ) -> None:
         super().__init__()
-        if kind not in HEADS:
-            raise ValueError(f"prm: kind {kind!r} is none of {', '.join(HEADS)}")
-        if freeze_backbone and not HEADS[kind].has_weights:
+        self.head_class = made = head_class(kind)
+        if freeze_backbone and not made.has_weights:
             raise ValueError(
-                f"prm: kind {kind!r} has no weights beside its backbone, which freeze_backbone would freeze"
+                f"prm: kind {kind!r} has no weights beside its backbone: freeze_backbone would leave nothing to train"
             )
-        if rank is not None and not HEADS[kind].takes_rank:
+        if rank is not None and not made.takes_rank:
             takers = " and ".join(name for name, head in HEADS.items() if head.takes_rank)
             raise ValueError(f"prm: rank belongs to {takers}, not to {kind!r}")
         if lora is not None and (backbone is not None or freeze_backbone):
             other = "backbone: give the backbone its lora" if backbone is not None else "freeze_backbone: leave one out"
             raise ValueError(f"prm.lora puts trained adapters on the policy's base, which excludes {other}")
-        if reference is not None and not HEADS[kind].needs_reference:
+        if reference is not None and not made.needs_reference:
             relative = " and ".join(name for name, head in HEADS.items() if head.needs_reference)
             raise ValueError(f"prm: reference belongs to {relative}, not to {kind!r}")
         check_lora_fields(lora or {}, "prm.lora")
@@ -77,28 +77,36 @@ class PRM(nn.Module):
         self.backbone, self.reference = backbone, reference
         self._starts_at_reference = reference is None
 
-    def build(self, policy: Policy) -> "PRM":
-        """Makes the weights: of the own backbone, or from a copy of the (loaded) policy; nothing the second time."""
+    def build(self, policy: Policy | None = None) -> "PRM":
+        """Makes the weights: of the own backbone, or from a copy of the (loaded) policy; nothing the second time.
+
+        policy: None where nothing but the PRM is trained, which needs a backbone then.
+        """
         if self._built:
             return self
         self._built = True
         self.backbone = self._backbone_over(policy)
-        _require_same_tokens(self.backbone, policy, "prm.backbone")
+        if policy is not None:
+            _require_same_tokens(self.backbone, policy, "prm.backbone", "the policy's")
         if self.freeze_backbone:
             self.backbone.requires_grad_(False)
         if self.reference is not None:
-            _require_same_tokens(self.reference.load().requires_grad_(False), policy, "prm.reference")
-        elif HEADS[self.kind].needs_reference:
+            self.reference.load().requires_grad_(False)
+            beside, whose = (self.backbone, "the backbone's") if policy is None else (policy, "the policy's")
+            _require_same_tokens(self.reference, beside, "prm.reference", whose)
+        elif self.head_class.needs_reference:
             self.reference = self.backbone.start()
-        self.head: Head = HEADS[self.kind](self.backbone, self.rank)
+        self.head: Head = self.head_class(self.backbone, self.rank)
         self._register_lines(self.backbone.vocabulary_size)
         if self.weights is not None:
-            self._load(Path(self.weights), {id(p) for p in policy.parameters()})
+            self._load(Path(self.weights), {id(p) for p in policy.parameters()} if policy is not None else set())
         return self.to(self.backbone.device)
 
-    def _backbone_over(self, policy: Policy) -> Policy:
+    def _backbone_over(self, policy: Policy | None) -> Policy:
         if self.backbone is not None:
             return self.backbone.load()
+        if policy is None:
+            raise ValueError("prm.backbone: without a policy the PRM needs a language model of its own; give its path")
         if self.lora is not None:
             return policy.view(self.lora, "prm.lora")
         return policy.start() if self.freeze_backbone else copy.deepcopy(policy)
@@ -142,7 +150,7 @@ class PRM(nn.Module):
 
     def meaning(self) -> dict[str, Any]:
         """What the weights alone do not say, and checkpoints store: kind, granularity, and beta where it counts."""
-        beta = self.beta if HEADS[self.kind].needs_reference else None
+        beta = self.beta if self.head_class.needs_reference else None
         return {"kind": self.kind, "granularity": self.granularity, "beta": beta}
 
     def description(self) -> dict[str, Any]:
@@ -162,6 +170,14 @@ class PRM(nn.Module):
             ValueError: the file is missing, damaged, or describes no PRM.
         """
         return cls.restored(*checkpoints.read_part(Path(path), "prm"))
+
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> Any:
+        """What scores solutions in words by this checkpoint or exported folder; arguments as of `repirl.load_prm`."""
+        import repirl  # by its public name: reading words is no business of a model
+
+        loaded: Any = repirl.load_prm
+        return loaded(path, **options)
 
     @classmethod
     def restored(cls, described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> "PRM":
@@ -208,7 +224,15 @@ class PRM(nn.Module):
         return step_ends(is_separator=self.ends_line[ids], response_mask=mask, is_blank=self.is_blank[ids])
 
     def forward(self, rows: Rows) -> Float[Tensor, "rows time"]:
-        """r_phi(s_t, a_t) of every response token, float32, 0 outside the response."""
+        """r_phi(s_t, a_t) of every response token, float32, 0 outside the response; with granularity `step` by lines."""
+        rewards = self.token_rewards(rows)
+        if self.granularity == "step":
+            ends = self.step_ends(rows)
+            rewards = sum_to_step_ends(rewards=rewards, ends=ends, response_mask=rows.response_mask)
+        return rewards
+
+    def token_rewards(self, rows: Rows) -> Float[Tensor, "rows time"]:
+        """The reward of every response token before a granularity sums it over steps."""
         assert self.backbone is not None, "call build(policy) first"
         mask = rows.response_mask
         tokens = rows.response_ids[mask]
@@ -217,11 +241,7 @@ class PRM(nn.Module):
             with torch.no_grad():
                 values_at_start = self._values(self.reference, rows, tokens)
             values = self.beta * (values - values_at_start)
-        rewards = torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values.float())
-        if self.granularity == "step":
-            ends = self.step_ends(rows)
-            rewards = sum_to_step_ends(rewards=rewards, ends=ends, response_mask=mask)
-        return rewards
+        return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values.float())
 
     @property
     def packs(self) -> bool:
@@ -231,7 +251,7 @@ class PRM(nn.Module):
     @property
     def bound(self) -> float | None:
         """The largest possible |r|, None where rewards are unbounded; so they are where a step sums its tokens'."""
-        return HEADS[self.kind].bound if self.granularity == "token" else None
+        return self.head_class.bound if self.granularity == "token" else None
 
     def _values(self, model: Policy, rows: Rows, tokens: Int[Tensor, " actions"]) -> Float[Tensor, " actions"]:
         """The head's value of each response token by the states of the backbone, or of the reference."""
@@ -243,6 +263,6 @@ class PRM(nn.Module):
         return values
 
 
-def _require_same_tokens(model: Policy, policy: Policy, where: str) -> None:
-    if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise ValueError(f"{where}: its tokenizer differs from the policy's; token rewards need the same tokens")
+def _require_same_tokens(model: Policy, other: Policy, where: str, whose: str) -> None:
+    if model.tokenizer.get_vocab() != other.tokenizer.get_vocab():
+        raise ValueError(f"{where}: its tokenizer differs from {whose}; token rewards need the same tokens")

@@ -2,41 +2,30 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule
-
-from repirl import checkpoints
 from repirl.data.codec import ChatCodec
 from repirl.learning.actor import Actor
 from repirl.learning.evaluation import Evaluation, predict
-from repirl.models.sharding import gather, release, shard
-from repirl.modules.saving import check_checkpoint, description, require_working, use_safe_files
-from repirl.modules.stopping import StopOnSignal
-from repirl.modules.strategies import require_explicit_gradients
+from repirl.modules.base import RunModule
 from repirl.structs import Prompt, Response, Verifier
 
 
-class Answering(LightningModule):
+class Answering(RunModule):
     """Validates, tests and predicts by its `actor`; training is the subclass's own.
 
     Args:
         actor: the policy with its codec, generator and verifier.
         eval_samples: sampled responses a problem, beside the greedy one.
-        seed: of what is sampled.
-        eval_temperature: of sampled responses; 1 samples from the policy itself.
-
-    configuration: the merged one, as YAML, where the command line has built the module; checkpoints store it.
+        seed: seed of the samples.
+        eval_temperature: temperature of the samples; 1 samples from the policy itself.
     """
 
-    configuration: str | None = None
-
     def __init__(self, actor: Actor, eval_samples: int, seed: int, eval_temperature: float) -> None:
-        super().__init__()
+        super().__init__(actor.text)
         if not eval_temperature >= 0:
             raise ValueError(f"eval_temperature must not be negative, not {eval_temperature}")
         self.eval_temperature = eval_temperature
         self.actor, self.eval_samples, self.seed = actor, eval_samples, seed
         self.policy = actor.policy
-        self.max_prompt_tokens, self.max_response_tokens = actor.text.max_prompt_tokens, actor.text.max_response_tokens
         self.evaluation = Evaluation()
         self.figures = self.evaluation.figures  # a module's metrics must be among its modules
 
@@ -44,6 +33,11 @@ class Answering(LightningModule):
     def codec(self) -> ChatCodec:
         """How problems become prompts; the data module asks for it."""
         return self.actor.codec
+
+    @property
+    def can_validate(self) -> bool:
+        """Whether a verifier can judge answers."""
+        return self.verifier is not None
 
     @property
     def verifier(self) -> Verifier | None:  # the data module asks it which gold answers it can read
@@ -57,49 +51,6 @@ class Answering(LightningModule):
         """The mean of each response's token rewards."""
         rewards = self.token_rewards(prompts, responses)
         return None if rewards is None else [sum(row) / len(row) for row in rewards]
-
-    def setup(self, stage: str) -> None:
-        require_explicit_gradients(self.trainer)
-        use_safe_files(self.trainer)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """A signal ends the run in order."""
-        return [StopOnSignal()]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what the weights mean; nothing is saved of weights that no longer work."""
-        require_working(self)
-        checkpoint[checkpoints.DESCRIPTION] = description(self)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses weights that do not fit or mean something else."""
-        check_checkpoint(self, checkpoint)
-
-    def shard(self) -> None:
-        """Spreads the weights over processes where the strategy asks for it; the last thing in `configure_model`."""
-        shard(self, None if self.device_mesh is None else self.device_mesh["data_parallel"])
-
-    def on_validation_start(self) -> None:
-        """Gathers sharded weights: ranks need not have equally many problems, nor answers of one length."""
-        models = [model for model in (self.policy, getattr(self, "prm", None)) if model is not None]
-        self._gathered = [part for model in models for part in gather(model)]
-
-    def on_validation_end(self) -> None:
-        release(self._gathered)
-
-    def on_test_start(self) -> None:
-        """As validation."""
-        self.on_validation_start()
-
-    def on_test_end(self) -> None:
-        release(self._gathered)
-
-    def on_predict_start(self) -> None:
-        """As validation."""
-        self.on_validation_start()
-
-    def on_predict_end(self) -> None:
-        release(self._gathered)
 
     def on_validation_epoch_start(self) -> None:
         self.evaluation.start()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Trainer
 
 from repirl.distributed import warn_once
-from repirl.models.heads import HEADS
 from repirl.objectives.estimators import ESTIMATORS
 
 if TYPE_CHECKING:
@@ -48,7 +47,9 @@ def check_settings(learning: Alternation) -> None:
     by_prm = learning.prm_learner is not None and learning.advantage.prm_coef
     by_verifier = verifier is not None and learning.advantage.outcome_coef
     if learning.schedule.policy_updates and not (by_prm or by_verifier or learning.advantage.format_coef):
-        raise ValueError("advantage: every reward that this module has is weighted 0, so the policy has none; set one")
+        raise ValueError(
+            "advantage: every reward of this module has weight 0, so the policy has no reward; set a weight above 0"
+        )
 
 
 def warn_of_untrained_prm(learning: Alternation, ckpt_path: object) -> None:
@@ -56,9 +57,9 @@ def warn_of_untrained_prm(learning: Alternation, ckpt_path: object) -> None:
     learner = learning.prm_learner
     if learner is None or (learning.schedule.prm_updates and learning.schedule.prm_stops != 0) or ckpt_path:
         return
-    if learner.model.weights is None and HEADS[learner.model.kind].has_weights:
+    if learner.model.weights is None and learner.model.head_class.has_weights:
         warn_once(
-            "schedule freezes a PRM whose head is as it was initialised: the policy follows rewards of nothing; give "
+            "schedule freezes a PRM whose head is untrained, so that its rewards mean nothing to the policy; give "
             "prm.weights, the checkpoint of a run that trained one"
         )
 

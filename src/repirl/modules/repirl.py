@@ -1,5 +1,6 @@
 """rePIRL: a process reward model and a policy learned in turns (arXiv 2602.07832)."""
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from repirl.learning.actor import Actor
 from repirl.learning.ahead import AheadActor, from_plain, to_plain
 from repirl.learning.alarms import Watch
 from repirl.learning.alternation import Alternation
+from repirl.learning.batch import GlobalBatch
 from repirl.learning.learning_rate import FineTuningAdamW, Schedules, rate_of
 from repirl.learning.optimizers import make_optimizer
 from repirl.learning.prm_objectives import IRL, PRMObjective
@@ -30,9 +32,11 @@ from repirl.modules.counting import count_iteration, forget_figures, uncount_opt
 from repirl.modules.curriculum import tell_sampler
 from repirl.modules.engine import connect, reduce
 from repirl.modules.saving import base_measure, require_base_measure
+from repirl.modules.words import iteration_in_words, prompts_in_words
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Generator, Prompt, Response, Rows, Verifier
 
+_log = logging.getLogger(__name__)
 AHEAD = "rollouts_ahead"  # key of a checkpoint
 SHOWN = ("rollout/accuracy", "prm/ranking_loss", "rollout/response_tokens")  # in the progress bar
 
@@ -51,13 +55,13 @@ class RePIRL(Answering):
         objective: what the PRM is trained on (learning/prm_objectives.py); None = `IRL` with its defaults.
         text, advantage, surrogate: see learning/settings.py. schedule: learning/schedule.py.
         prompt_filter: learning/prompt_filter.py.
-        rollout: what samples responses; None = the policy's own forward pass.
-        sampler_gap: what is done where the sampler's probabilities differ from the policy's (learning/sampler_gap.py).
+        rollout: the generator that samples responses; None = the policy's own forward pass.
+        sampler_gap: corrections where the sampler's probabilities differ from the policy's (learning/sampler_gap.py).
         micro_batch_tokens: tokens in one forward-backward pass; changes memory and speed, never the gradient.
         policy_clip_norm, prm_clip_norm: largest global gradient norm; `.inf` = no clipping.
         eval_samples: sampled responses a problem in validation, beside the greedy one.
-        eval_temperature: of those; rollouts of training are always at 1, samples of the policy itself.
-        seed: of rollouts.
+        eval_temperature: temperature of these samples; rollouts of training are always at 1.
+        seed: seed of the rollouts.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class RePIRL(Answering):
         self.scheduler_constructors = {"policy": policy_scheduler, "prm": prm_scheduler}
         self.schedules = Schedules()
         self.reference: Policy | None = None
+        self.newest_rollouts: GlobalBatch | None = None  # of the iteration at hand, with advantages, for callbacks
         self.alternation = Alternation(
             self.actor,
             prm,
@@ -138,12 +143,13 @@ class RePIRL(Answering):
             batch = learning.keep(batch, tell=partial(tell_sampler, self.trainer))
             batch = learning.with_log_probs(batch)
             learning.update_prm(batch)
-            batch = learning.with_advantages(batch)
+            self.newest_rollouts = batch = learning.with_advantages(batch)
             learning.update_policy(batch)
         self._end()
 
     def _begin(self) -> None:
         self.alternation.begin(self.global_step)
+        self.newest_rollouts = None  # before the next are sampled: they take memory
         uncount_optimizer_steps(self.trainer)
         forget_figures(self.trainer)
         for learner, optimizer in zip(self.alternation.learners, self.trainer.optimizers, strict=True):
@@ -180,6 +186,10 @@ class RePIRL(Answering):
         return optimizers, schedulers
 
     def on_train_start(self) -> None:
+        if self.trainer.is_global_zero:
+            prompts = getattr(self.trainer.datamodule, "batch_prompts", None)  # type: ignore[attr-defined]
+            _log.info(prompts_in_words(self.codec))
+            _log.info(iteration_in_words(self.alternation, prompts, self.trainer.world_size))
         warn_of_untrained_prm(self.alternation, self.trainer.ckpt_path)
         self.schedules.go_on(self.global_step)
 

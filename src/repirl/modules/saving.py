@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -20,23 +20,26 @@ from repirl.data.collate import collate_rows
 from repirl.distributed import rank, together, world_size
 
 if TYPE_CHECKING:
-    from repirl.modules.answering import Answering
+    from repirl.models.prm import PRM
+    from repirl.modules.base import RunModule
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
     """Files as `repirl.checkpoints` writes and reads them; what is not on a local disk, as Lightning does.
 
-    saved: the newest file that this run has written, None before.
+    saved: the newest file that this run has written and can go on from, None before. saved_at: its iteration.
     """
 
     saved: Path | None = None
+    saved_at: int | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes it whole or not at all. Raises FloatingPointError where a weight is not finite, OSError by the disk."""
         require_finite_weights(checkpoint["state_dict"], int(checkpoint["global_step"]))
         if _is_local(path):
             checkpoints.write(checkpoint, Path(path))
-            self.saved = Path(path)
+            if "optimizer_states" in checkpoint:
+                self.saved, self.saved_at = Path(path), int(checkpoint["global_step"])
             checkpoints.remove_parts(Path(path), keep=checkpoint.get(checkpoints.PARTS, {}).get("folder"))
         else:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -72,9 +75,13 @@ def write_in_parts(
     index, parts = checkpoints.parted(checkpoint)
     weights = {n: v.to_local() if isinstance(v, DTensor) else v for n, v in checkpoint["state_dict"].items()}
     index[checkpoints.PARTS] = {"folder": folder, "count": world_size()}
-    with together(device):
-        require_finite_weights(weights, int(checkpoint["global_step"]))
-        checkpoints.write_parts(parts, Path(path), folder, rank())
+    try:
+        with together(device):
+            require_finite_weights(weights, int(checkpoint["global_step"]))
+            checkpoints.write_parts(parts, Path(path), folder, rank())
+    except Exception:  # no checkpoint names the folder yet
+        checkpoints.remove_unused_parts(Path(path), folder)
+        raise
     with together(device):
         write(index, Path(path))
 
@@ -99,28 +106,28 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
 # ---- what is written ----
 
 
-def description(module: Answering) -> dict[str, Any]:
+def description(module: RunModule) -> dict[str, Any]:
     """What the weights mean and how they came about.
 
-    version: of repirl. policy, prm: what rebuilds each (models/). base_measure: what the PRM's rewards are relative to.
-    text: how problems became prompts (learning/settings.py).
+    version: of repirl. policy, prm: what rebuilds each (models/); None without one. base_measure: what the PRM's rewards
+    are relative to. text: how problems became prompts (learning/settings.py).
     configuration: the merged one as YAML, where the command line built the module. data: digests of the training set
     (data/fingerprint.py).
     """
-    prm = getattr(module, "prm", None)
+    policy, prm = getattr(module, "policy", None), getattr(module, "prm", None)
     state: dict[str, Any] = getattr(module.trainer.datamodule, "state_dict", dict)()  # type: ignore[attr-defined]
     return {
         "version": __version__,
-        "policy": module.policy.description(),
+        "policy": None if policy is None else policy.description(),
         "prm": None if prm is None else prm.description(),
         "base_measure": base_measure(module),
-        "text": asdict(module.actor.text),
+        "text": asdict(module.text),
         "configuration": module.configuration,
         "data": state.get("training_set"),
     }
 
 
-def base_measure(module: Answering) -> str | None:
+def base_measure(module: RunModule) -> str | None:
     """What the PRM's rewards are relative to; None where they are not, or there is none."""
     objective = getattr(module, "objective", None)
     if objective is None or getattr(module, "prm", None) is None:
@@ -139,12 +146,15 @@ def require_finite_weights(weights: Mapping[str, Any], iteration: int) -> None:
 
 
 @torch.no_grad()
-def require_working(module: Answering) -> None:
+def require_working(module: RunModule) -> None:
     """Raises FloatingPointError where policy or PRM say NaN or infinity of four fixed tokens: finite weights may do so."""
-    ids = [i % module.policy.vocabulary_size for i in range(4)]
+    policy, prm = getattr(module, "policy", None), getattr(module, "prm", None)
+    language_model = policy or cast("PRM", prm).backbone
+    assert language_model is not None
+    ids = [i % language_model.vocabulary_size for i in range(4)]
     rows = collate_rows([ids[:2]], [ids[2:]], module.codec.pad_id, module.device)
-    said = {"policy's log-probability": module.policy(rows)[0]}
-    if (prm := getattr(module, "prm", None)) is not None:
+    said = {} if policy is None else {"policy's log-probability": policy(rows)[0]}
+    if prm is not None:
         said["PRM's reward"] = prm(rows)
     for what, values in said.items():
         if not bool(values.isfinite().all()):
@@ -157,7 +167,7 @@ def require_working(module: Answering) -> None:
 # ---- what is read ----
 
 
-def check_checkpoint(module: Answering, checkpoint: Mapping[str, Any]) -> None:
+def check_checkpoint(module: RunModule, checkpoint: Mapping[str, Any]) -> None:
     """Raises ValueError where the checkpoint's weights cannot become the module's, or mean something else.
 
     A module is compared before any weight is copied. Checkpoints without a description (of other programs) are compared
@@ -185,7 +195,7 @@ def require_base_measure(stored: str | None, own: str | None, where: str) -> Non
         )
 
 
-def require_fitting(module: Answering, checkpoint: Mapping[str, Any], where: str) -> None:
+def require_fitting(module: RunModule, checkpoint: Mapping[str, Any], where: str) -> None:
     """Raises ValueError where the weights are of other names or shapes, or would be other rewards; `where` names them."""
     stored, prm = checkpoint.get(checkpoints.DESCRIPTION) or {}, getattr(module, "prm", None)
     if stored.get("prm") is not None and prm is not None:
@@ -197,12 +207,11 @@ def _check_shapes(own: Mapping[str, Any], stored: Mapping[str, Any], where: str)
     """Raises ValueError, with the first of the differences, where names or shapes differ."""
     missing, unknown = [n for n in own if n not in stored], [n for n in stored if n not in own]
     if any(name.startswith("prm.") for name in missing) != any(name.startswith("prm.") for name in unknown):
-        has, has_not = (
-            ("this configuration", "it") if any(n.startswith("prm.") for n in missing) else ("it", "this one")
-        )
-        if not any(name.startswith("prm.") for name in (stored if has_not == "it" else own)):
+        here, there = "this configuration", "the checkpoint"
+        has, has_not = (here, there) if any(n.startswith("prm.") for n in missing) else (there, here)
+        if not any(name.startswith("prm.") for name in (stored if has_not == there else own)):
             raise ValueError(
-                f"{where}: {has} has a PRM and {has_not} has none; set model.prm as it was when it was saved"
+                f"{where}: {has} has a PRM and {has_not} has none; set model.prm as it was when the checkpoint was saved"
             )
     shapes = {n: (stored[n].shape, own[n].shape) for n in own if n in stored and stored[n].shape != own[n].shape}
     for count, names, what in (
@@ -214,7 +223,7 @@ def _check_shapes(own: Mapping[str, Any], stored: Mapping[str, Any], where: str)
             sizes = (
                 f" ({list(shapes[names[0]][0])} in it, {list(shapes[names[0]][1])} here)" if names[0] in shapes else ""
             )
-            lora = ": another LoRA rank?" if "lora" in names[0] and sizes else ""
+            lora = " (another LoRA rank)" if "lora" in names[0] and sizes else ""
             raise ValueError(
                 f"{where} does not fit: {count} weights {what}, the first is {names[0]!r}{sizes}{lora}. Give the model, "
                 "LoRA and PRM settings with which it was saved"

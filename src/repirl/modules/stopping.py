@@ -33,7 +33,7 @@ class Stopped(SystemExit):
 class StopOnSignal(Callback):
     """Ends loops on SIGTERM or SIGINT after the iteration or batch at hand; the same signal again ends the process at once.
 
-    A fit saves everything first, as `last.ckpt` in the folder of its first checkpoint callback; without such a callback
+    A fit saves everything first, as `last.ckpt` in the folder of its checkpoints; without such a callback
     nothing is saved. All ranks end where any of them got a signal.
     """
 
@@ -157,8 +157,9 @@ class StopOnSignal(Callback):
 
 
 def checkpoint_folder(trainer: Trainer) -> Path:
-    """Where the first checkpoint callback writes, else the trainer's own folder."""
-    callback = trainer.checkpoint_callback
+    """Where the first checkpoint callback writes that keeps the newest, not the best; else any, else the trainer's folder."""
+    keeps_newest = (c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) is None)
+    callback = next(keeps_newest, trainer.checkpoint_callback)
     folder = callback.dirpath if isinstance(callback, ModelCheckpoint) else None
     return Path(folder or trainer.default_root_dir)
 

@@ -53,10 +53,10 @@ class InProcess(Generator):
         samples: int,
         seeds: Sequence[int],
         temperature: float = 1.0,
+        limits: Sequence[int] | None = None,
     ) -> list[list[Response]]:
         """`samples` responses to each prompt, of at most max_response_tokens tokens; `temperature` 0 is greedy."""
-        if len(prompts) != len(seeds):
-            raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+        most = limits_of(prompts, seeds, limits, self.max_response_tokens)
         step = max(1, self.max_batch_rows // samples)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # similar lengths pad least
         found: dict[int, list[Response]] = {}
@@ -64,7 +64,9 @@ class InProcess(Generator):
             chunk = order[first : first + step]
             uniforms = torch.cat([_uniforms(seeds[i], samples, self.max_response_tokens) for i in chunk])
             with _evaluating(self.model):
-                tokens = self._decode_chunk([prompts[i] for i in chunk], samples, uniforms, temperature)
+                tokens = self._decode_chunk(
+                    [prompts[i] for i in chunk], samples, uniforms, temperature, [most[i] for i in chunk]
+                )
             for row, i in enumerate(chunk):
                 found[i] = [self._response(ids) for ids in tokens[row * samples : (row + 1) * samples]]
         return [found[i] for i in range(len(prompts))]
@@ -75,7 +77,12 @@ class InProcess(Generator):
         return Response(token_ids=tuple(ids), text=text, finished=finished)
 
     def _decode_chunk(
-        self, prompts: list[Sequence[int]], samples: int, uniforms: Float[Tensor, "rows time"], temperature: float
+        self,
+        prompts: list[Sequence[int]],
+        samples: int,
+        uniforms: Float[Tensor, "rows time"],
+        temperature: float,
+        limits: list[int],
     ) -> list[list[int]]:
         device = self.model.device
         logits, past = prefill(self.model, prompts, samples, self.pad_id)
@@ -86,15 +93,16 @@ class InProcess(Generator):
         every = 1 if self.stop_strings else _STEPS_BETWEEN_DROPS.get(device.type, 8)
 
         rows = len(prompts) * samples
-        out = torch.full((rows, self.max_response_tokens), self.pad_id, device=device)
-        count = torch.full((rows,), self.max_response_tokens, device=device)
+        longest = max(limits)
+        out = torch.full((rows, longest), self.pad_id, device=device)
+        count = torch.tensor(limits, device=device).repeat_interleave(samples)
         active = torch.arange(rows, device=device)  # the original row of each row in the batch
-        for t in range(self.max_response_tokens):
+        for t in range(longest):
             token = draw(logits, uniforms[active, t], temperature)
             out[active, t] = token
             ends = (token[:, None] == eos).any(-1) | self._stopped(out, active, t)
             count[active] = torch.where(ends, count[active].clamp(max=t + 1), count[active])
-            if t + 1 == self.max_response_tokens:
+            if t + 1 == longest:
                 break
             if (t + 1) % every == 0 and (done := count[active] <= t + 1).any():
                 order = remaining(done)
@@ -113,6 +121,18 @@ class InProcess(Generator):
         tails = out[active, max(0, t - reach) : t + 1].tolist()
         texts = [self.decode(tail) for tail in tails]
         return torch.tensor([any(s in text for s in self.stop_strings) for text in texts], device=out.device)
+
+
+def limits_of(
+    prompts: Sequence[Sequence[int]], seeds: Sequence[int], limits: Sequence[int] | None, most: int
+) -> list[int]:
+    """The most tokens of each prompt's responses. Raises ValueError where a prompt has no seed or no room."""
+    if len(prompts) != len(seeds) or (limits is not None and len(limits) != len(prompts)):
+        counts = f"{len(prompts)} prompts but {len(seeds)} seeds"
+        raise ValueError(counts if limits is None else f"{counts} and {len(limits)} limits")
+    if limits is not None and min(limits, default=1) < 1:
+        raise ValueError(f"a response has at least 1 token: its limit cannot be {min(limits)}")
+    return [most] * len(prompts) if limits is None else [min(limit, most) for limit in limits]
 
 
 @contextmanager

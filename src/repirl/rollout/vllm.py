@@ -5,28 +5,51 @@ vLLM is imported when the first response is asked for, so that configurations bu
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from repirl.equality import PROMPT, RESPONSE, log_probs_of, probe_rows, require_same
-from repirl.rollout.transformers import row_seed
+from repirl.rollout.transformers import limits_of, row_seed
 from repirl.rollout.vllm_client import RemoteEngine
-from repirl.rollout.vllm_engine import RESERVED, Engine, Sampled, Sampling
+from repirl.rollout.vllm_engine import LORA_RANKS, RESERVED, Engine, Sampled, Sampling
 from repirl.structs import Generator, Response
-from repirl.weights import dtype_name, plain_config, plain_weights, stamp
+from repirl.weights import (
+    Adapters,
+    adapter_names,
+    base_weights,
+    dtype_name,
+    plain_adapters,
+    plain_config,
+    plain_weights,
+    stamp_of,
+)
+
+
+class Stamps(NamedTuple):
+    """Of the weights and of the adapters that an engine has; None where it has none."""
+
+    weights: list[float] | None
+    adapters: list[float] | None
+
+
+NOTHING = Stamps(None, None)
 
 
 class VLLM(Generator):
     """Samples by vLLM, and gives its log-probabilities.
 
     Args:
-        top_p, top_k, min_p: sample from a part of the distribution; for evaluation alone, training refuses it.
+        top_p, top_k, min_p: truncated sampling, for evaluation alone; training refuses it.
         stop_strings: a response ends when its text contains one (besides EOS).
         server: address of a `python -m repirl.rollout.vllm_server`, or one for each process in the order of ranks; None =
             an engine in this process.
+        timeout_s: seconds that the server has for one answer, its start and a whole batch of responses among them; None
+            waits for as long as it takes.
         sleep: the engine frees its GPU memory between calls.
+        merge_adapters: send the whole policy with its LoRA adapters merged each time, instead of the adapters alone; what
+            vLLM has no adapters for, such as DoRA, is merged in any case.
         engine: arguments of `vllm.LLM`, such as {gpu_memory_utilization: 0.4, max_model_len: 4096}.
     """
 
@@ -40,19 +63,25 @@ class VLLM(Generator):
         stop_strings: list[str] | None = None,
         server: str | list[str] | None = None,
         sleep: bool = False,
+        merge_adapters: bool = False,
         engine: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
     ) -> None:
+        if timeout_s is not None and (server is None or not timeout_s > 0):
+            raise ValueError(f"rollout.timeout_s {timeout_s}: give seconds above 0, and beside a rollout.server alone")
         if not 0 < top_p <= 1 or top_k < 0 or not 0 <= min_p <= 1:
             raise ValueError(
-                f"rollout: top_p {top_p} in (0, 1], top_k {top_k} >= 0 (0 = all tokens) and min_p {min_p} in [0, 1]"
+                "rollout: expected top_p in (0, 1], top_k of 0 (all tokens) or more and min_p in [0, 1], not "
+                f"{top_p}, {top_k} and {min_p}"
             )
         if taken := sorted(RESERVED & (engine or {}).keys()):
             raise ValueError(f"rollout.engine: {', '.join(taken)} cannot be set, repirl decides it: remove it")
         self.top_p, self.top_k, self.min_p = top_p, top_k, min_p
         self.truncated = top_p < 1 or top_k > 0 or min_p > 0
         self.stop_strings, self.server, self.sleep, self.engine = stop_strings or [], server, sleep, engine or {}
+        self.merge_adapters, self.timeout_s = merge_adapters, timeout_s
         self._engine: Engine | RemoteEngine | None = None
-        self._sent: list[float] | None = None  # the stamp of the weights that the engine has
+        self._sent = NOTHING
 
     def attach(
         self,
@@ -76,6 +105,7 @@ class VLLM(Generator):
         samples: int,
         seeds: Sequence[int],
         temperature: float = 1.0,
+        limits: Sequence[int] | None = None,
     ) -> list[list[Response]]:
         """`samples` responses to each prompt, of at most max_response_tokens tokens; `temperature` 0 is greedy.
 
@@ -85,15 +115,14 @@ class VLLM(Generator):
         Raises:
             ValueError: vLLM is missing, or a prompt leaves no room for a whole response.
         """
-        if len(prompts) != len(seeds):
-            raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+        most = limits_of(prompts, seeds, limits, self.max_response_tokens)
         if not prompts:
             return []
         engine = self._ready()
-        longest = max(map(len, prompts))
-        if longest + self.max_response_tokens > engine.max_model_len:
+        length, limit = max(((len(prompt), limit) for prompt, limit in zip(prompts, most, strict=True)), key=sum)
+        if length + limit > engine.max_model_len:
             raise ValueError(
-                f"a prompt of {longest} tokens and a response of {self.max_response_tokens} exceed vLLM's max_model_len "
+                f"a prompt of {length} tokens and a response of {limit} exceed vLLM's max_model_len "
                 f"{engine.max_model_len}: raise rollout.engine.max_model_len, or lower text.max_response_tokens"
             )
         rows = engine.sample(
@@ -104,30 +133,55 @@ class VLLM(Generator):
                 top_p=self.top_p,
                 top_k=self.top_k,
                 min_p=self.min_p,
-                max_tokens=self.max_response_tokens,
+                max_tokens=max(most),
                 end_ids=self.eos_ids,
             ),
         )
         if self.sleep:
             engine.sleep()
-            self._sent = None  # asleep it has none
-        found = [self._response(row) for row in rows]
+            self._sent = NOTHING  # asleep it has none
+        # The engine has one limit for all, and ends at its max_model_len: what is beyond a prompt's own is cut off.
+        cut = [(ids[: most[i // samples]], log_probs[: most[i // samples]]) for i, (ids, log_probs) in enumerate(rows)]
+        found = [self._response(row) for row in cut]
         return [found[first : first + samples] for first in range(0, len(found), samples)]
 
     def _ready(self) -> Engine | RemoteEngine:
         """The engine, started, with the weights as they are now."""
+        adapters = self._adapters()
         if self._engine is None:
             options: dict[str, Any] = {"dtype": dtype_name(self.model), "sleeps": self.sleep, "options": self.engine}
+            options["lora_rank"] = 0 if adapters is None else adapters.rank
             config = plain_config(self.model)
-            self._engine = (
-                Engine(config, **options) if self.server is None else RemoteEngine(_own(self.server), config, **options)
-            )
-        now = stamp(self.model)
+            if self.server is None:
+                self._engine = Engine(config, **options)
+            else:
+                self._engine = RemoteEngine(_own(self.server), config, timeout_s=self.timeout_s, **options)
+        now = self._stamps(apart=adapters is not None)
         if self._sent != now:
-            self._engine.load(plain_weights(self.model))
+            self._deliver(self._engine, adapters, all_weights=self._sent.weights != now.weights)
             self._require_same(self._engine)
             self._sent = now
         return self._engine
+
+    def _adapters(self) -> Adapters | None:
+        """The policy's adapters; None where it has none, or they go merged."""
+        adapters = None if self.merge_adapters else plain_adapters(self.model)
+        return None if adapters is None or adapters.rank > LORA_RANKS[-1] else adapters
+
+    def _stamps(self, *, apart: bool) -> Stamps:
+        factors = adapter_names(self.model) if apart else set()
+        named = list(self.model.named_parameters())
+        return Stamps(
+            weights=stamp_of(value for name, value in named if name not in factors),
+            adapters=stamp_of(value for name, value in named if name in factors),
+        )
+
+    def _deliver(self, engine: Engine | RemoteEngine, adapters: Adapters | None, *, all_weights: bool) -> None:
+        """Sends what changed: all weights, in the model's order, or the adapters alone."""
+        if all_weights:
+            engine.load(plain_weights(self.model) if adapters is None else base_weights(self.model))
+        if adapters is not None:
+            engine.adapt(adapters.config, adapters.weights)
 
     def _require_same(self, engine: Engine | RemoteEngine) -> None:
         """Raises ValueError where the engine gives what it samples other log-probabilities than the policy does."""
@@ -157,7 +211,7 @@ class VLLM(Generator):
 
     def close(self) -> None:
         """Ends the engine in this process, or leaves the server; safe to call twice, and `generate` may follow."""
-        engine, self._engine, self._sent = self._engine, None, None
+        engine, self._engine, self._sent = self._engine, None, NOTHING
         if engine is not None:
             engine.close()
 

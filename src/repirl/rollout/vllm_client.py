@@ -3,7 +3,7 @@
 import http.client
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +35,7 @@ class RemoteEngine:
         dtype: str,
         sleeps: bool,
         options: dict[str, Any],
+        lora_rank: int = 0,
         timeout_s: float | None = None,
     ) -> None:
         url = urlsplit(address)
@@ -42,11 +43,20 @@ class RemoteEngine:
             raise ValueError(f"rollout.server {address!r}: give an address such as http://127.0.0.1:8000")
         self._address, self._place, self._timeout_s = address, (url.hostname, url.port or 80), timeout_s
         self._name = uuid.uuid4().hex  # by which the server knows that no other trainer changed its weights
-        settings = {"config": config, "dtype": dtype, "sleeps": sleeps, "options": options}
+        settings = {"config": config, "dtype": dtype, "sleeps": sleeps, "options": options, "lora_rank": lora_rank}
         self.max_model_len = int(self._ask("start", settings)["max_model_len"])
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replaces all weights."""
+        self._send_weights(weights)
+        self._ask("load")
+
+    def adapt(self, config: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Replaces the adapters."""
+        self._send_weights(weights.items())
+        self._ask("adapt", {"config": config})
+
+    def _send_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         bucket: dict[str, Tensor] = {}
         for name, value in weights:
             bucket[name] = value.cpu().contiguous()
@@ -54,7 +64,6 @@ class RemoteEngine:
                 self._send("weights", safetensors.torch.save(bucket))
                 bucket = {}
         self._send("weights", safetensors.torch.save(bucket))
-        self._ask("load")
 
     def sample(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Sampled]:
         """One response a prompt, each with a seed of its own."""

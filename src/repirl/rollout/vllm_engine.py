@@ -5,12 +5,13 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -28,6 +29,9 @@ RESERVED = frozenset(
         "quantization",
         "logprobs_mode",
         "enable_lora",
+        "max_lora_rank",
+        "max_loras",
+        "max_cpu_loras",
         "enable_sleep_mode",
         "tensor_parallel_size",
         "pipeline_parallel_size",
@@ -35,6 +39,10 @@ RESERVED = frozenset(
     }
 )
 """Arguments of vllm.LLM that are decided here: another value would change what is sampled, or break weight updates."""
+
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM makes room for."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,16 @@ class Engine:
         config: the model's config.json.
         dtype: of weights and computation, such as `float32`.
         sleeps: `sleep` will be called.
+        lora_rank: largest rank of the adapters that `adapt` will bring; 0 = none will come.
         options: further arguments of vllm.LLM.
 
     Raises:
         ValueError: vLLM is missing, or cannot do what is asked of it here.
     """
 
-    def __init__(self, config: dict[str, Any], *, dtype: str, sleeps: bool, options: dict[str, Any]) -> None:
+    def __init__(
+        self, config: dict[str, Any], *, dtype: str, sleeps: bool, options: dict[str, Any], lora_rank: int = 0
+    ) -> None:
         if taken := sorted(RESERVED & options.keys()):
             raise ValueError(f"rollout.engine: {', '.join(taken)} cannot be set: repirl decides it; remove it")
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
@@ -89,6 +100,8 @@ class Engine:
         if sleeps and current_platform.is_cpu():
             raise ValueError("rollout.sleep: vLLM frees memory on GPUs only; set it to false on a CPU")
         self._vllm, self._asleep = vllm, False
+        self._adapters: Any = None  # the request for those that are sampled with
+        self._versions = 0  # of adapters that have come
         self._own_group = not torch.distributed.is_initialized()  # else vLLM uses the trainer's
         set_num_threads = torch.set_num_threads
         with tempfile.TemporaryDirectory() as folder, _apart():
@@ -100,13 +113,14 @@ class Engine:
                 dtype=dtype,
                 logprobs_mode="processed_logprobs",
                 enable_sleep_mode=sleeps,
+                **(_for_adapters(lora_rank) if lora_rank else {}),
                 **{"disable_log_stats": True, **options},
             )
         torch.set_num_threads = set_num_threads  # the CPU worker replaces it by a function that does nothing
         self.max_model_len = int(self._llm.llm_engine.model_config.max_model_len)
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Replaces all weights, and forgets what was computed with the old ones. All must come."""
+        """Replaces all weights, and forgets what was computed with the old ones. All must come; adapters come after."""
         with _apart():
             if self._asleep:
                 self._llm.wake_up(tags=["weights"])
@@ -115,6 +129,26 @@ class Engine:
             if self._asleep:
                 self._llm.wake_up(tags=["kv_cache"])
                 self._asleep = False
+            self._llm.reset_prefix_cache()
+
+    def adapt(self, config: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Samples with these adapters from now on, in the place of the ones before.
+
+        config, weights: as in `repirl.weights.Adapters`. They get a new name each time: vLLM keeps what it knows by name.
+        """
+        from vllm.lora.request import LoRARequest
+
+        self._versions += 1
+        with tempfile.TemporaryDirectory() as folder, _apart():
+            Path(folder, "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+            plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+            safetensors.torch.save_file(plain, Path(folder, "adapter_model.safetensors"))
+            request = LoRARequest(f"policy-{self._versions}", self._versions, folder)
+            if self._adapters is not None:
+                self._llm.llm_engine.remove_lora(self._adapters.lora_int_id)
+            if not self._llm.llm_engine.add_lora(request):  # read here, before the folder goes
+                raise RuntimeError(f"vLLM did not take the adapters {request.lora_name}")
+            self._adapters = request
             self._llm.reset_prefix_cache()
 
     def sample(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Sampled]:
@@ -135,7 +169,8 @@ class Engine:
             for seed in seeds
         ]
         with _apart():
-            outputs = self._llm.generate([{"prompt_token_ids": list(p)} for p in prompts], parameters, use_tqdm=False)
+            asked = [{"prompt_token_ids": list(p)} for p in prompts]
+            outputs = self._llm.generate(asked, parameters, use_tqdm=False, lora_request=self._adapters)
         return [_sampled(output.outputs[0]) for output in outputs]
 
     def sleep(self) -> None:
@@ -156,6 +191,12 @@ class Engine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _for_adapters(rank: int) -> dict[str, Any]:
+    """Arguments of vllm.LLM that make room for one set of adapters of this rank."""
+    room = min(allowed for allowed in LORA_RANKS if allowed >= rank)
+    return {"enable_lora": True, "max_lora_rank": room, "max_loras": 1, "max_cpu_loras": 1}
 
 
 @contextmanager

@@ -42,6 +42,10 @@ class EngineServer(HTTPServer):
             weights, self._weights = self._weights, {}
             self._engine.load(weights.items())
             return {}
+        if what == "adapt":
+            weights, self._weights = self._weights, {}
+            self._engine.adapt(json.loads(body)["config"], weights)
+            return {}
         if what == "sample":
             asked = json.loads(body)
             return {"rows": self._engine.sample(asked["prompts"], asked["seeds"], Sampling(**asked["sampling"]))}

@@ -145,7 +145,7 @@ class _Pool:
                     failure = str(error)
                     logger.warning("sandbox lost a server (%s) on try %d of 2", error, attempt)
             if not self._started_once.is_set():
-                raise RuntimeError(f"the sandbox's servers do not start: {failure}; their words are on standard error")
+                raise RuntimeError(f"the sandbox's servers do not start: {failure}; their output is on standard error")
             return result("infra_error", failure)
         finally:
             self._free.put(slot)
@@ -156,7 +156,9 @@ class _Pool:
         self._started_once.set()
         if slot.level.missing:
             logger.warning(
-                "sandbox: weaker than it should be: %s. Held by: %s", "; ".join(slot.level.missing), slot.level
+                "sandbox: confinement is incomplete: %s. Programs are held by %s",
+                "; ".join(slot.level.missing),
+                slot.level,
             )
         else:
             logger.info("sandbox: programs are held by %s", slot.level)

@@ -33,7 +33,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 class MathVerifier(Verifier):
-    """A `Verifier` for mathematics. Starts its processes at the first answer that needs them; any thread may call it.
+    """A `Verifier` for mathematics. Its processes start with the first answer that needs them; any thread may call it.
 
     workers: processes. soft_timeout_s: CPU seconds for reading the gold, and again for the answer.
     hard_timeout_s: wall seconds before the process is killed, without those in which it waits for a processor.
@@ -60,7 +60,7 @@ class MathVerifier(Verifier):
         if isinstance(extraction, str) or not extraction or not all(way.strip() for way in extraction):
             raise ValueError(f"extraction={extraction!r} must be a list of `box` and texts, such as [box, '####']")
         self._limits = (workers, soft_timeout_s, hard_timeout_s, memory_mib, cache_size)
-        self._extraction = tuple(extraction)
+        self.extraction = tuple(extraction)
         self._reset()
 
     def _reset(self) -> None:
@@ -70,7 +70,7 @@ class MathVerifier(Verifier):
         self._cache: OrderedDict[Pairs, Verdict] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[MathVerifier], tuple[int, float, float, int, int, Sequence[str]]]:
-        return MathVerifier, (*self._limits, self._extraction)
+        return MathVerifier, (*self._limits, self.extraction)
 
     @property
     def worker_pids(self) -> list[int]:
@@ -90,13 +90,20 @@ class MathVerifier(Verifier):
                     "drop it from the data, or use it where no verifier is needed"
                 )
             golds.append(_gold_answer(problem.answer))
-        return self.compare(golds, [extract_answer(response, extraction=self._extraction) for response in responses])
+        return self.compare(golds, [extract_answer(response, extraction=self.extraction) for response in responses])
 
     def check_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
         """(id, gold answer) of each problem whose gold answer cannot be read, in order.
 
-        Raises RuntimeError where the verifier failed twice on a gold, which says nothing about the gold.
+        Raises ValueError where problems have none, RuntimeError where the verifier failed twice on a gold, which says
+        nothing about the gold.
         """
+        without = [problem.id for problem in problems if problem.answer is None]
+        if without:
+            raise ValueError(
+                f"{len(without)} of {len(problems)} problems have no gold answer, the first is {without[0]!r}; name its "
+                "field by columns={'answer': ...}, drop the rows, or set model.verifier to null, which needs none"
+            )
         golds = {problem.id: problem.answer for problem in problems if problem.answer is not None}
         readings = {gold: decide_gold(_gold_answer(gold)) for gold in dict.fromkeys(golds.values())}
         left = [reading for reading in readings.values() if isinstance(reading, str)]

@@ -1,0 +1,252 @@
+"""`repirl evaluate-prm --prm PRM --output report.json`: does a PRM find wrong steps, or does it know style?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from repirl import __version__
+from repirl.applications.calibration import calibration, draw_reliability, platt_of
+from repirl.applications.journal import Journal
+from repirl.applications.prm_report import Scored, all_right, by_length, controls, plain, report, scored, threshold_of
+from repirl.applications.prms import ALL_KINDS, load_prm
+from repirl.applications.score import stamp
+from repirl.applications.scoring import BATCH_TOKENS, Scorer
+from repirl.config import ConfigError
+from repirl.data.flawed import Domain
+from repirl.data.step_labelled import (
+    PRM_BENCH,
+    PROCESS_BENCH,
+    PROCESS_BENCH_PARTS,
+    LabelledSolution,
+    ids_hash,
+    read_labelled_steps,
+    read_prm_bench,
+    read_process_bench,
+)
+from repirl.metrics.prm_bench import CATEGORIES, UNMODIFIED, PRMBench
+
+CHUNK = 32  # solutions between two writes
+CHOSEN_ON = "gsm8k"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Scores, writes the report, prints a table. Returns the exit status."""
+    options = _parser().parse_args(list(arguments))
+    sets = _sets(options)
+    _require_threshold(options, sets)
+    scorer = _loaded(options)
+    found = {name: _scored(scorer, name, solutions, options) for name, solutions in sets.items()}
+    written = _report(options, sets, found) | {"controls": _controls(options, scorer, sets, found)}
+    draw_reliability(
+        {name: one["calibration"] for name, one in written["sets"].items()}, options.output.with_suffix(".png")
+    )
+    options.output.write_text(json.dumps(plain(written), indent=2) + "\n", encoding="utf-8")
+    _print(written)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="repirl evaluate-prm", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--prm", required=True, help="a checkpoint, a folder of `repirl export`, or another's PRM")
+    parser.add_argument("--kind", choices=ALL_KINDS, help="of another's PRM, where its config.json does not tell")
+    parser.add_argument("--set", choices=("processbench", "prmbench", "labelled"), default="processbench")
+    parser.add_argument(
+        "--path", nargs="*", default=[], metavar="NAME=FILE", help="files in place of the hub's, such as gsm8k=FILE"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the .json file to write; beside it step rewards and a figure"
+    )
+    parser.add_argument(
+        "--threshold", type=float, help=f"a step below it is held for wrong (chosen on the part {CHOSEN_ON} alone)"
+    )
+    parser.add_argument("--limit", type=int, help="the first so many solutions of each set")
+    parser.add_argument("--domain", choices=get_args(Domain), default="prose", help="of flawed twins (prose)")
+    parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=f"of a forward pass ({BATCH_TOKENS})")
+    parser.add_argument("--device", default="cpu", help="where the PRM runs (cpu)")
+    parser.add_argument("--seed", type=int, default=0, help="of intervals and twins (0)")
+    return parser
+
+
+def _sets(options: argparse.Namespace) -> dict[str, list[LabelledSolution]]:
+    """The solutions by set. Raises ConfigError."""
+    if options.output.suffix != ".json":
+        raise ConfigError(f"--output: {str(options.output)!r} is no .json file", "name a file that ends in .json")
+    pairs = [part.partition("=") for part in options.path]
+    if wrong := [part for part, (name, _, path) in zip(options.path, pairs, strict=True) if not name or not path]:
+        raise ConfigError(f"--path: {wrong[0]!r} is not NAME=FILE", "write --path gsm8k=processbench_gsm8k.jsonl")
+    if options.set == "labelled" and not pairs:
+        raise ConfigError("--set labelled needs files", "write --path mine=FILE")
+    default = (
+        {"prmbench": PRM_BENCH} if options.set == "prmbench" else dict.fromkeys(PROCESS_BENCH_PARTS, PROCESS_BENCH)
+    )
+    files = {name: path for name, _, path in pairs} or default
+    try:
+        read = {name: _READ[options.set](path, name) for name, path in files.items()}
+    except ValueError as error:
+        raise ConfigError(f"--path: {error}", "nothing was scored; repair the file, or name another") from error
+    if options.set == "prmbench":
+        read = by_category(solution for solutions in read.values() for solution in solutions)
+    return {name: solutions[: options.limit] for name, solutions in read.items()}
+
+
+_READ: dict[str, Callable[[str, str], list[LabelledSolution]]] = {
+    "processbench": read_process_bench,
+    "prmbench": lambda path, name: read_prm_bench(path),
+    "labelled": lambda path, name: read_labelled_steps(path),
+}
+
+
+def by_category(solutions: Iterable[LabelledSolution]) -> dict[str, list[LabelledSolution]]:
+    """PRMBench's solutions by kind of error, in the benchmark's order. Raises ConfigError for a kind that it has not."""
+    found: dict[str, list[LabelledSolution]] = {category: [] for category in CATEGORIES}
+    for one in solutions:
+        if one.category not in (*CATEGORIES, UNMODIFIED):
+            raise ConfigError(
+                f"--path: {one.id}: unknown classification {one.category!r}", f"PRMBench has {', '.join(CATEGORIES)}"
+            )
+        found.get(one.category, []).append(one)
+    return {category: some for category, some in found.items() if some}
+
+
+def _require_threshold(options: argparse.Namespace, sets: Mapping[str, object]) -> None:
+    if options.threshold is not None or options.set == "labelled" or CHOSEN_ON in sets:
+        return
+    if options.set == "prmbench":
+        raise ConfigError(
+            "--set prmbench needs a threshold, and has no part to choose it on",
+            "give --threshold, such as the `threshold` that a report of --set processbench has",
+        )
+    raise ConfigError(
+        f"no threshold, and no part {CHOSEN_ON!r} to choose it on", f"give --threshold, or {CHOSEN_ON}=FILE"
+    )
+
+
+def _loaded(options: argparse.Namespace) -> Scorer:
+    try:
+        return load_prm(options.prm, options.kind, batch_tokens=options.batch_tokens, device=options.device)
+    except ValueError as error:
+        raise ConfigError(f"--prm: {error}", "give another, or --kind") from error
+
+
+def _scored(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution], options: argparse.Namespace) -> Scored:
+    """One set with its rewards, which stay in a file beside the report, also of a run that was ended."""
+    path = options.output.with_suffix(f".{name}.jsonl")
+    ids = ids_hash(one.id for one in solutions)
+    path.unlink(missing_ok=True)
+    journal = Journal(path, {"PRM": [options.prm, options.kind, *stamp(Path(options.prm))], "solutions": ids})
+    for begin in range(len(journal.records), len(solutions), CHUNK):
+        part = solutions[begin : begin + CHUNK]
+        try:
+            rewards = scorer.step_rewards([one.solution for one in part])
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}", "what is scored so far is kept; leave that solution out") from error
+        journal.append([{"id": one.id, "step_rewards": list(own)} for one, own in zip(part, rewards, strict=True)])
+    journal.finish()
+    return scored(solutions, [record["step_rewards"] for record in journal.records])
+
+
+def _report(
+    options: argparse.Namespace, sets: dict[str, list[LabelledSolution]], found: dict[str, Scored]
+) -> dict[str, Any]:
+    chosen = options.threshold is None and CHOSEN_ON in found
+    threshold = threshold_of(found[CHOSEN_ON]) if chosen else options.threshold
+    of_length = threshold_of(by_length(found[CHOSEN_ON])) if CHOSEN_ON in found else None
+    platt = platt_of(found[CHOSEN_ON]) if CHOSEN_ON in found else None
+    figures = {
+        name: report(one, threshold, of_length, seed=options.seed)
+        | {"calibration": calibration(one, platt), "ids": ids_hash(s.id for s in sets[name])}
+        for name, one in found.items()
+    }
+    written: dict[str, Any] = {
+        "version": __version__,
+        "prm": options.prm,
+        "kind": options.kind,
+        "set": options.set,
+        "limit": options.limit,
+        "seed": options.seed,
+        "threshold": threshold,
+        "threshold_chosen_on": CHOSEN_ON if chosen else None,
+        "sets": figures,
+    }
+    if platt is not None:
+        written["probability"] = {"slope": platt.slope, "offset": platt.offset, "fitted_on": CHOSEN_ON}
+    if options.set == "prmbench":
+        written["prmbench"] = _prm_bench(found, threshold)
+        written["prmbench_all_right"] = _prm_bench({name: all_right(one) for name, one in found.items()}, 0.0)
+    elif threshold is not None:
+        for kind in ("prm", "length_alone"):
+            values = [one[kind]["f1"] for one in figures.values() if "f1" in one[kind]]
+            written[f"mean_f1_{kind}"] = sum(values) / len(values) if values else None
+    return written
+
+
+def _prm_bench(found: Mapping[str, Scored], threshold: float) -> dict[str, float]:
+    metric = PRMBench(threshold)
+    for category, one in found.items():
+        metric.update(category, step_rewards=one.rewards, step_mask=one.mask, is_wrong=one.is_wrong)
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def _controls(
+    options: argparse.Namespace,
+    scorer: Scorer,
+    sets: dict[str, list[LabelledSolution]],
+    found: dict[str, Scored],
+) -> dict[str, dict[str, float]]:
+    return {
+        name: controls(
+            scorer,
+            solutions,
+            [row[mask].tolist() for row, mask in zip(found[name].rewards, found[name].mask, strict=True)],
+            domain=options.domain,
+            seed=options.seed,
+        )
+        for name, solutions in sets.items()
+    }
+
+
+def _print(written: dict[str, Any]) -> None:
+    if written["set"] == "prmbench":
+        _print_prm_bench(written)
+        return
+    columns = ("F1", "95 % interval", "F1 of length", "wrong-step AUROC", "of length", "twin step", "hollow wins")
+    rows = []
+    for name, one in written["sets"].items():
+        prm, length, control = one["prm"], one["length_alone"], written["controls"][name]
+        interval = f"{prm['f1_low']:.3f} to {prm['f1_high']:.3f}" if "f1" in prm else "-"
+        values = [prm.get("f1"), interval, length.get("f1"), prm["wrong_step_auroc"], length["wrong_step_auroc"]]
+        rows.append([name, one["solutions"], *values, control["twin_step_wins"], control["hollow_wins"]])
+    _print_table(("set", "n", *columns), rows)
+    if written["threshold"] is not None:
+        by = f"chosen on {written['threshold_chosen_on']}" if written["threshold_chosen_on"] else "given"
+        print(f"threshold {written['threshold']:.4g}, {by}; a mean F1 of {written['mean_f1_prm']:.3f}")
+
+
+def _print_prm_bench(written: dict[str, Any]) -> None:
+    """Scores by kind of error and by group, and as a whole."""
+    scores, idle, sets = written["prmbench"], written["prmbench_all_right"], written["sets"]
+    rows: list[list[object]] = []
+    for name in [key.removesuffix("/score") for key in scores if "/" in key] + ["whole"]:
+        key = "score" if name == "whole" else f"{name}/score"
+        one = sets.get(name)
+        auroc = [one[kind]["wrong_step_auroc"] for kind in ("prm", "length_alone")] if one else [None, None]
+        rows.append([name, one["solutions"] if one else "", scores[key], idle[key], *auroc])
+    _print_table(("kind of error", "n", "score", "all steps right", "wrong-step AUROC", "of length"), rows)
+    print(f"threshold {written['threshold']:.4g}, given")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        cells = ["-" if v is None or v != v else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row]
+        table.add_row(*cells)
+    Console(width=120).print(table)

@@ -1,0 +1,148 @@
+"""`repirl.load_prm`: a PRM that scores words: a run's checkpoint, an exported folder, or another's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from repirl.applications.export import TEXT_FILE
+from repirl.applications.scoring import BATCH_TOKENS, Score, Scorer, TokenScorer, context_of, count_of
+from repirl.applications.trained import scorer_of
+from repirl.learning.actor import codec_of
+from repirl.learning.settings import Text
+from repirl.models.hub import KINDS, HubPRM, kind_of
+from repirl.models.modeling_repirl_prm import RepirlPRMConfig, RepirlPRMForTokenClassification
+from repirl.models.packing import join
+from repirl.models.policy import Policy
+from repirl.models.prm import PRM
+from repirl.structs import Rows, WrittenSolution
+
+IMPLICIT = "implicit"
+ALL_KINDS = (*KINDS, IMPLICIT)
+
+
+def load_prm(
+    name: str | Path,
+    kind: str | None = None,
+    *,
+    text: Text | None = None,
+    reference: str | None = None,
+    beta: float = 1.0,
+    batch_tokens: int = BATCH_TOKENS,
+    device: str = "cpu",
+) -> Scorer:
+    """What scores solutions by a PRM: a run's, an exported one, or another's (models/hub).
+
+    Args:
+        name: the .ckpt file of a run, a folder, or a hub id.
+        kind: of another's PRM, where its config.json does not tell: a name of `models/hub`, or `implicit`: two causal LMs,
+            whose log-ratio, times `beta`, rewards each token.
+        text: how problems become prompts, for a run's PRM that does not say it, and for `implicit`.
+        reference: the second model of `implicit`, a folder or hub id.
+        beta: of `implicit`.
+        batch_tokens: most tokens of a forward pass.
+        device: where the model goes.
+
+    Raises:
+        ValueError: there is no such PRM, it is of no known kind, or it does not say how problems become prompts.
+    """
+    if (reference is not None) != (kind == IMPLICIT):
+        raise ValueError(
+            "a PRM of kind 'implicit' is two models, and no other is: give `reference`, the second, with it alone"
+        )
+    if kind is not None and kind not in ALL_KINDS:
+        raise ValueError(f"kind {kind!r} of a PRM is none of {', '.join(ALL_KINDS)}")
+    path = Path(name).expanduser()
+    if path.is_file():
+        if kind is not None:
+            raise ValueError(f"{str(path)!r} is a file, a run's checkpoint: leave kind {kind!r} out, or give a folder")
+        return scorer_of(path, text, batch_tokens=batch_tokens, device=device)
+    if reference is not None:
+        return _implicit(str(name), reference, beta, text or Text(), batch_tokens, device)
+    place = str(path) if path.is_dir() else str(name)
+    try:
+        kind = kind or _recognised(path, str(name))
+        if kind is None:
+            return exported(path, text, batch_tokens, device)
+        return HubScorer(KINDS[kind].load(place, device=device, batch_tokens=batch_tokens))
+    except OSError as error:  # what transformers raises where files are missing or the hub cannot be reached
+        raise ValueError(f"PRM {str(name)!r} cannot be read: {error}") from error
+
+
+class HubScorer(Scorer):
+    """The scorer of another's PRM: rewards of steps alone."""
+
+    def __init__(self, prm: HubPRM) -> None:
+        self.prm, self.context, self.parameters = prm, prm.context, prm.parameters
+
+    def lengths(self, solutions: Sequence[WrittenSolution]) -> list[int]:
+        """As `Scorer` says."""
+        return self.prm.lengths(solutions)
+
+    def tokens_read(self, solutions: Sequence[WrittenSolution]) -> list[int]:
+        """As `Scorer` says."""
+        return self.prm.tokens_read(solutions)
+
+    def _scores(self, solutions: Sequence[WrittenSolution]) -> list[Score]:
+        rewards = self.prm.step_rewards(solutions)
+        return [Score(solution.steps, values) for solution, values in zip(solutions, rewards, strict=True)]
+
+
+def _recognised(path: Path, name: str) -> str | None:
+    """The kind of another's PRM by its config.json; None for a folder that we exported. Raises ValueError."""
+    if (path / TEXT_FILE).is_file():
+        return None
+    if not (path / "config.json").is_file() and (
+        path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1
+    ):
+        raise ValueError(f"PRM {name!r}: no such checkpoint, and no folder with a config.json; check the path")
+    config, _ = PreTrainedConfig.get_config_dict(str(path) if path.is_dir() else name)
+    architectures = [str(one) for one in config.get("architectures") or []]
+    if config.get("model_type") == RepirlPRMConfig.model_type or config.get("id2label") == {"0": "reward"}:
+        return None
+    kind = kind_of(architectures)
+    if kind is None:
+        raise ValueError(
+            f"the config.json of PRM {name!r} ({', '.join(architectures) or 'no architectures'}) does not tell its kind: "
+            f"give `kind`, one of {', '.join(ALL_KINDS)}"
+        )
+    return kind
+
+
+def _implicit(name: str, reference: str, beta: float, text: Text, batch_tokens: int, device: str) -> TokenScorer:
+    """Two causal LMs as a PRM of our own kind `implicit`, nothing of it trained here."""
+    backbone = Policy(path=name).load()
+    prm = PRM("implicit", backbone=backbone, reference=Policy(path=reference), beta=beta).build(backbone)
+    return TokenScorer.of(prm.to(device).eval(), codec_of(backbone.tokenizer, text), batch_tokens)
+
+
+def exported(folder: Path, text: Text | None, batch_tokens: int, device: str) -> TokenScorer:
+    """The scorer of an exported folder. Raises ValueError as `load_prm`."""
+    file = folder / TEXT_FILE
+    if text is None and not file.is_file():
+        raise ValueError(
+            f"the PRM {str(folder)!r} does not say how problems become prompts, in {TEXT_FILE}: give `text`, that of the run"
+        )
+    text = text or Text(**json.loads(file.read_text(encoding="utf-8")))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(folder).eval().to(device)
+    granularity, read = "token", model.config
+    if isinstance(model, RepirlPRMForTokenClassification):
+        granularity, read = model.config.granularity, model.backbone.config
+        model.config.granularity = "token"  # a scorer sums over the steps that it is given
+
+    @torch.no_grad()
+    def rewards(rows: Rows) -> Tensor:
+        joined = join(rows)
+        logits: Tensor = model(input_ids=joined.ids).logits  # causal: padding comes after all that counts
+        return logits[..., 0].gather(1, joined.at).masked_fill(~rows.response_mask, 0)
+
+    codec = codec_of(tokenizer, text)
+    known: dict[str, Any] = {"packs": False, "granularity": granularity, "device": device, "batch_tokens": batch_tokens}
+    return TokenScorer(rewards, codec, context=context_of(read), parameters=count_of(model), **known)

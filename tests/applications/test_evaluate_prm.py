@@ -1,0 +1,231 @@
+"""`repirl evaluate-prm`: hand-worked figures, controls that see through style, a report that is whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repirl.__main__ import main
+from repirl.applications.prm_report import by_length, controls, f1_interval, figures, scored, threshold_of
+from repirl.data.step_labelled import LabelledSolution
+from repirl.models.prm import PRM
+from repirl.structs import WrittenSolution
+from tests.applications.test_scoring import trained
+
+
+def labelled(name: str, steps: Sequence[str], first_error: int) -> LabelledSolution:
+    wrong = () if first_error < 0 else (first_error,)
+    return LabelledSolution(name, WrittenSolution("How many?", tuple(steps)), wrong, only_first=True)
+
+
+FOUR = [
+    labelled("right", ["a\n", "bb\n", "cc"], -1),
+    labelled("second", ["a\n", "b\n", "cccc"], 1),
+    labelled("first", ["aaaa\n", "b"], 0),
+    labelled("also right", ["a\n", "b"], -1),
+]
+REWARDS = [(0.9, 0.8, 0.7), (0.9, 0.2, 0.1), (0.6, 0.9), (0.9, 0.4)]
+
+
+def test_the_figures_of_four_solutions() -> None:
+    """At .5 the second is found, the first is missed (its step has .6), `also right` is blamed for its .4."""
+    found = figures(scored(FOUR, REWARDS), 0.5)
+    assert found["accuracy_erroneous"] == 1 / 2
+    assert found["accuracy_correct"] == 1 / 2
+    assert found["f1"] == 1 / 2
+    # Labelled steps: right .9 .8 .7 .9 .9 .4, wrong .2 .6; wrong is lower in 6 + 5 of 12 pairs.
+    assert found["wrong_step_auroc"] == pytest.approx(11 / 12)
+    assert (
+        found["first_error_accuracy"] == 1 / 2
+    )  # of `second` the third step is the lowest, and no step of `first` but it
+    # Lowest steps: right .7 .4, erroneous .1 .6; .7 is above both, .4 above one.
+    assert found["correct_solution_auroc"] == 3 / 4
+    without = figures(scored(FOUR, REWARDS), None)
+    assert "f1" not in without
+    assert without["wrong_step_auroc"] == found["wrong_step_auroc"]
+
+
+def test_the_threshold_is_the_best_on_its_set() -> None:
+    """From .2 to .4 `second` is found and nobody is blamed; above .6 both, and `also right` is: 2/3 each, and .3 is taken."""
+    given = scored(FOUR, REWARDS)
+    assert threshold_of(given) == pytest.approx(0.3)
+    assert figures(given, threshold_of(given))["f1"] == pytest.approx(2 * 1 * 0.5 / 1.5)
+    assert figures(by_length(given), -4.0)["accuracy_correct"] == 1  # no step of theirs is longer than four characters
+
+
+def test_the_interval_holds_the_figure_and_depends_on_the_seed_alone() -> None:
+    many = scored(FOUR * 50, REWARDS * 50)
+    low, high = f1_interval(many, 0.5, seed=1)
+    assert low < 0.5 < high
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 * (1 / 100 / 2) ** 0.5, rel=0.2)  # of a mean of two shares of 100
+    assert (low, high) == f1_interval(many, 0.5, seed=1)
+    assert math.isnan(f1_interval(scored(FOUR[1:3], REWARDS[1:3]), 0.5)[0])
+
+
+class By:
+    """A PRM that says of each step what a function does."""
+
+    def __init__(self, reward: Callable[[str], float]) -> None:
+        self.reward = reward
+
+    def step_rewards(self, solutions: Sequence[WrittenSolution]) -> list[tuple[float, ...]]:
+        return [tuple(map(self.reward, solution.steps)) for solution in solutions]
+
+
+def holds(step: str) -> float:
+    """1 where the step's equation is true."""
+    a, sign, b, result = re.fullmatch(r"\D*(\d+) ([-+*/]) (\d+) = (\d+)\D*", step).groups()  # type: ignore[union-attr]
+    value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b), "/": int(a) / int(b)}[sign]
+    return float(value == int(result))
+
+
+def test_twins_tell_what_is_right_from_what_looks_alike() -> None:
+    sums = [
+        labelled(f"p{n}", [f"So {n} + 3 = {n + 3}.\n", f"Then {n + 3} * 2 = {2 * n + 6}."], -1) for n in range(2, 30)
+    ]
+    knows, style = By(holds), By(lambda step: float(len(step)))
+    found = controls(knows, sums, knows.step_rewards([one.solution for one in sums]))
+    assert found["twins"] == found["right_solutions"] == 28
+    assert found["twin_step_wins"] == found["twin_solution_wins"] == 1
+    assert found["hollow_wins"] == 0.5  # the first equation said twice is true twice: a tie
+    found = controls(style, sums, style.step_rewards([one.solution for one in sums]), limit=20)
+    assert found["right_solutions"] == 20
+    assert found["twin_step_wins"] == 0.5  # a digit or a sign for another: as long
+    assert math.isnan(controls(knows, FOUR[1:3], [(1.0,) * 3, (1.0,) * 2])["twin_step_wins"])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("run") / "run.ckpt"
+    trained(path, prm=PRM("q_head"))
+    return str(path)
+
+
+def table(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+ROWS = [
+    {"id": "p", "problem": "1a2", "steps": ["a3", "b4"], "label": -1},
+    {"id": "q", "problem": "1a2", "steps": ["a3", "b5"], "label": 1},
+    {"id": "r", "problem": "3c2", "steps": ["c7"], "label": 0},
+    {"id": "s", "problem": "3c2", "steps": ["c5"], "label": -1},
+]
+
+
+PRM_BENCH = [
+    {"idx": str(n), "classification": kind, "modified_question": "1a2", "modified_process": steps, "error_steps": wrong}
+    for n, (kind, steps, wrong) in enumerate(
+        [
+            ("circular", ["a3", "b4"], [2]),
+            ("circular", ["a3", "b5"], [1, 2]),
+            ("multi_solutions", ["a3", "b4"], []),
+            ("correct", ["a3"], []),
+        ]
+    )
+]
+
+
+def test_a_report_of_prm_bench(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Held for right throughout, three of six steps are: F1 of right steps 2/3, of wrong ones 0; unmodified ones are out."""
+    output = tmp_path / "report.json"
+    words = ["--prm", checkpoint, "--set", "prmbench", "--path", f"all={table(tmp_path / 'p.jsonl', PRM_BENCH)}"]
+    main(["evaluate-prm", *words, "--output", str(output), "--threshold=-99", "--domain", "arithmetic"])
+    written = json.loads(output.read_text())
+    assert {name: one["solutions"] for name, one in written["sets"].items()} == {"circular": 2, "multi_solutions": 1}
+    assert written["prmbench"] == written["prmbench_all_right"]
+    assert written["prmbench"]["f1"] == pytest.approx(2 / 3)
+    assert written["prmbench"]["score"] == pytest.approx(1 / 3)
+    assert written["prmbench"]["circular/score"] == pytest.approx(0.5 * 2 / 5)  # one of four right: 2 / (2 + 3)
+    assert written["prmbench"]["sensitivity/score"] == written["prmbench"]["multi_solutions/score"] == 1
+    shown = [line for line in capsys.readouterr().out.splitlines() if "circular" in line]
+    assert "0.200" in shown[0]
+    with pytest.raises(SystemExit):
+        main(["evaluate-prm", *words, "--output", str(output)])
+    assert "--set prmbench needs a threshold" in capsys.readouterr().err
+    wrong = table(tmp_path / "w.jsonl", [PRM_BENCH[0] | {"classification": "circles"}])
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "evaluate-prm",
+                "--prm",
+                checkpoint,
+                "--set=prmbench",
+                f"--path=a={wrong}",
+                f"--output={output}",
+                "--threshold=0",
+            ]
+        )
+    assert "circles_0: unknown classification 'circles'" in capsys.readouterr().err
+
+
+def test_a_report_of_two_parts(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [f"{name}={table(tmp_path / f'{name}.jsonl', ROWS)}" for name in ("gsm8k", "math")]
+    output = tmp_path / "report.json"
+    words = ["--prm", checkpoint, "--path", *paths, "--output", str(output), "--domain", "arithmetic"]
+    main(["evaluate-prm", *words])
+    written = json.loads(output.read_text())
+    assert written["threshold_chosen_on"] == "gsm8k"
+    assert written["sets"].keys() == {"gsm8k", "math"}
+    one = written["sets"]["gsm8k"]
+    assert one["solutions"] == 4
+    assert one["erroneous"] == 2
+    assert one["all_right"]["accuracy_correct"] == 1
+    assert one["all_right"]["f1"] == 0
+    assert one["prm"] == written["sets"]["math"]["prm"]
+    assert written["mean_f1_prm"] == one["prm"]["f1"]
+    assert written["controls"]["math"]["twins"] == 2
+    assert one["calibration"]["steps"] == 6
+    assert one["calibration"]["right_steps"] == pytest.approx(4 / 6)
+    assert sum(row["count"] for row in one["calibration"]["mapped"]["reliability"]) == 6
+    assert written["probability"]["fitted_on"] == "gsm8k"
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    records = [json.loads(line) for line in (tmp_path / "report.gsm8k.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in records] == ["p", "q", "r", "s"]
+    assert [len(record["step_rewards"]) for record in records] == [2, 2, 1, 1]
+    said = capsys.readouterr().out
+    assert "chosen on gsm8k" in said
+    main(["evaluate-prm", *words, "--threshold", "0.5", "--limit", "2"])
+    again = json.loads(output.read_text())
+    assert (again["threshold"], again["threshold_chosen_on"], again["limit"]) == (0.5, None, 2)
+
+
+def test_solutions_of_ones_own_need_no_threshold(checkpoint: str, tmp_path: Path) -> None:
+    rows = [{"problem": "1a2", "steps": ["a3", "b5"], "labels": [True, False]}, ROWS[0] | {"labels": [True, True]}]
+    path = table(tmp_path / "own.jsonl", [{k: v for k, v in row.items() if k != "label"} for row in rows])
+    output = tmp_path / "report.json"
+    words = ["--prm", checkpoint, "--set", "labelled", "--path", f"own={path}", "--output", str(output)]
+    main(["evaluate-prm", *words, "--domain", "arithmetic"])
+    found = json.loads(output.read_text())["sets"]["own"]["prm"]
+    assert found["wrong_step_auroc"] is not None
+    assert "f1" not in found
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--path", "math={file}"], "no threshold, and no part 'gsm8k' to choose it on"),
+        (["--path", "{file}"], "is not NAME=FILE"),
+        (["--set", "labelled"], "--set labelled needs files"),
+        (["--path", "gsm8k={folder}/none.jsonl"], "none.jsonl: no such file"),
+        (["--path", "gsm8k={file}", "--output", "report.txt"], "is no .json file"),
+        (["--path", "gsm8k={file}", "--prm", "none.ckpt"], "--prm: PRM 'none.ckpt'"),
+    ],
+)
+def test_mistakes_are_told_in_two_lines(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    file = table(tmp_path / "rows.jsonl", ROWS)
+    given = [word.format(file=file, folder=tmp_path) for word in words]
+    with pytest.raises(SystemExit):
+        main(["evaluate-prm", "--prm", checkpoint, "--output", str(tmp_path / "r.json"), *given])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert message in lines[0]
