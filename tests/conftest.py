@@ -20,7 +20,14 @@ for _ in range(os.getpid() * 37 % 12_000):
     next(_PORTS)
 
 
+# What Lightning leaves in the environment when it trains by a strategy of several processes in this one. A program that
+# inherits LOCAL_RANK takes itself for one of a group, starts no other, and waits for them.
+_OF_A_LAUNCHER = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """A port for the processes that this test and its fixtures start."""
+    """A port for the processes that this test and its fixtures start, and nothing of an earlier launch."""
+    for name in _OF_A_LAUNCHER:
+        os.environ.pop(name, None)
     os.environ["MASTER_PORT"] = str(next(_PORTS))

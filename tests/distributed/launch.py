@@ -11,13 +11,11 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
-_OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 def environment() -> dict[str, str]:
-    """This one's, without what a launcher set, with one thread a process."""
-    kept = {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "GLOO_SOCKET_IFNAME": "lo"}
+    """This one's, with one thread a process."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def saved_by(program: str, out: Path, *arguments: str, seconds: float = 300) -> Any:

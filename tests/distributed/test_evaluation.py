@@ -92,11 +92,10 @@ def configuration(folder: Path, batch_prompts: int) -> Path:
 def validate(folder: Path, batch_prompts: int, *more: str) -> tuple[dict[str, float], list[dict[str, Any]], str]:
     """Figures, records and what was said on standard error."""
     folder.mkdir()
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     done = subprocess.run(
         [sys.executable, "-m", "repirl", "validate", "-c", str(configuration(folder, batch_prompts)), *more],
         cwd=ROOT,
-        env=kept | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
         timeout=600,

@@ -136,8 +136,7 @@ def test_handlers_set_after_lightnings_are_in_force_and_taken_away() -> None:
 
 @canary("overrides.distributed._sync_module_states", "DDPStrategy.configure_ddp", "_Launcher.kill")
 def test_two_processes_start_equal_and_unwrapped_and_one_can_end_the_other(tmp_path: Path) -> None:
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "tests.private_names.lightning_ranks", str(tmp_path / "said.json")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
