@@ -22,7 +22,9 @@ _LOST = re.compile(
 def lost_process(error: RuntimeError) -> str | None:
     """What an error of a collective says of another process, in plain words; None for any other error."""
     text = str(error)
-    collective = isinstance(error, dist.DistError) or re.search(r"gloo|nccl|c10d|ProcessGroup|TCPStore|pair closure", text)
+    collective = isinstance(error, dist.DistError) or re.search(
+        r"gloo|nccl|c10d|ProcessGroup|TCPStore|pair closure", text
+    )
     if not collective or (told := _LOST.search(text)) is None:
         return None
     if told["late"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert todo
     Policy(config=LLAMA, tokens=TOKENS).load().save_pretrained(tmp_path / "start")
     words = ["plan", "--config", str(start), "--model.policy.path=start"]
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     main(words)
     said = capsys.readouterr().out
+    assert ("MALLOC_MMAP_THRESHOLD_=1048576" in said) == (platform.libc_ver()[0] == "glibc")
     assert "an iteration: 16 prompts x 8 rollouts = 128; 2 optimiser steps of the PRM, 4 of the policy" in said
     assert "peak: 0." in said
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1048576")
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--memory", "0.1"])
     assert stopped.value.code == 1
-    assert "GiB more than there is" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "GiB more than there is" in said
+    assert "glibc" not in said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,9 +15,7 @@ from repirl.data.preparation import encode_problems
 from repirl.learning.actor import Actor
 from repirl.learning.evaluation import number_of
 from repirl.learning.settings import Text
-from repirl.progress.line import Line
-from repirl.progress.pace import time_left
-from repirl.progress.words import duration
+from repirl.progress.count import Count
 from repirl.rollout.openai import ChatAnswer, ChatEndpoint, NoAnswer, Refused, Stopped
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Problem, Prompt, Response
@@ -79,15 +76,15 @@ def ask_endpoint(asked: Experts, endpoint: ChatEndpoint, wanted: Sequence[Wanted
 
     missing: list[Missing] = []
     patience = _Patience(accepts_one=asked.missing == "accept")
-    with _Shown(len(wanted)) as shown:
+    with Count("experts", "answers", len(wanted)) as count:
         for result in _in_threads(ask, wanted, patience, concurrent=asked.concurrent, stop=endpoint.stop):
-            shown.show(endpoint.last_failure)
+            count.show(f"last failure: {endpoint.last_failure}" if endpoint.last_failure else "")
             if result is None:
                 continue
             (problem, sample), answer = result
             if isinstance(answer, ChatAnswer):
                 write([_record(problem, sample, answer)])
-                shown.done += 1
+                count.done += 1
             elif isinstance(answer, (Refused, NoAnswer)):
                 missing.append(Missing(problem.id, sample, str(answer)))
             else:
@@ -196,28 +193,6 @@ def _in_threads(
         stop.set()
 
 
-class _Shown:
-    """How many answers there are, as a line of progress."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-        self._line, self._start = Line(30.0), time.monotonic()
-
-    def __enter__(self) -> _Shown:
-        self._line.open()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._line.close()
-
-    def show(self, failure: str | None = None) -> None:
-        """Shows the count where it is time to."""
-        if self._line.due():
-            left = time_left(done=self.done, total=self.total, elapsed=time.monotonic() - self._start)
-            parts = [f"experts {self.done}/{self.total} answers", "" if left is None else f"{duration(left)} left"]
-            self._line.show("  ".join(part for part in (*parts, f"last failure: {failure}" if failure else "") if part))
-
-
 # ---- in this process ----
 
 
@@ -251,7 +226,7 @@ def ask_policy(
     """Writes the answers that are not known yet, some problems at a time. They depend on seed and problem alone."""
     left = [prompt for prompt in prompts if any((prompt.problem.id, k) not in known for k in range(asked.n))]
     temperature = 1.0 if asked.temperature is None else asked.temperature
-    with _Shown(len(left) * asked.n) as shown:
+    with Count("experts", "answers", len(left) * asked.n) as count:
         for first in range(0, len(left), asked.problems_at_once):
             chosen = left[first : first + asked.problems_at_once]
             numbers = [number_of(prompt) for prompt in chosen]
@@ -264,8 +239,8 @@ def ask_policy(
                     if (prompt.problem.id, k) not in known
                 ]
             )
-            shown.done += len(chosen) * asked.n
-            shown.show()
+            count.done += len(chosen) * asked.n
+            count.show()
 
 
 def _answer(prompt: Prompt, response: Response, model: str | None) -> ChatAnswer:

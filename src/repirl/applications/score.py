@@ -16,6 +16,7 @@ from repirl.applications.scoring import BATCH_TOKENS, Score, Scorer
 from repirl.config import ConfigError
 from repirl.data.solutions import PlacedSolution, read_solutions
 from repirl.data.steps import By
+from repirl.progress.count import Count
 
 CHUNK = 8  # batches between two writes
 WHOLE = ("mean", "sum", "min", "last")
@@ -127,13 +128,16 @@ def _score(scorer: Scorer, placed: Sequence[PlacedSolution], journal: Journal, o
             f"{options.input}, {placed[first].where}: {lengths[first]} tokens with the problem, and the PRM reads {limit}; "
             f"so have {len(long)} of {len(placed)} solutions too many. Take them out, or give --too-long skip"
         )
-    for first, last in _chunks(lengths, len(journal.records), CHUNK * options.batch_tokens):
-        chosen = [i for i in range(first, last) if i not in long]
-        try:
-            scores = dict(zip(chosen, scorer.scores([placed[i].solution for i in chosen]), strict=True))
-        except ValueError as error:
-            raise ValueError(f"{options.input}, {placed[first].where} and after: {error}") from error
-        journal.append([_record(placed[i], scores.get(i), options.tokens) for i in range(first, last)])
+    with Count("score", "solutions", len(placed), len(journal.records)) as count:
+        for first, last in _chunks(lengths, len(journal.records), CHUNK * options.batch_tokens):
+            count.show()
+            chosen = [i for i in range(first, last) if i not in long]
+            try:
+                scores = dict(zip(chosen, scorer.scores([placed[i].solution for i in chosen]), strict=True))
+            except ValueError as error:
+                raise ValueError(f"{options.input}, {placed[first].where} and after: {error}") from error
+            journal.append([_record(placed[i], scores.get(i), options.tokens) for i in range(first, last)])
+            count.done = last
 
 
 def _lengths(scorer: Scorer, placed: Sequence[PlacedSolution], path: str) -> list[int]:
