@@ -118,6 +118,8 @@ def reduced(stage: str, iterations: int, output: Path) -> Path:
         if callback["class_path"].endswith("WorthMeasures"):
             for problems, count in (("answered", 8), ("scored", 4), ("unseen", 16)):
                 callback["init_args"][problems]["init_args"]["count"] = count
+    if stage == "start":  # the others' problems are their cell's
+        smaller["data"]["init_args"]["train"]["init_args"]["count"] = 500
     path = output / f"{stage}-{iterations}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(smaller))
