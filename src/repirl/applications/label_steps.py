@@ -32,6 +32,7 @@ from repirl.data.step_labels import to_math_shepherd, to_trl
 from repirl.learning.actor import Actor
 from repirl.learning.settings import Text
 from repirl.models.policy import Policy
+from repirl.progress.count import Count
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Problem
 from repirl.verifiers.math import MathVerifier
@@ -149,8 +150,11 @@ def _label(asked: LabelSteps, actor: Actor, tasks: Sequence[Task], journal: Jour
         stop_after_wrong=asked.stop_after_wrong,
         seed=asked.seed,
     )
-    for first in range(len(journal.records), len(tasks), asked.solutions_at_once):
-        journal.append(labeller.labelled(tasks[first : first + asked.solutions_at_once]))
+    with Count("label-steps", "solutions", len(tasks), len(journal.records)) as count:
+        while count.done < len(tasks):
+            count.show()
+            journal.append(labeller.labelled(tasks[count.done : count.done + asked.solutions_at_once]))
+            count.done = len(journal.records)
 
 
 def _description(
