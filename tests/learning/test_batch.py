@@ -35,6 +35,7 @@ def batch(**changes: Any) -> GlobalBatch:
         "rollouts": [[response(3), response(4, 5, log_probs=(-0.5, -0.25), policy_version=1)], [response(6)]],
         "experts": [[expert], []],
         "outcomes": [[1.0, 0.0], [NAN]],
+        "gold_outcomes": [[0.0, 1.0], [1.0]],
         "format_rewards": [[0.0, -1.0], [0.0]],
         "policy_version": 2,
         "step_ends": None,
