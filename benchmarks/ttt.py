@@ -53,7 +53,7 @@ FULL = {
     "arms": 60,
     "every": 10,
     "train": 2000,
-    "held_out": 100,
+    "held_out": 200,
     "searched": 400,
     "samples": 16,
 }
