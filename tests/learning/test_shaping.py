@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from repirl.learning.batch import GlobalBatch, batch_of
+from repirl.learning.prompt_filter import PromptFilter
 from repirl.learning.settings import Advantage
 from repirl.learning.shaping import combined, mean_reward, reward_sources, shaped
-from tests.modules.tiny import LLAMA, SGD, TOKENS, make_module, run
+from tests.modules.tiny import LLAMA, SGD, TOKENS, WRONG, distance, make_module, run, start_weights
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False], [True, True, True, False]])
 ENDS = torch.tensor([[False, True, False, True], [False, True, False, False], [False, False, True, False]])
@@ -92,6 +93,17 @@ def test_certainty_alone_makes_a_policy_surer() -> None:
     figures = certain(1.0, 12).figures
     assert figures[-1]["policy/entropy"] < figures[0]["policy/entropy"] - 0.1
     assert figures[-1]["rollout/reward"] > figures[0]["rollout/reward"] + 0.1
+
+
+def test_certainty_of_no_prompts_changes_nothing() -> None:
+    """The filter leaves no prompt, so that there are no entropies."""
+    settings = Advantage(outcome_coef=0.0, prm_coef=0.0, certainty_coef=1.0)
+    module = make_module(prm=None, verifier=WRONG, prompt_filter=PromptFilter("strict"), advantage=settings)
+    before = start_weights(module)
+    done = run(module)
+    assert done.figures[0]["prompts/kept"] == 0
+    assert "rollout/reward" not in done.figures[0]
+    assert distance(done.weights, before) == 0
 
 
 def test_the_mean_reward_by_hand() -> None:

@@ -52,9 +52,12 @@ class PolicyLearner(Learner):
 
         Rows of an earlier version of the policy keep their sampler's: the weights that sampled them are gone.
         """
-        own = self.values(batch.rows, _both(self.model) if keeps_entropies else _first(self.model))
-        of_start = [] if self.reference is None else [self.values(batch.rows, _first(self.reference))]
-        of_rows = torch.cat([values.view(len(values), -1, values.shape[-1]) for values in (own, *of_start)], dim=1)
+        of_token = 2 if keeps_entropies else 1
+        parts = [(self.values(batch.rows, _both(self.model) if keeps_entropies else _first(self.model)), of_token)]
+        if self.reference is not None:
+            parts.append((self.values(batch.rows, _first(self.reference)), 1))
+        # The numbers are given, since of no rows at all they cannot be inferred.
+        of_rows = torch.cat([values.view(len(values), n, values.shape[-1]) for values, n in parts], dim=1)
         old, *others = batch.gather(of_rows).unbind(1)
         entropies = others.pop(0) if keeps_entropies else None
         batch.require_finite(old, f"iteration {self.recorder.iteration}: the policy's log-probability")
