@@ -14,7 +14,8 @@ CONFIGS = ROOT / "configs"
 
 # Deltas, not whole configurations. Their first line names what they go on: `# overlay on: configs/repirl.yaml`, or
 # several files, comma-separated, left to right.
-OVERLAYS = ("ablations", "scale", "toy/overlays", "paper/overlays")
+OVERLAYS = ("ablations", "scale", "toy/overlays", "paper/overlays", "ttt")
+WHOLE = (CONFIGS / "ttt" / "base.yaml",)  # among overlays, what they go on
 
 ONE_CPU = [
     "--trainer.accelerator=cpu",
@@ -46,7 +47,7 @@ def name(path: Path) -> str:
 
 
 def is_overlay(path: Path) -> bool:
-    return any((CONFIGS / folder) in path.parents for folder in OVERLAYS)
+    return path not in WHOLE and any((CONFIGS / folder) in path.parents for folder in OVERLAYS)
 
 
 def files_of(path: Path) -> list[Path]:

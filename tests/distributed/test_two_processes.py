@@ -12,6 +12,8 @@ from tests.modules.tiny import distance
 
 GLOBAL_FIGURES = (
     "rollout/accuracy",
+    "rollout/reward",
+    "rollout/majority_share",
     "prompts/kept",
     "prm/ranking_loss",
     "prm/ess",

@@ -23,7 +23,7 @@ from repirl.learning import learner
 from repirl.learning.prm_objectives import IRL, Discriminator, Prime, StepCrossEntropy
 from repirl.learning.prompt_filter import PromptFilter
 from repirl.learning.schedule import Schedule
-from repirl.learning.settings import Surrogate
+from repirl.learning.settings import Advantage, Surrogate
 from repirl.models.prm import PRM
 from repirl.modules.prm import SupervisedPRM
 from repirl.modules.sft import SFT
@@ -64,6 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "surrogate": Surrogate(kl_coef=0.05),
         "micro_batch_tokens": 40,
     },
+    "majority and certainty": {"outcomes": "majority", "advantage": Advantage(certainty_coef=1.0)},
     "ahead": {"schedule": Schedule(rollouts_ahead=1)},  # the first iteration only samples
     # One prompt of four has experts, on the one rank or the other; right rollouts are no experts.
     "mixture": {"objective": IRL(corrected="ignore"), "micro_batch_tokens": 24},

@@ -45,6 +45,7 @@ def batch() -> GlobalBatch:
         rollouts=rollouts,
         experts=[[Expert("", tuple(ids)) for ids in written] for *_, written in of_rank],
         outcomes=[[1.0] * len(row) for row in rollouts],
+        gold_outcomes=[[1.0] * len(row) for row in rollouts],
         format_rewards=[[0.0] * len(row) for row in rollouts],
         policy_version=0,
         step_ends=None,

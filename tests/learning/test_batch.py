@@ -35,6 +35,7 @@ def batch(**changes: Any) -> GlobalBatch:
         "rollouts": [[response(3), response(4, 5, log_probs=(-0.5, -0.25), policy_version=1)], [response(6)]],
         "experts": [[expert], []],
         "outcomes": [[1.0, 0.0], [NAN]],
+        "gold_outcomes": [[0.0, 1.0], [NAN]],
         "format_rewards": [[0.0, -1.0], [0.0]],
         "policy_version": 2,
         "step_ends": None,
@@ -51,6 +52,7 @@ def test_rows_are_the_rollouts_of_each_prompt_then_the_experts() -> None:
     assert rows.is_expert.tolist() == [False, False, False, True]
     assert rows.response_mask.sum(-1).tolist() == [1, 2, 1, 3]
     assert rows.outcome[[0, 1, 3]].tolist() == [1, 0, 1]
+    assert rows.gold_outcome[[0, 1, 3]].tolist() == [0, 1, 1]
     assert rows.outcome[2].isnan()
     assert rows.format_reward.tolist() == [0, -1, 0, 0]
     assert rows.policy_version.tolist() == [2, 1, 2, 2]  # those without one have the present

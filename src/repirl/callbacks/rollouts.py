@@ -69,7 +69,7 @@ def shown(batch: GlobalBatch, count: int, decode: Any) -> list[dict[str, Any]]:
     rows = []
     for row in [*sorted(first.values()), *others][:count]:
         problem, mask = prompts[groups[row]].problem, batch.rows.response_mask[row]
-        rewards, outcome = mine.prm_rewards, float(mine.outcome[row])
+        rewards, outcome = mine.prm_rewards, float(mine.gold_outcome[row])
         rows.append(
             {
                 "id": problem.id,

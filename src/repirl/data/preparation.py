@@ -183,7 +183,8 @@ def prepared(
 
     instruction: in place of the codec's own; None = the codec's.
     Logs the report on rank zero.
-    Where the module has a `verifier`, problems whose gold answer it cannot read are dropped (not from `predict`).
+    Where the module has a `verifier`, problems whose gold answer it cannot read are dropped: not from `predict`, and not
+    from `train` where it has `reads_gold_answers` False.
     Raises ValueError where no problem is left, or the module has no `codec` or no limits.
     """
     if trainer is None:
@@ -193,7 +194,8 @@ def prepared(
         if getattr(module, name, None) is None:
             raise ValueError(f"{type(module).__name__} has no `{name}`; the data module needs it before setup")
     where = f"{split} {dataset}".strip()
-    readable = problems if split == "predict" else _with_readable_golds(trainer, where, problems)
+    unread = split == "predict" or (split == "train" and not getattr(module, "reads_gold_answers", True))
+    readable = problems if unread else _with_readable_golds(trainer, where, problems)
     prompts, report = encode_problems(
         readable,
         _codec_with(module.codec, instruction, where),

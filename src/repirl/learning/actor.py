@@ -106,14 +106,19 @@ def require_context(model: Policy, text: Text) -> None:
 
 
 class UsableExperts:
-    """Experts with the verifier's word on each, asked once; those it rejects are left out with `drop_wrong`."""
+    """Experts with the verifier's word on each, asked once; those it rejects are left out with `drop_wrong`.
 
-    def __init__(self, actor: Actor, *, drop_wrong: bool) -> None:
-        self.actor, self.drop_wrong = actor, drop_wrong
+    judged: False = nobody is asked, as where gold answers must not reach training.
+    """
+
+    def __init__(self, actor: Actor, *, drop_wrong: bool, judged: bool = True) -> None:
+        self.actor, self.drop_wrong, self.judged = actor, drop_wrong, judged
         self._known: dict[tuple[str, str], bool | None] = {}
 
     def of(self, prompts: Sequence[Prompt]) -> list[list[Expert]]:
         """Each prompt's; the verifier gets all that it has not judged yet at once."""
+        if not self.judged:
+            return [list(prompt.experts) for prompt in prompts]
         unknown = [[e.text for e in p.experts if (p.problem.id, e.text) not in self._known] for p in prompts]
         verdicts = self.actor.verify([prompt.problem for prompt in prompts], unknown)
         for prompt, texts, row in zip(prompts, unknown, verdicts, strict=True):

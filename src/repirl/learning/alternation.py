@@ -14,6 +14,7 @@ from repirl.learning.ahead import AheadActor, Sampled
 from repirl.learning.batch import GlobalBatch
 from repirl.learning.collect import collected, positions_of
 from repirl.learning.learner import Learner
+from repirl.learning.outcomes import Outcomes, are_given
 from repirl.learning.policy_learner import PolicyLearner
 from repirl.learning.prm_learner import PRMLearner
 from repirl.learning.prm_objectives import PRMObjective
@@ -22,7 +23,7 @@ from repirl.learning.recorder import Recorder
 from repirl.learning.sampler_gap import SamplerGap, with_ratios, without_far_rollouts
 from repirl.learning.schedule import Schedule, policy_passes, prm_passes
 from repirl.learning.settings import Advantage, Surrogate
-from repirl.learning.shaping import shaped, share_alone
+from repirl.learning.shaping import combined, mean_reward, reward_sources, share_alone
 from repirl.models.prm import PRM
 from repirl.models.sharding import free, whole
 from repirl.objectives.estimators import ESTIMATORS
@@ -35,7 +36,7 @@ Told = Callable[[GlobalBatch, Tensor, Tensor], None]
 class Alternation:
     """PRM and policy, learned in turns. `begin`, then the other methods in the order in which they stand.
 
-    Without a PRM its steps do nothing, and advantages come from verdicts and format alone.
+    Without a PRM its steps do nothing, and advantages come from outcomes, format and certainty alone.
 
     Args: as in `repirl.modules.repirl.RePIRL`.
 
@@ -49,6 +50,7 @@ class Alternation:
         *,
         objective: PRMObjective,
         samples: int,
+        outcomes: Outcomes,
         advantage: Advantage,
         surrogate: Surrogate,
         schedule: Schedule,
@@ -62,8 +64,9 @@ class Alternation:
         self.actor, self.objective, self.samples, self.seed = actor, objective, samples, seed
         self.advantage, self.schedule = advantage, schedule
         self.prompt_filter, self.sampler_gap = prompt_filter, sampler_gap
+        self.outcomes = outcomes
         self.recorder = Recorder()
-        self.experts = UsableExperts(actor, drop_wrong=objective.drops_wrong_experts)
+        self.experts = UsableExperts(actor, drop_wrong=objective.drops_wrong_experts, judged=outcomes == "gold")
         self.policy_learner = PolicyLearner(
             actor.policy,
             surrogate,
@@ -115,6 +118,7 @@ class Alternation:
                 sampled.rollouts,
                 actor=self.actor,
                 experts=None if self.prm_learner is None else self.experts,
+                outcomes=self.outcomes,
                 step_ends=None if self.prm_learner is None else self.prm_learner.model.step_ends,
                 recorder=self.recorder,
                 device=self.device,
@@ -123,7 +127,7 @@ class Alternation:
     def keep(self, batch: GlobalBatch, tell: Told | None = None) -> GlobalBatch:
         """The prompts that are trained on, by the accuracy of their rollouts, which `tell` is told first."""
         prompts, accuracy = group_accuracy(outcome=batch.outcome, is_expert=batch.is_expert, group=batch.group)
-        if self.actor.verifier is not None:
+        if self.has_outcomes:
             if tell is not None:
                 tell(batch, prompts, accuracy)
             right, wrong = (accuracy == 1).float().sum(), (accuracy == 0).float().sum()
@@ -137,7 +141,7 @@ class Alternation:
         if not self._needs_log_probs():
             return batch
         with self._timed("log_probs"):
-            batch = self.policy_learner.with_log_probs(batch)
+            batch = self.policy_learner.with_log_probs(batch, keeps_entropies=self.advantage.certainty_coef > 0)
             free(self.policy_learner.model, self.policy_learner.reference)
         if not self.actor.gives_log_probs:
             return batch
@@ -154,21 +158,23 @@ class Alternation:
                     self.prm_learner.update(part)
 
     def with_advantages(self, batch: GlobalBatch) -> GlobalBatch:
-        """The rollouts with advantages from the PRM's scores, verdicts and format."""
+        """The rollouts with advantages from the PRM's scores, outcomes, format and the policy's own certainty."""
         with self._timed("score"):
             if not ESTIMATORS[self.advantage.prm_estimator].compares_experts:
                 batch = batch.of_policy()
             batch = replace(batch, prm_rewards=self._scores(batch))
-            advantages = shaped(
+            sources = reward_sources(
                 batch,
                 settings=self.advantage,
-                judged=self.actor.verifier is not None,
+                judged=self.has_outcomes,
                 prm_rewards=batch.prm_rewards,
                 maxent_coef=self._maxent_coef(),
                 of_reference=self.objective.needs_reference,
                 by_step=self.prm_learner is not None and self.prm_learner.model.granularity == "step",
             )
+            advantages = combined(batch, sources, self.advantage)
             self.recorder.add("policy", share_alone(batch))
+            self.recorder.add("rollout", mean_reward(batch, sources))
             rollouts, figures = with_ratios(replace(batch, advantages=advantages).of_policy(), self.sampler_gap)
             self.recorder.add("sampler", figures)
             return rollouts
@@ -188,6 +194,11 @@ class Alternation:
         return self.policy_learner.model.device
 
     @property
+    def has_outcomes(self) -> bool:
+        """Whether training is told which rollouts are right."""
+        return are_given(self.outcomes, verified=self.actor.verifier is not None)
+
+    @property
     def needs_reference(self) -> bool:
         """Whether a term is relative to the policy at the start of training."""
         by_prm = self.prm_learner is not None and self.objective.needs_reference
@@ -197,7 +208,7 @@ class Alternation:
         by_prm = bool(self._prm_passes()) and self.objective.needs_log_probs
         maxent = self.prm_learner is not None and self._maxent_coef() > 0
         several = self.needs_reference or self.schedule.policy_steps > 1
-        return by_prm or maxent or several or self.actor.gives_log_probs
+        return by_prm or maxent or several or self.advantage.certainty_coef > 0 or self.actor.gives_log_probs
 
     def _scores(self, batch: GlobalBatch) -> Tensor | None:
         if self.prm_learner is None or not self.advantage.prm_coef:

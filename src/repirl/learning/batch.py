@@ -39,13 +39,16 @@ class GlobalBatch:
     policy has not moved since it sampled, and the sampler computes as the training forward does.
 
     response_mask: True = counts. group: each row's prompt, as its position in the batch. is_expert: not sampled.
-    outcome: 1 right, 0 wrong, NaN unknown. format_reward: 0 or -1. finished: ended by itself, not at the limit.
+    outcome: what training takes for right: 1 right, 0 wrong, NaN unknown (learning/outcomes.py).
+    gold_outcome: the verifier's word, likewise: for figures alone, no gradient may read it.
+    format_reward: 0 or -1. finished: ended by itself, not at the limit.
     policy_version: the iteration, counted from 0, whose weights sampled the row; of experts the present one.
     step_ends: the last token of each step; without a PRM a response is one step.
     sampler_log_probs: the sampling engine's own; None where it gives none. Of experts 0.
     old_log_probs: the policy's at the start of the iteration, by the training forward: those of the clipped ratio.
     behaviour_log_probs: of the policy that sampled the row: q of the IRL weights.
     reference_log_probs: of the policy at the start of training; None where no term needs them.
+    entropies: of the policy at the start of the iteration at each response token, in nats; None where no reward reads them.
     prm_rewards: as scored after the PRM's update; None until then, and without a PRM. advantages: of rollouts; None until
         computed.
     source: of each row's prompt, an index into `sources`, the names of the data's parts; one without a name is "".
@@ -56,6 +59,7 @@ class GlobalBatch:
     group: Int[Tensor, " rows"]
     is_expert: Bool[Tensor, " rows"]
     outcome: Float[Tensor, " rows"]
+    gold_outcome: Float[Tensor, " rows"]
     step_ends: Bool[Tensor, "rows time"]
     format_reward: Float[Tensor, " rows"]
     finished: Bool[Tensor, " rows"]
@@ -68,6 +72,7 @@ class GlobalBatch:
     old_log_probs: Float[Tensor, "rows time"] | None = None
     behaviour_log_probs: Float[Tensor, "rows time"] | None = None
     reference_log_probs: Float[Tensor, "rows time"] | None = None
+    entropies: Float[Tensor, "rows time"] | None = None
     prm_rewards: Float[Tensor, "rows time"] | None = None
     advantages: Float[Tensor, "rows time"] | None = None
 
@@ -158,22 +163,25 @@ def batch_of(
 ) -> GlobalBatch:
     """A batch of tensors alone, without tokens, on one process: for objectives, advantages and diagnostics.
 
-    outcome: None = unknown. step_ends: None = a response is one step. others: further tensors, by their names.
+    outcome: None = unknown; the gold outcome is the same unless given. step_ends: None = a response is one step.
+    others: further tensors, by their names.
     """
     zeros = torch.zeros_like(group)
+    known = torch.full(group.shape, torch.nan) if outcome is None else outcome
     given: dict[str, Tensor | None] = {
         "format_reward": zeros.float(),
         "finished": torch.ones_like(is_expert),
         "policy_version": zeros,
         "owner": zeros,
         "source": zeros,
+        "gold_outcome": known,
         **others,
     }
     return GlobalBatch(
         response_mask=response_mask,
         group=group,
         is_expert=is_expert,
-        outcome=torch.full(group.shape, torch.nan) if outcome is None else outcome,
+        outcome=known,
         step_ends=last_token(response_mask) if step_ends is None else step_ends,
         **given,  # type: ignore[arg-type]
     )
@@ -186,6 +194,7 @@ def gathered_batch(
     rollouts: Sequence[Sequence[Response]],
     experts: Sequence[Sequence[Expert]],
     outcomes: Sequence[Sequence[float]],
+    gold_outcomes: Sequence[Sequence[float]],
     format_rewards: Sequence[Sequence[float]],
     policy_version: int,
     step_ends: Callable[[Rows], Bool[Tensor, "n t"]] | None,
@@ -195,7 +204,7 @@ def gathered_batch(
 ) -> GlobalBatch:
     """The batch of all ranks from this rank's records, one entry a prompt in each sequence; every rank must call it.
 
-    outcomes, format_rewards: of the rollouts. policy_version: of the policy now; a rollout without one has it.
+    outcomes, gold_outcomes, format_rewards: of the rollouts. policy_version: of the policy now; a rollout without one has it.
     step_ends: of this rank's rows, [n, t]; None = a response is one step.
     """
     sampled = [(p, g, r) for p, g, row in zip(prompts, positions, rollouts, strict=True) for r in row]
@@ -209,6 +218,7 @@ def gathered_batch(
         "group": [float(g) for _, g, _ in both],
         "is_expert": [0.0] * len(sampled) + [1.0] * len(written),
         "outcome": [o for row in outcomes for o in row] + judged,
+        "gold_outcome": [o for row in gold_outcomes for o in row] + judged,
         "format_reward": [f for row in format_rewards for f in row] + [0.0] * len(written),
         "finished": [float(r.finished) for *_, r in sampled] + [1.0] * len(written),
         "policy_version": [float(v) for v in versions] + [float(policy_version)] * len(written),
@@ -223,6 +233,7 @@ def gathered_batch(
         group=of_row["group"].long(),
         is_expert=of_row["is_expert"].bool(),
         outcome=of_row["outcome"].float(),
+        gold_outcome=of_row["gold_outcome"].float(),
         step_ends=last_token(mask),
         format_reward=of_row["format_reward"].float(),
         finished=of_row["finished"].bool(),

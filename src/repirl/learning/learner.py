@@ -94,7 +94,7 @@ class Learner:
         return [*indices, *[torch.zeros(0, dtype=torch.long, device=device)] * missing]
 
     def values(self, rows: Rows, forward: Callable[[Rows], Tensor]) -> Tensor:
-        """`forward` of all rows, [n, t], micro-batch by micro-batch, without gradient. Every rank must call it."""
+        """`forward` of all rows, [n, ..., t], micro-batch by micro-batch, without gradient. Every rank must call it."""
         return over_micro_batches(rows, self.micro_batches(rows), forward)
 
     def values_here(self, rows: Rows, forward: Callable[[Rows], Tensor]) -> Tensor:
@@ -126,12 +126,15 @@ class Learner:
 
 
 def over_micro_batches(rows: Rows, indices: Sequence[Tensor], forward: Callable[[Rows], Tensor]) -> Tensor:
-    """`forward` of the rows at each index, put together to [n, t], without gradient; 0 where no index leads."""
-    values = torch.zeros(rows.response_mask.shape, device=rows.response_mask.device)
+    """`forward` of the rows at each index, put together to [n, ..., t], without gradient; 0 where no index leads."""
+    count, time = rows.response_mask.shape
+    values = torch.zeros(count, time, device=rows.response_mask.device)
     with torch.no_grad():
-        for index in indices:
+        for number, index in enumerate(indices):
             part = run(forward, rows, index)
-            values[index, : part.shape[1]] = part
+            if number == 0:  # the first says how many values a token has
+                values = values.new_zeros(count, *part.shape[1:-1], time)
+            values[index, ..., : part.shape[-1]] = part
     return values
 
 

@@ -45,14 +45,21 @@ class PolicyLearner(Learner):
         self.loss_length = float(surrogate.loss_length or max_response_tokens)
         self.reference: LogProbs | None = None
 
-    def with_log_probs(self, batch: GlobalBatch) -> GlobalBatch:
+    def with_log_probs(self, batch: GlobalBatch, *, keeps_entropies: bool = False) -> GlobalBatch:
         """The batch with old, behaviour and, where a term needs them, reference log-probabilities.
+
+        keeps_entropies: the policy's entropies too, which the same pass gives.
 
         Rows of an earlier version of the policy keep their sampler's: the weights that sampled them are gone.
         """
-        models: list[LogProbs] = [self.model, *([] if self.reference is None else [self.reference])]
-        of_rows = torch.stack([self.values(batch.rows, _first(model)) for model in models], dim=1)
+        of_token = 2 if keeps_entropies else 1
+        parts = [(self.values(batch.rows, _both(self.model) if keeps_entropies else _first(self.model)), of_token)]
+        if self.reference is not None:
+            parts.append((self.values(batch.rows, _first(self.reference)), 1))
+        # The numbers are given, since of no rows at all they cannot be inferred.
+        of_rows = torch.cat([values.view(len(values), n, values.shape[-1]) for values, n in parts], dim=1)
         old, *others = batch.gather(of_rows).unbind(1)
+        entropies = others.pop(0) if keeps_entropies else None
         batch.require_finite(old, f"iteration {self.recorder.iteration}: the policy's log-probability")
         behaviour, stale = old, ~batch.is_expert & (batch.policy_version < self.recorder.iteration)
         if stale.any():
@@ -63,6 +70,7 @@ class PolicyLearner(Learner):
             old_log_probs=old,
             behaviour_log_probs=behaviour,
             reference_log_probs=others[0] if others else None,
+            entropies=entropies,
         )
 
     def update(self, batch: GlobalBatch) -> None:
@@ -104,6 +112,10 @@ class PolicyLearner(Learner):
         counts = torch.stack([denominator, tokens, tokens, tokens, tokens])
         self.recorder.add("policy", dict(zip(names, sum_over_ranks(totals) / counts, strict=False)))
         self.engine.step()
+
+
+def _both(log_probs: LogProbs) -> Callable[[Rows], Tensor]:
+    return lambda rows: torch.stack(log_probs(rows), dim=1)
 
 
 def _first(log_probs: LogProbs) -> Callable[[Rows], Tensor]:

@@ -55,7 +55,7 @@ class PRMLearner(Learner):
             mean_rewards=response_means(rewards, batch.response_mask),
             lengths=batch.response_mask.sum(-1).float(),
             is_expert=batch.is_expert,
-            outcome=batch.outcome,
+            outcome=batch.gold_outcome,
         )
         bound = self.model.bound
         if bound is None or not len(rewards):

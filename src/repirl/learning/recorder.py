@@ -58,7 +58,7 @@ def rollout_figures(
     verdicts: on this rank's rollouts. uses_experts: whether the batch was given the experts of its prompts.
     """
     rollouts = batch.of_policy()
-    outcome = rollouts.outcome
+    outcome = rollouts.gold_outcome
     figures: dict[str, Tensor | float] = {
         "response_tokens": rollouts.response_mask.sum(-1).float().mean(),
         "truncated": 1 - rollouts.finished.float().mean(),
@@ -71,10 +71,10 @@ def rollout_figures(
     judged, timeouts, experts_dropped = sum_over_ranks(outcome.new_tensor([len(given), timed_out, dropped]))
     if judged:
         known = ~outcome.isnan()
-        figures["unscorable"] = 1 - known.float().mean()
+        figures["unscorable"] = 1 - known.sum() / judged  # of those that were judged: prompts may have no answer
         if known.any():  # an accuracy of 0 would read as all wrong
             figures["accuracy"] = masked_mean(outcome, known)
-        figures["answer_timeout"] = timeouts / len(outcome)
+        figures["answer_timeout"] = timeouts / judged
         if figures["answer_timeout"] > 0.01:
             warn_once(
                 f"{float(figures['answer_timeout']):.0%} of the answers could not be judged in time and have reward 0"
@@ -85,15 +85,31 @@ def rollout_figures(
     return {"rollout": figures | _by_source(rollouts), "prompts": prompts}
 
 
+def majority_figures(batch: GlobalBatch) -> dict[str, Tensor | float]:
+    """How often rollouts agree with their prompt's majority, and how often that is right, where it is known.
+
+    `majority_share`: of the rollouts. `majority_accuracy`: of the prompts whose majority has a verdict.
+    """
+    rollouts = batch.of_policy()
+    agrees = rollouts.outcome == 1
+    figures: dict[str, Tensor | float] = {"majority_share": agrees.float().mean()}
+    known = agrees & ~rollouts.gold_outcome.isnan()
+    if known.any():  # one answer has one verdict: the mean over the rows that have it is that verdict
+        prompts = rollouts.group[known].unique()
+        of_prompts = [rollouts.gold_outcome[known & (rollouts.group == prompt)].mean() for prompt in prompts]
+        figures["majority_accuracy"] = torch.stack(of_prompts).mean()
+    return figures
+
+
 def _by_source(rollouts: GlobalBatch) -> dict[str, Tensor | float]:
     """Accuracy and length of the rollouts of each part of the data, where it has several."""
     figures: dict[str, Tensor | float] = {}
     for index, name in enumerate(rollouts.sources if len(rollouts.sources) > 1 else ()):
         of_part = rollouts.source == index
-        known = of_part & ~rollouts.outcome.isnan()
+        known = of_part & ~rollouts.gold_outcome.isnan()
         figures[f"response_tokens/{name}"] = rollouts.response_mask[of_part].sum(-1).float().mean()
         if known.any():
-            figures[f"accuracy/{name}"] = rollouts.outcome[known].mean()
+            figures[f"accuracy/{name}"] = rollouts.gold_outcome[known].mean()
     return figures
 
 

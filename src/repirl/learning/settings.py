@@ -32,10 +32,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Advantage:
-    """From rewards to advantages (learning/shaping.py): A = outcome_coef A_o + prm_coef A_p + format_coef A_f.
+    """From rewards to advantages (learning/shaping.py): A is the sum of those of each reward, times its coefficient.
 
     Args:
         outcome_coef, prm_coef, format_coef: weights of outcome, PRM and format rewards.
+        certainty_coef: weight of an intrinsic reward: the policy's own mean entropy over a response's tokens, negative, in
+            nats. Its policy is driven to be sure, not to be right.
         outcome_estimator, prm_estimator: advantage estimators: `rloo`, `rloo_per_step`, `grpo`, `grpo_per_step`,
             `dr_grpo`; for the PRM also `prime`, `position`. docs/algorithms.md says which code means what by these names.
         prm_discount: discount of later PRM rewards in a token's return; 1 sums all, 0 leaves each token its own.
@@ -53,6 +55,7 @@ class Advantage:
     outcome_coef: float = 1.0
     prm_coef: float = 0.1
     format_coef: float = 0.0
+    certainty_coef: float = 0.0
     outcome_estimator: OutcomeEstimator = "rloo"
     prm_estimator: Estimator = "rloo_per_step"
     prm_discount: float = 1.0
@@ -65,6 +68,8 @@ class Advantage:
     def __post_init__(self) -> None:
         if not 0 <= self.prm_discount <= 1:
             raise ValueError(f"advantage: prm_discount must be between 0 and 1, not {self.prm_discount}")
+        if not 0 <= self.certainty_coef < math.inf:
+            raise ValueError(f"advantage: certainty_coef must be a number from 0, not {self.certainty_coef}")
         if self.maxent_coef is not None and not self.maxent_coef >= 0:
             raise ValueError(f"advantage: maxent_coef must not be negative, not {self.maxent_coef}")
         if not 0 <= self.std_eps < math.inf:

@@ -1,5 +1,8 @@
 """From rewards to advantages, of the whole global batch at once: pure functions."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,11 +12,19 @@ from repirl.learning.prm_objectives import log_ratio
 from repirl.learning.settings import Advantage
 from repirl.objectives.advantages import others_active, scale_rewards
 from repirl.objectives.estimators import RewardSource, combine, estimator
-from repirl.objectives.reduce import last_token, masked_mean
+from repirl.objectives.reduce import last_token, masked_mean, response_means
 from repirl.objectives.steps import sum_to_step_ends
 
 
-def shaped(
+def shaped(batch: GlobalBatch, *, settings: Advantage, **options: Any) -> Float[Tensor, "rows time"]:
+    """A = c_o A_outcome + c_f A_format + c_e A_certainty + c_p A_prm of every response token, whitened; 0 for experts.
+
+    options: as `reward_sources` takes them.
+    """
+    return combined(batch, reward_sources(batch, settings=settings, **options), settings)
+
+
+def reward_sources(
     batch: GlobalBatch,
     *,
     settings: Advantage,
@@ -22,10 +33,10 @@ def shaped(
     maxent_coef: float,
     of_reference: bool,
     by_step: bool,
-) -> Float[Tensor, "rows time"]:
-    """A = c_o A_outcome + c_f A_format + c_p A_prm of every response token, whitened; 0 for experts.
+) -> list[RewardSource]:
+    """The rewards that have a weight, each with its estimator.
 
-    judged: outcomes come from a verifier. prm_rewards: r_phi of every token; None without a PRM.
+    judged: training has outcomes (learning/outcomes.py). prm_rewards: r_phi of every token; None without a PRM.
     maxent_coef: times log b - log q is added to them; of_reference: b is the policy at the start, else 1. by_step: the PRM
     rewards steps, each at its last token, and so does what is added.
     """
@@ -34,9 +45,16 @@ def shaped(
         sources.append(outcome_source(batch, settings))
     if settings.format_coef:
         sources.append(format_source(batch, settings))
+    if settings.certainty_coef:
+        sources.append(certainty_source(batch, settings))
     if prm_rewards is not None and settings.prm_coef:
         followed = with_entropy(batch, prm_rewards, maxent_coef, of_reference=of_reference)
         sources.append(prm_source(batch, followed, settings, by_step=by_step))
+    return sources
+
+
+def combined(batch: GlobalBatch, sources: Sequence[RewardSource], settings: Advantage) -> Float[Tensor, "rows time"]:
+    """The sum of the sources' advantages, whitened; 0 for experts."""
     return combine(
         sources,
         response_mask=batch.response_mask,
@@ -46,8 +64,23 @@ def shaped(
     )
 
 
+def mean_reward(batch: GlobalBatch, sources: Sequence[RewardSource]) -> dict[str, Tensor]:
+    """`reward`: mean over rollouts of sum_t sum_sources coefficient x r_t; nothing without rollouts.
+
+    Before estimators, discount and whitening; a rollout that a source cannot score has 0 of it.
+    """
+    rollouts = ~batch.is_expert
+    if not rollouts.any():
+        return {}
+    total = torch.zeros(len(rollouts), device=rollouts.device)
+    for source in sources:
+        scored = batch.response_mask & source.scorable[:, None]
+        total = total + source.coefficient * source.rewards.masked_fill(~scored, 0).sum(-1)
+    return {"reward": total[rollouts].mean()}
+
+
 def outcome_source(batch: GlobalBatch, settings: Advantage) -> RewardSource:
-    """The verdict, 1 or 0, at each response's last token; rollouts without a verdict take no part."""
+    """The outcome, 1 or 0, at each response's last token; rollouts without one take no part."""
     last = last_token(batch.response_mask)
     return RewardSource(
         coefficient=settings.outcome_coef,
@@ -65,6 +98,25 @@ def format_source(batch: GlobalBatch, settings: Advantage) -> RewardSource:
         coefficient=settings.format_coef,
         estimator=estimator(settings.outcome_estimator, alone=settings.alone, std_eps=settings.std_eps),
         rewards=last * batch.format_reward[:, None],
+        rewarded=last,
+        scorable=~batch.is_expert,
+    )
+
+
+def certainty_source(batch: GlobalBatch, settings: Advantage) -> RewardSource:
+    """Minus the mean entropy of the policy over a response's tokens, at its last token; between -log V and 0.
+
+    r = -(1/T) sum_t H(pi(.|s_t)), in nats: RENT (Prabhudesai et al. 2025, arXiv 2505.22660). It is cousin to the
+    self-certainty of Zhao et al. 2025 (arXiv 2505.19590), (1/T) sum_t KL(uniform || pi(.|s_t)), and not the same: that one
+    is dominated by the tokens that the policy finds least likely, this one by those that it may well sample. The
+    entropy comes with the log-probabilities of the same pass; the divergence would need one of its own.
+    """
+    assert batch.entropies is not None
+    last = last_token(batch.response_mask)
+    return RewardSource(
+        coefficient=settings.certainty_coef,
+        estimator=estimator(settings.outcome_estimator, alone=settings.alone, std_eps=settings.std_eps),
+        rewards=last * -response_means(batch.entropies, batch.response_mask)[:, None],
         rewarded=last,
         scorable=~batch.is_expert,
     )

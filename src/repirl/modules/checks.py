@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from lightning.pytorch import Trainer
 
 from repirl.distributed import warn_once
+from repirl.learning.outcomes import Outcomes
 from repirl.objectives.estimators import ESTIMATORS
 
 if TYPE_CHECKING:
@@ -30,13 +31,20 @@ def check_settings(learning: Alternation) -> None:
             f"sampler_gap: {type(rollout).__name__} samples by the policy's own forward pass and gives no log-probabilities "
             "to compare; remove sampler_gap, or sample with repirl.rollout.vllm.VLLM, or with schedule.rollouts_ahead"
         )
-    if verifier is None and learning.prompt_filter.kind != "none":
-        raise ValueError(f"prompt_filter {learning.prompt_filter.kind!r} needs a verifier: it reads rollout accuracies")
-    if learning.prm_learner is None and verifier is None:
-        raise ValueError("without prm and without verifier there is nothing to learn from: configure one of them")
-    if learning.prm_learner is not None and learning.objective.needs_verifier and verifier is None:
+    if learning.outcomes not in get_args(Outcomes):
+        raise ValueError(f"outcomes must be one of {', '.join(get_args(Outcomes))}, not {learning.outcomes!r}")
+    where = "" if learning.outcomes == "gold" else f", and outcomes {learning.outcomes!r} gives none"
+    if not learning.has_outcomes and learning.prompt_filter.kind != "none":
         raise ValueError(
-            f"objective {type(learning.objective).__name__} learns from outcomes: it needs a verifier, or another objective"
+            f"prompt_filter {learning.prompt_filter.kind!r} needs a verifier: it reads rollout accuracies{where}"
+        )
+    alone = learning.prm_learner is None and not learning.advantage.certainty_coef
+    if alone and verifier is None and not learning.has_outcomes:
+        raise ValueError("without prm and without verifier there is nothing to learn from: configure one of them")
+    if learning.prm_learner is not None and learning.objective.needs_verifier and not learning.has_outcomes:
+        raise ValueError(
+            f"objective {type(learning.objective).__name__} learns from outcomes: it needs a verifier, or another "
+            f"objective{where}"
         )
     by_token = learning.objective.compares_tokens or ESTIMATORS[learning.advantage.prm_estimator].compares_experts
     if learning.prm_learner is not None and learning.prm_learner.model.granularity == "step" and by_token:
@@ -45,8 +53,9 @@ def check_settings(learning: Alternation) -> None:
             "discriminator's form 'token' and prm_estimator 'position' compare rewards token by token: choose another"
         )
     by_prm = learning.prm_learner is not None and learning.advantage.prm_coef
-    by_verifier = verifier is not None and learning.advantage.outcome_coef
-    if learning.schedule.policy_updates and not (by_prm or by_verifier or learning.advantage.format_coef):
+    by_outcomes = learning.has_outcomes and learning.advantage.outcome_coef
+    own = learning.advantage.format_coef or learning.advantage.certainty_coef
+    if learning.schedule.policy_updates and not (by_prm or by_outcomes or own):
         raise ValueError(
             "advantage: every reward of this module has weight 0, so the policy has no reward; set a weight above 0"
         )

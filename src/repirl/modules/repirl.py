@@ -19,6 +19,7 @@ from repirl.learning.alternation import Alternation
 from repirl.learning.batch import GlobalBatch
 from repirl.learning.learning_rate import FineTuningAdamW, Schedules, rate_of
 from repirl.learning.optimizers import make_optimizer
+from repirl.learning.outcomes import Outcomes
 from repirl.learning.prm_objectives import IRL, PRMObjective
 from repirl.learning.prompt_filter import PromptFilter
 from repirl.learning.sampler_gap import SamplerGap
@@ -52,6 +53,9 @@ class RePIRL(Answering):
         policy_scheduler, prm_scheduler: constructors over optimisers, stepped once an iteration (learning/learning_rate.py);
             None = constant rates.
         samples: rollouts a prompt (K).
+        outcomes: where outcome rewards of training come from (learning/outcomes.py): `gold`, the verifier's word;
+            `majority`, agreement with the most frequent answer of a prompt's own rollouts; `withheld`, nowhere. With the last
+            two training prompts need no answer, and what the verifier says of them is logged and never learned from.
         objective: what the PRM is trained on (learning/prm_objectives.py); None = `IRL` with its defaults.
         text, advantage, surrogate: see learning/settings.py. schedule: learning/schedule.py.
         prompt_filter: learning/prompt_filter.py.
@@ -75,6 +79,7 @@ class RePIRL(Answering):
         prm_scheduler: LRSchedulerCallable | None = None,
         objective: PRMObjective | None = None,
         samples: int = 4,
+        outcomes: Outcomes = "gold",
         text: Text = Text(),  # noqa: B008
         advantage: Advantage = Advantage(),  # noqa: B008
         surrogate: Surrogate = Surrogate(),  # noqa: B008
@@ -105,6 +110,7 @@ class RePIRL(Answering):
             prm,
             objective=self.objective,
             samples=samples,
+            outcomes=outcomes,
             advantage=advantage,
             surrogate=surrogate,
             schedule=schedule,
@@ -118,6 +124,11 @@ class RePIRL(Answering):
         self.recorder = self.alternation.recorder
         check_settings(self.alternation)
         self.watch = Watch(samples)
+
+    @property
+    def reads_gold_answers(self) -> bool:
+        """Whether training rests on the answers of its problems; the data module asks, and drops no problem for one."""
+        return self.alternation.outcomes == "gold"
 
     def configure_model(self) -> None:
         """Loads the weights: constructing the module is cheap."""

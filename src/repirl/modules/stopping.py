@@ -92,7 +92,7 @@ class StopOnSignal(Callback):
     ) -> None:
         """Saves now; the run is left at the next hook, when the iteration's figures are logged."""
         if self._any_received(trainer, pl_module):
-            self._leaving = self._saved(trainer)
+            self._leaving = saved_now(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._leave(trainer)
@@ -103,7 +103,7 @@ class StopOnSignal(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self._any_received(trainer, pl_module):
             training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-            self._leaving = self._saved(trainer) if training else ""
+            self._leaving = saved_now(trainer) if training else ""
             self._leave(trainer)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -147,13 +147,14 @@ class StopOnSignal(Callback):
             status = 0  # a child that ends otherwise has its parent killed by Lightning's observer before it is done
         raise Stopped(status)
 
-    def _saved(self, trainer: Trainer) -> str:
-        """Saves everything; what was saved and how to go on, for the user."""
-        if not trainer.checkpoint_callbacks:
-            return "nothing was saved, since trainer.enable_checkpointing is false"
-        path = checkpoint_folder(trainer) / "last.ckpt"
-        trainer.save_checkpoint(path, weights_only=False)
-        return f"saved {path}\ngo on with the same command and --ckpt_path {path}"
+
+def saved_now(trainer: Trainer) -> str:
+    """Saves everything as `last.ckpt`; what was saved and how to go on, for the user. All ranks must call it."""
+    if not trainer.checkpoint_callbacks:
+        return "nothing was saved, since trainer.enable_checkpointing is false"
+    path = checkpoint_folder(trainer) / "last.ckpt"
+    trainer.save_checkpoint(path, weights_only=False)
+    return f"saved {path}\ngo on with the same command and --ckpt_path {path}"
 
 
 def checkpoint_folder(trainer: Trainer) -> Path:

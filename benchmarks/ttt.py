@@ -1,0 +1,329 @@
+"""Test-time training: what does a frozen PRM teach on prompts without an answer, beside its rivals?
+
+    python benchmarks/ttt.py --seeds 50-54                  # about eight minutes of one core a seed, and two for its start
+    python benchmarks/ttt.py --seeds 50 --reduced           # does it run
+
+The quick start's running sums. Fixed before the run; each seed has its own start, PRM and problems:
+
+1. a start policy, by SFT on solutions in which 40 of 100 facts are mostly wrong;
+2. a PRM: 40 iterations of the quick start's PRM-only run from there. Its policy is thrown away;
+3. from the start anew, 60 iterations of each arm of `configs/ttt/`, on 2,000 other problems;
+4. the hard problems: of 400 further ones those that the start fails in 16 samples (`repirl search`, `repirl hard`); half of
+   them train, the other half measures. Arms: the PRM, gold answers, both.
+
+No arm ends early, so that curves have one length. The guard of `configs/ttt/base.yaml` is asked afterwards, of the figures
+as they were logged: when would it have spoken? Problems have answers here, for `rollout/accuracy`; arms with `outcomes`
+majority or withheld do not learn from them (tests/learning/test_outcomes.py).
+
+Written to <output>: ttt.json with every curve, ttt.png, and the printed table: sampled accuracy (temperature 1) on held-out
+problems, differences from the start and from gold answers, paired by seed, with Student's t interval over seeds
+(metrics/paired.py); of one seed there is none. A stop costs what runs at that moment: finished runs are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from repirl import config
+from repirl.__main__ import main as repirl
+from repirl.applications.sweep import main as sweep
+from repirl.applications.sweep import parse_seeds
+from repirl.callbacks.guards import LENGTH, REWARD, Bounds
+from repirl.metrics.paired import paired_t_interval
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+ARMS = ("prm", "prm_maxent", "majority", "certainty", "outcome", "prm_and_outcome")
+HARD_ARMS = ("prm_maxent", "outcome", "prm_and_outcome")
+FRESH, HARD = "val/sampled_accuracy", "val/hard/sampled_accuracy"
+SUMS = "repirl.data.arithmetic.RunningSums"
+FULL = {
+    "start": 1500,
+    "prm": 40,
+    "arms": 60,
+    "every": 10,
+    "train": 2000,
+    "held_out": 200,
+    "searched": 400,
+    "samples": 16,
+}
+REDUCED = {"start": 3, "prm": 1, "arms": 2, "every": 1, "train": 32, "held_out": 4, "searched": 40, "samples": 2}
+
+Sizes = Mapping[str, int]
+Curve = Sequence[tuple[int, float]]
+"""Accuracy after so many iterations."""
+
+
+# ---- configurations ----
+
+
+def start_overlay(sizes: Sizes) -> dict[str, Any]:
+    """Of configs/toy/start.yaml: fewer wrong facts, and weights and problems of the seed's own."""
+    stop = {"monitor": "sft/loss", "stopping_threshold": 0.09, "patience": 1000, "check_on_train_epoch_end": True}
+    return {
+        "trainer": {
+            "max_steps": sizes["start"],
+            "enable_progress_bar": False,
+            "callbacks": [
+                {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stop},
+                {"class_path": "repirl.callbacks.export.ExportPolicy", "init_args": {"folder": "{folder}/policy"}},
+            ],
+        },
+        "model": {
+            "init_args": {
+                "policy": {"init_args": {"init_seed": "{seed}"}},
+                "policy_optimizer": {"init_args": {"lr": 2.0e-3, "betas": [0.9, 0.98]}},
+            }
+        },
+        "data": {"init_args": {"train": {"init_args": {"wrong_facts": 40, "seed": "{seed}"}}}},
+    }
+
+
+def prm_overlay(sizes: Sizes) -> dict[str, Any]:
+    """Of configs/quickstart.yaml: few iterations from the seed's start, of which the checkpoint is kept."""
+    saves = {"dirpath": "{folder}/checkpoints", "every_n_iterations": sizes["prm"], "save_weights_only": True}
+    return {
+        "trainer": {
+            "max_steps": sizes["prm"],
+            "enable_progress_bar": False,
+            "callbacks": [{"class_path": "repirl.callbacks.checkpoint.Checkpoint", "init_args": saves}],
+        },
+        "model": {"init_args": {"policy": {"init_args": {"path": "{folder}/../../../start/base/seed-{seed}/policy"}}}},
+        "data": {"init_args": {"train": {"init_args": {"seed": "1{seed}"}}}},
+    }
+
+
+def arm_overlay(arm: str, sizes: Sizes, *, hard: bool) -> dict[str, Any]:
+    """An arm of configs/ttt/ with the seed's start, PRM and problems; on fresh or on hard problems."""
+    own = config.load([CONFIGS / "ttt" / f"{arm}.yaml"])
+    model: dict[str, Any] = {"policy": {"init_args": {"path": "{folder}/../../../start/base/seed-{seed}/policy"}}}
+    if "prm" in own["model"]["init_args"]:
+        weights = "{folder}/../../../prm/base/seed-{seed}/checkpoints/last.ckpt"
+        model["prm"] = {"init_args": {"weights": weights}}
+    fresh = sums(sizes["held_out"], "3{seed}", "test")
+    data: dict[str, Any] = {"train": sums(sizes["train"], "2{seed}", "train"), "val": fresh}
+    if hard:
+        table = "repirl.data.sources.Table"
+        train, held_out = (
+            {"class_path": table, "init_args": {"path": f"{{folder}}/../../../hard/seed-{{seed}}/{name}.jsonl"}}
+            for name in ("train", "held_out")
+        )
+        data = {"train": train, "val": {"fresh": fresh, "hard": held_out}}
+    validates = {"every_n_iterations": sizes["every"]}
+    trainer = {
+        "max_steps": sizes["arms"],
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "callbacks": [{"class_path": "repirl.callbacks.validation.Validation", "init_args": validates}],
+    }
+    return config.merge(own, {"trainer": trainer, "model": {"init_args": model}, "data": {"init_args": data}})
+
+
+def sums(count: int, seed: str, split: str) -> dict[str, Any]:
+    """Running sums without solutions."""
+    return {"class_path": SUMS, "init_args": {"count": count, "seed": seed, "split": split, "solution": False}}
+
+
+def written(folder: Path, name: str, overlay: Mapping[str, Any]) -> str:
+    """The path of the overlay's file, which is not touched where it is the same already."""
+    path = folder / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(dict(overlay), sort_keys=False))
+    return str(path)
+
+
+# ---- runs ----
+
+
+def swept(output: Path, stage: str, base: Sequence[Path | str], overlays: Sequence[str], seed: int) -> None:
+    """Runs what is not done of a stage. Raises SystemExit where a run fails."""
+    words = ["--base", *map(str, base), "--seeds", str(seed), "--jobs", "1", "--output", str(output / stage)]
+    if sweep([*words, *(["--overlays", *overlays] if overlays else ["--with-base"])]):
+        raise SystemExit(f"a run of {output / stage} failed; its log.txt says why")
+
+
+def made_hard(output: Path, seed: int, sizes: Sizes) -> Path:
+    """The folder with train.jsonl and held_out.jsonl, the problems that the seed's start fails in all samples."""
+    folder = output / "hard" / f"seed-{seed}"
+    if (folder / "held_out.jsonl").is_file():
+        return folder
+    policy = output / "start" / "base" / f"seed-{seed}" / "policy"
+    words = ["--policy", str(policy), "--output", str(folder), f"--seed={seed}", "--methods=[pass_at_n]"]
+    words += [f"--n=[{sizes['samples']}]", "--text.max_prompt_tokens=32", "--text.max_response_tokens=20"]
+    words += [f"--problems.init_args.count={sizes['searched']}", f"--problems.init_args.seed=4{seed}"]
+    words += ["--problems.init_args.split=train"]
+    if not (folder / "samples.jsonl").is_file():
+        repirl(["search", "-c", str(CONFIGS / "search" / "quickstart.yaml"), *words])
+    repirl(["hard", "--samples", str(folder / "samples.jsonl"), "--output", str(folder / "hard.jsonl")])
+    lines = (folder / "hard.jsonl").read_text().splitlines(keepends=True)
+    half = len(lines) // 2
+    (folder / "train.jsonl").write_text("".join(lines[:half]))
+    (folder / "held_out.jsonl").write_text("".join(lines[half:]))
+    return folder
+
+
+def run_seed(output: Path, seed: int, sizes: Sizes, arms: Sequence[str], hard_arms: Sequence[str]) -> None:
+    """Start, PRM, arms, hard problems and their arms, as far as they are not done."""
+    made = output / "overlays"
+    swept(output, "start", [CONFIGS / "toy" / "start.yaml", written(made, "start", start_overlay(sizes))], [], seed)
+    swept(output, "prm", [CONFIGS / "quickstart.yaml", written(made, "prm", prm_overlay(sizes))], [], seed)
+    base = [CONFIGS / "ttt" / "base.yaml"]
+    overlays = [written(made / "arms", arm, arm_overlay(arm, sizes, hard=False)) for arm in arms]
+    swept(output, "arms", base, overlays, seed)
+    if hard_arms:
+        made_hard(output, seed, sizes)
+        overlays = [written(made / "hard_arms", arm, arm_overlay(arm, sizes, hard=True)) for arm in hard_arms]
+        without_val = config.load(base)
+        del without_val["data"]["init_args"]["val"]  # one source there, two by name here: an overlay would merge them
+        swept(output, "hard_arms", [written(made, "hard_base", without_val)], overlays, seed)
+
+
+# ---- what they found ----
+
+
+def curve_of(path: Path, figure: str) -> tuple[list[tuple[int, float]], dict[str, Any]]:
+    """Held-out accuracy by iterations done, and what the guard of base.yaml would have said and when, of a metrics.csv."""
+    callbacks = config.load([CONFIGS / "ttt" / "base.yaml"])["trainer"]["callbacks"]
+    (settings,) = [one["init_args"] for one in callbacks if one["class_path"].endswith("Guards")]
+    bounds = Bounds(**({"min_entropy": None, "patience": 5} | settings | {"accuracy": figure}))
+    curve: list[tuple[int, float]] = []
+    iteration, spoke, first_words = 0, None, None
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            words = None
+            if row.get(figure):
+                curve.append((iteration, float(row[figure])))
+                words = bounds.validated(iteration, curve[-1][1])
+            elif row.get(REWARD):
+                iteration += 1
+                figures = {name: float(row[name]) for name in (LENGTH, REWARD, "policy/entropy") if row.get(name)}
+                words = bounds.iterated(figures)
+            if words is not None and spoke is None:
+                spoke, first_words = iteration, words
+    first, last = bounds.rewards[0], sum(bounds.rewards[-5:]) / len(bounds.rewards[-5:])
+    said = {"guard_iteration": spoke, "guard": first_words, "reward_first": first, "reward_last": last}
+    return curve, said
+
+
+def collected(output: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """Every finished run of these seeds: stage -> arm -> seed -> curve and guard."""
+    found: dict[str, Any] = {"arms": {}, "hard_arms": {}}
+    for stage, figure in (("arms", FRESH), ("hard_arms", HARD)):
+        for marker in sorted((output / stage).glob("*/seed-*/done.json")):
+            arm, seed = marker.parts[-3], int(marker.parts[-2].removeprefix("seed-"))
+            if seed in seeds:
+                curve, said = curve_of(marker.with_name("metrics.csv"), figure)
+                seconds = json.loads(marker.read_text())["seconds"]
+                found[stage].setdefault(arm, {})[str(seed)] = {"curve": curve, "seconds": seconds, **said}
+    return {stage: {arm: runs[arm] for arm in ARMS if arm in runs} for stage, runs in found.items()}
+
+
+def difference(values: Sequence[float]) -> dict[str, float]:
+    """Mean and 95 % t interval of paired differences; of one there is no interval."""
+    low, high = paired_t_interval(torch.tensor(values)) if len(values) > 1 else (math.nan, math.nan)
+    return {"mean": sum(values) / len(values), "low": low, "high": high}
+
+
+def rows_of(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """A row an arm: start and last accuracy, means over seeds; differences from start and from `outcome`; guards' words."""
+    rows = []
+    gold = runs.get("outcome", {})
+    for arm, by_seed in runs.items():
+        last = {seed: run["curve"][-1][1] for seed, run in by_seed.items()}
+        start = {seed: run["curve"][0][1] for seed, run in by_seed.items()}
+        both = [seed for seed in last if seed in gold]
+        against = [last[seed] - gold[seed]["curve"][-1][1] for seed in both]
+        rows.append(
+            {
+                "arm": arm,
+                "n": len(last),
+                "start": sum(start.values()) / len(start),
+                "best": sum(max(value for _, value in run["curve"]) for run in by_seed.values()) / len(by_seed),
+                "last": sum(last.values()) / len(last),
+                "from_start": difference([last[seed] - start[seed] for seed in last]),
+                "from_outcome": difference(against) if against and arm != "outcome" else None,
+                "spoke": {seed: run["guard_iteration"] for seed, run in by_seed.items() if run["guard"]},
+            }
+        )
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| arm | n | start | best | last | last - start | last - gold answers | guard: seed at iteration |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        spoke = ", ".join(f"{seed} at {iteration}" for seed, iteration in row["spoke"].items()) or "-"
+        cells = [f"`{row['arm']}`", str(row["n"]), *(f"{row[name]:.3f}" for name in ("start", "best", "last"))]
+        lines.append("| " + " | ".join([*cells, _shown(row["from_start"]), _shown(row["from_outcome"]), spoke]) + " |")
+    return "\n".join(lines)
+
+
+def _shown(value: Mapping[str, float] | None) -> str:
+    if value is None:
+        return "-"
+    interval = "" if math.isnan(value["low"]) else f" ({value['low']:+.3f} to {value['high']:+.3f})"
+    return f"{value['mean']:+.3f}{interval}"
+
+
+def draw(found: Mapping[str, Any], path: Path) -> None:
+    """Held-out accuracy over iterations, a panel a stage: thick means over seeds, thin each, crosses where guards spoke."""
+    from matplotlib.figure import Figure
+
+    titles = {"arms": "fresh problems", "hard_arms": "problems that the start fails 16 times"}
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    for panel, stage in zip(figure.subplots(1, 2), titles, strict=True):
+        for arm, by_seed in found[stage].items():
+            curves = [run["curve"] for run in by_seed.values()]
+            steps = [iteration for iteration, _ in curves[0]]
+            mean = [sum(curve[i][1] for curve in curves) / len(curves) for i in range(len(steps))]
+            (line,) = panel.plot(steps, mean, linewidth=2, label=arm)
+            for run in by_seed.values():
+                panel.plot(*zip(*run["curve"], strict=True), linewidth=0.5, color=line.get_color())
+                if run["guard_iteration"] is not None:
+                    at = min(run["curve"], key=lambda point: abs(point[0] - run["guard_iteration"]))
+                    panel.plot(*at, "x", color=line.get_color())
+        panel.set(title=titles[stage], xlabel="iterations", ylim=(0, None))
+        panel.legend(fontsize=7)
+    figure.axes[0].set_ylabel("sampled accuracy, held out")
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what is missing, then tells."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="50-54")
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--hard-arms", default=",".join(HARD_ARMS), help="empty leaves the hard problems out")
+    parser.add_argument("--output", type=Path, default=Path("outputs/ttt_study"))
+    parser.add_argument("--reduced", action="store_true", help="a few steps on a few problems: does it run")
+    given = parser.parse_args(arguments)
+    arms, hard_arms = ([name for name in text.split(",") if name] for text in (given.arms, given.hard_arms))
+    if unknown := sorted({*arms, *hard_arms} - set(ARMS)):
+        parser.error(f"no arm is called {unknown[0]!r}; there are {', '.join(ARMS)}")
+    sizes, seeds = REDUCED if given.reduced else FULL, parse_seeds(given.seeds)
+    for seed in seeds:
+        run_seed(given.output, seed, sizes, arms, hard_arms)
+    found = collected(given.output, seeds)
+    report = {"seeds": seeds, "sizes": dict(sizes), **found}
+    (given.output / "ttt.json").write_text(json.dumps(report, indent=1).replace("NaN", "null") + "\n")
+    draw(found, given.output / "ttt.png")
+    for stage, runs in ((name, found[name]) for name in ("arms", "hard_arms") if found[name]):
+        print(f"\n{stage}\n{table(rows_of(runs))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
