@@ -15,8 +15,10 @@ torch.set_num_threads(1)
 install_import_hook(["repirl.objectives", "repirl.metrics"], "beartype.beartype")
 
 # Below the range from which systems give ports to anybody: no other program takes one between its choice and its use.
-_PORTS = itertools.cycle(range(20_000, 32_000))
-for _ in range(os.getpid() * 37 % 12_000):
+# Two workers of one run have ranges of their own.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+_PORTS = itertools.cycle(range(20_000 + 6_000 * _WORKER, 26_000 + 6_000 * _WORKER))
+for _ in range(os.getpid() * 37 % 6_000):
     next(_PORTS)
 
 
