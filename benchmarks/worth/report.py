@@ -126,7 +126,7 @@ def draw(rows: list[Contrast], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [f"{row.name}\n{row.cell}" for row in reversed(rows)])
     axes.axvline(0, color="gray", linewidth=0.8)
     axes.axvspan(-MARGIN, MARGIN, color="gray", alpha=0.15)
-    axes.set_xlabel("difference in sampled accuracy, 95 % t interval over seeds; grey: less than .05")
+    axes.set_xlabel("difference in sampled accuracy\n95 % t interval over seeds; grey: less than .05")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 
