@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from repirl.callbacks.validation import can_validate
 from repirl.distributed import any_rank
 from repirl.modules.stopping import saved_now
 
@@ -159,7 +160,7 @@ class Guards(Callback):
         self.ended = None
         if self.monitor is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if not getattr(pl_module, "can_validate", True) or trainer.limit_val_batches == 0:
+        if not can_validate(pl_module) or trainer.limit_val_batches == 0:
             raise ValueError(
                 f"Guards: {self.monitor} is watched, but nothing is validated: give the module a verifier and the data "
                 "`val` problems with limit_val_batches above 0, or set max_drop to null"

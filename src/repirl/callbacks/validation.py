@@ -26,7 +26,7 @@ class Validation(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Sets the trainer's interval; the start policy's validation takes the place of its sanity check."""
-        if stage != "fit" or not _can_validate(pl_module):
+        if stage != "fit" or not can_validate(pl_module):
             return
         trainer.num_sanity_val_steps = 0
         if self.every_n_iterations is not None:
@@ -51,14 +51,15 @@ class Validation(Callback):
 
     def _validate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As Lightning does within training; before the first iteration and after the last it has no state to keep."""
-        if not trainer.enable_validation or trainer.fast_dev_run or not _can_validate(pl_module):  # type: ignore[attr-defined]
+        if not trainer.enable_validation or trainer.fast_dev_run or not can_validate(pl_module):  # type: ignore[attr-defined]
             return
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
 
 
-def _can_validate(module: LightningModule) -> bool:
+def can_validate(module: LightningModule) -> bool:
+    """Whether the module says that it has what a validation needs, such as a verifier."""
     return bool(getattr(module, "can_validate", False))
 
 

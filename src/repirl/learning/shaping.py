@@ -81,26 +81,12 @@ def mean_reward(batch: GlobalBatch, sources: Sequence[RewardSource]) -> dict[str
 
 def outcome_source(batch: GlobalBatch, settings: Advantage) -> RewardSource:
     """The outcome, 1 or 0, at each response's last token; rollouts without one take no part."""
-    last = last_token(batch.response_mask)
-    return RewardSource(
-        coefficient=settings.outcome_coef,
-        estimator=estimator(settings.outcome_estimator, alone=settings.alone, std_eps=settings.std_eps),
-        rewards=last * batch.outcome.nan_to_num()[:, None],
-        rewarded=last,
-        scorable=~batch.outcome.isnan() & ~batch.is_expert,
-    )
+    return _of_responses(batch, batch.outcome, settings.outcome_coef, settings)
 
 
 def format_source(batch: GlobalBatch, settings: Advantage) -> RewardSource:
     """0, or -1 for a response without a readable answer, at its last token."""
-    last = last_token(batch.response_mask)
-    return RewardSource(
-        coefficient=settings.format_coef,
-        estimator=estimator(settings.outcome_estimator, alone=settings.alone, std_eps=settings.std_eps),
-        rewards=last * batch.format_reward[:, None],
-        rewarded=last,
-        scorable=~batch.is_expert,
-    )
+    return _of_responses(batch, batch.format_reward, settings.format_coef, settings)
 
 
 def certainty_source(batch: GlobalBatch, settings: Advantage) -> RewardSource:
@@ -112,13 +98,21 @@ def certainty_source(batch: GlobalBatch, settings: Advantage) -> RewardSource:
     entropy comes with the log-probabilities of the same pass; the divergence would need one of its own.
     """
     assert batch.entropies is not None
+    certainty = -response_means(batch.entropies, batch.response_mask)
+    return _of_responses(batch, certainty, settings.certainty_coef, settings)
+
+
+def _of_responses(
+    batch: GlobalBatch, rewards: Float[Tensor, " rows"], coefficient: float, settings: Advantage
+) -> RewardSource:
+    """One reward a rollout, at its last token; NaN takes no part."""
     last = last_token(batch.response_mask)
     return RewardSource(
-        coefficient=settings.certainty_coef,
+        coefficient=coefficient,
         estimator=estimator(settings.outcome_estimator, alone=settings.alone, std_eps=settings.std_eps),
-        rewards=last * -response_means(batch.entropies, batch.response_mask)[:, None],
+        rewards=last * rewards.nan_to_num()[:, None],
         rewarded=last,
-        scorable=~batch.is_expert,
+        scorable=~rewards.isnan() & ~batch.is_expert,
     )
 
 
