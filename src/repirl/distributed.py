@@ -22,6 +22,7 @@ _LOST = re.compile(
 def lost_process(error: RuntimeError) -> str | None:
     """What an error of a collective says of another process, in plain words; None for any other error."""
     text = str(error)
+    # "Application timeout caused pair closure" is gloo's second error after a time-out, and does not name it.
     collective = isinstance(error, dist.DistError) or re.search(
         r"gloo|nccl|c10d|ProcessGroup|TCPStore|pair closure", text
     )
