@@ -11,7 +11,7 @@ import torch
 from repirl.learning.batch import GlobalBatch, batch_of
 from repirl.learning.prompt_filter import PromptFilter
 from repirl.learning.settings import Advantage
-from repirl.learning.shaping import combined, mean_reward, reward_sources, shaped
+from repirl.learning.shaping import combined, mean_reward, outcome_source, reward_sources, shaped
 from tests.modules.tiny import LLAMA, SGD, TOKENS, WRONG, distance, make_module, run, start_weights
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False], [True, True, True, False]])
@@ -121,3 +121,17 @@ def test_the_mean_reward_by_hand() -> None:
 def test_bad_weights_of_certainty_are_refused(coefficient: float) -> None:
     with pytest.raises(ValueError, match="certainty_coef must be a number from 0"):
         Advantage(certainty_coef=coefficient)
+
+
+def test_a_rollout_without_a_verdict_is_nobodys_baseline() -> None:
+    """RLOO over outcomes 1, 0, unknown: the first two have each other for a baseline, the third has no advantage."""
+    mask = torch.ones(3, 1, dtype=torch.bool)
+    batch = batch_of(
+        response_mask=mask,
+        group=torch.zeros(3, dtype=torch.long),
+        is_expert=torch.zeros(3, dtype=torch.bool),
+        outcome=torch.tensor([1.0, 0.0, torch.nan]),
+    )
+    settings = Advantage(whiten=False)
+    given = combined(batch, [outcome_source(batch, settings)], settings)
+    assert given[:, 0].tolist() == [1.0, -1.0, 0.0]
