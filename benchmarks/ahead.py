@@ -3,7 +3,8 @@
     python benchmarks/ahead.py --start outputs/quickstart/seed-1/start --pairs 3
 
 `engine`: a generator that takes as long as training and leaves this machine's cores to it, as an engine on other devices
-does: it samples, then waits until it has taken so long. `in process`: the sampling thread and training share the cores.
+does: it samples once, and from then on waits so long and gives these responses again. `in process`: the sampling thread and
+training share the cores.
 The configuration is the quick start's. Prints a table.
 """
 
@@ -31,18 +32,20 @@ FIRST = 3  # iterations before the clock starts
 
 
 class Engine(InProcess):
-    """Samples, and takes `seconds` at least."""
+    """Samples once, then gives the same responses again after `seconds`, whatever the prompts: good for the clock alone."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
-        self.seconds = seconds
+        self.seconds, self.sampled = seconds, list[list[Response]]()
 
     def generate(self, prompts: Sequence[Sequence[int]], **how: Any) -> list[list[Response]]:
-        """As `InProcess`."""
-        start = time.perf_counter()
-        sampled = super().generate(prompts, **how)
-        time.sleep(max(0.0, self.seconds - (time.perf_counter() - start)))
-        return sampled
+        """As `InProcess` the first time. Raises ValueError where the number of prompts changes."""
+        if not self.sampled:
+            self.sampled = super().generate(prompts, **how)
+        if len(prompts) != len(self.sampled):
+            raise ValueError(f"{len(prompts)} prompts after {len(self.sampled)}")
+        time.sleep(self.seconds)
+        return self.sampled
 
 
 class Clock(Callback):
@@ -101,9 +104,9 @@ def main() -> None:
     def measured(name: str, **how: Any) -> float:
         return seconds_an_iteration(given.start, given.iterations, given.output / name, **how)
 
-    turns = measured("first", ahead=0, engine=0.0)
+    training = measured("first", ahead=0, engine=0.0)
     print("| sampler | turns, s | ahead, s | ahead / turns, median and range |\n|---|---|---|---|")
-    for sampler, engine in (("engine", turns), ("in process", None)):
+    for sampler, engine in (("engine", training), ("in process", None)):
         pairs = [
             (measured("turns", ahead=0, engine=engine), measured("ahead", ahead=1, engine=engine))
             for _ in range(given.pairs)

@@ -1,9 +1,11 @@
-"""Is a PRM from demonstrations worth asking at test time? Selection and search on the quick start's running sums.
+"""Is a PRM from demonstrations worth asking at test time? Selection and search on two families of problems.
 
     python benchmarks/search.py --seeds 40-44                                      # about ten minutes a seed on one core
+    python benchmarks/search.py --family dial --seeds 60-64 --output outputs/search_dial
     python benchmarks/search.py --seeds 40 --iterations 6 --start-iterations 60 --problems 10   # does it run
 
-For each seed a start policy and the PRM-only run of the quick start (`configs/quickstart.yaml`), unless they are there; then
+`sums` are the quick start's running sums, `dial` are word problems (families.py). For each seed a start policy and the
+PRM-only run of the quick start (`configs/quickstart.yaml`) from there, unless they are there; then
 `repirl search` on held-out problems in three cells, each the policy that samples and the PRM that scores:
 
 - `early`: both of an early checkpoint (--early, by default the second that is kept);
@@ -23,12 +25,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.families import FAMILIES, made_prm, made_start
 
 from repirl.__main__ import main as repirl
 from repirl.applications import quickstart
@@ -38,18 +45,22 @@ from repirl.applications.search_stored import read_stored
 from repirl.applications.sweep import parse_seeds
 from repirl.metrics.paired import paired_t_interval
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs" / "search" / "quickstart.yaml"
 ARM = "rePIRL, PRM only"
 CELLS = ("early", "late_prm", "late")
 BY_PRM = ("best_of_n", "weighted_vote", "exp_weighted_vote")
 BASELINES = ("majority_vote", "random")
 SIZES, BEAMS = (2, 4, 8, 16), (4, 8, 16)
 SAMPLES = 32  # a problem: beams cost more than as many samples where they end late
+ITERATIONS, EVERY = 140, 20  # of the PRM-only run and between its checkpoints; of sums they are the quick start's own
+START_STEPS = 2000  # of the dial's start policy
 
 
 def checkpoints_of(output: Path, seed: int, arguments: argparse.Namespace) -> dict[int, Path]:
     """Of the PRM-only run of a seed, by iteration; the run is made where its last checkpoint is missing."""
+    if arguments.family == "dial":
+        family, iterations = FAMILIES["dial"], arguments.iterations or ITERATIONS
+        made_start(output, family, seed, arguments.start_iterations or START_STEPS)
+        return made_prm(output, family, seed, iterations, max(1, min(EVERY, iterations // 3)))
     folder = quickstart.folder_of(output, seed, ARM)
     marker = folder / "trained.json"
     if not marker.is_file():
@@ -66,13 +77,12 @@ def checkpoints_of(output: Path, seed: int, arguments: argparse.Namespace) -> di
     return {int(path.stem.removeprefix("step=")): path for path in (folder / "checkpoints").glob("step=*.ckpt")}
 
 
-def searched(output: Path, seed: int, cell: str, policy: Path, prm: Path, problems: int) -> Path:
+def searched(folder: Path, seed: int, policy: Path, prm: Path, arguments: argparse.Namespace) -> Path:
     """The folder of a cell's search, made where it is missing."""
-    folder = output / f"seed-{seed}" / "search" / cell
     if not (folder / "samples.jsonl").is_file():
         words = ["--checkpoint", str(policy), "--prm", str(prm), "--output", str(folder), f"--seed={seed}"]
-        words += [f"--problems.init_args.count={problems}", f"--samples={SAMPLES}", f"--beams={list(BEAMS)}"]
-        repirl(["search", "-c", str(CONFIG), *words])
+        words += [f"--problems.init_args.count={arguments.problems}", f"--samples={SAMPLES}", f"--beams={list(BEAMS)}"]
+        repirl(["search", "-c", str(FAMILIES[arguments.family].search), *words])
     return folder
 
 
@@ -135,6 +145,7 @@ def summary(by_seed: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Runs it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=list(FAMILIES), default="sums")
     parser.add_argument("--seeds", default="40-44")
     parser.add_argument("--output", type=Path, default=Path("outputs/search_study"))
     parser.add_argument("--early", type=int, help="iteration of the early checkpoint")
@@ -151,10 +162,11 @@ def main() -> None:
             parser.error(f"--early {early}: seed {seed} has checkpoints {sorted(saved)}; give one before the last")
         models = {"early": (early, early), "late_prm": (early, last), "late": (last, last)}
         for cell, (policy, prm) in models.items():
-            folder = searched(arguments.output, seed, cell, saved[policy], saved[prm], arguments.problems)
-            found[cell].append(differences(folder))
+            folder = arguments.output / f"seed-{seed}" / "search" / cell
+            found[cell].append(differences(searched(folder, seed, saved[policy], saved[prm], arguments)))
     report = {cell: summary(by_seed) for cell, by_seed in found.items()}
-    plain = json.dumps({"seeds": arguments.seeds, "problems": arguments.problems, "cells": report}, indent=1)
+    settings = {"family": arguments.family, "seeds": arguments.seeds, "problems": arguments.problems}
+    plain = json.dumps({**settings, "cells": report}, indent=1)
     (arguments.output / "report.json").write_text(plain.replace("NaN", "null") + "\n")
     draw(report, arguments.output / "curves.png")
     for cell, rows in report.items():

@@ -1,11 +1,13 @@
 """Test-time training: what does a frozen PRM teach on prompts without an answer, beside its rivals?
 
-    python benchmarks/ttt.py --seeds 50-54                  # about eight minutes of one core a seed, and two for its start
-    python benchmarks/ttt.py --seeds 50 --reduced           # does it run
+    python benchmarks/ttt.py --seeds 51-55                  # about eight minutes of one core a seed, and two for its start
+    python benchmarks/ttt.py --family dial --seeds 61-65 --output outputs/ttt_dial
+    python benchmarks/ttt.py --seeds 51 --reduced           # does it run
 
-The quick start's running sums. Fixed before the run; each seed has its own start, PRM and problems:
+The quick start's running sums, or word problems (families.py). Fixed before the run; each seed has its own start, PRM and
+problems:
 
-1. a start policy, by SFT on solutions in which 40 of 100 facts are mostly wrong;
+1. a start policy, by SFT on solutions in which many facts are mostly wrong;
 2. a PRM: 40 iterations of the quick start's PRM-only run from there. Its policy is thrown away;
 3. from the start anew, 60 iterations of each arm of `configs/ttt/`, on 2,000 other problems;
 4. the hard problems: of 400 further ones those that the start fails in 16 samples (`repirl search`, `repirl hard`); half of
@@ -32,21 +34,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.families import CONFIGS, FAMILIES, START, Family, made_prm, made_start, swept, written
 
 from repirl import config
 from repirl.__main__ import main as repirl
-from repirl.applications.sweep import main as sweep
 from repirl.applications.sweep import parse_seeds
 from repirl.callbacks.guards import LENGTH, REWARD, Bounds
 from repirl.metrics.paired import paired_t_interval
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
 ARMS = ("prm", "prm_maxent", "majority", "certainty", "outcome", "prm_and_outcome")
 HARD_ARMS = ("prm_maxent", "outcome", "prm_and_outcome")
 FRESH, HARD = "val/sampled_accuracy", "val/hard/sampled_accuracy"
-SUMS = "repirl.data.arithmetic.RunningSums"
 FULL = {
     "start": 1500,
     "prm": 40,
@@ -57,6 +58,7 @@ FULL = {
     "searched": 400,
     "samples": 16,
 }
+OWN = {"sums": {}, "dial": {"start": 2000}}  # what a family has otherwise
 REDUCED = {"start": 3, "prm": 1, "arms": 2, "every": 1, "train": 32, "held_out": 4, "searched": 40, "samples": 2}
 
 Sizes = Mapping[str, int]
@@ -67,51 +69,15 @@ Curve = Sequence[tuple[int, float]]
 # ---- configurations ----
 
 
-def start_overlay(sizes: Sizes) -> dict[str, Any]:
-    """Of configs/toy/start.yaml: fewer wrong facts, and weights and problems of the seed's own."""
-    stop = {"monitor": "sft/loss", "stopping_threshold": 0.09, "patience": 1000, "check_on_train_epoch_end": True}
-    return {
-        "trainer": {
-            "max_steps": sizes["start"],
-            "enable_progress_bar": False,
-            "callbacks": [
-                {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stop},
-                {"class_path": "repirl.callbacks.export.ExportPolicy", "init_args": {"folder": "{folder}/policy"}},
-            ],
-        },
-        "model": {
-            "init_args": {
-                "policy": {"init_args": {"init_seed": "{seed}"}},
-                "policy_optimizer": {"init_args": {"lr": 2.0e-3, "betas": [0.9, 0.98]}},
-            }
-        },
-        "data": {"init_args": {"train": {"init_args": {"wrong_facts": 40, "seed": "{seed}"}}}},
-    }
-
-
-def prm_overlay(sizes: Sizes) -> dict[str, Any]:
-    """Of configs/quickstart.yaml: few iterations from the seed's start, of which the checkpoint is kept."""
-    saves = {"dirpath": "{folder}/checkpoints", "every_n_iterations": sizes["prm"], "save_weights_only": True}
-    return {
-        "trainer": {
-            "max_steps": sizes["prm"],
-            "enable_progress_bar": False,
-            "callbacks": [{"class_path": "repirl.callbacks.checkpoint.Checkpoint", "init_args": saves}],
-        },
-        "model": {"init_args": {"policy": {"init_args": {"path": "{folder}/../../../start/base/seed-{seed}/policy"}}}},
-        "data": {"init_args": {"train": {"init_args": {"seed": "1{seed}"}}}},
-    }
-
-
-def arm_overlay(arm: str, sizes: Sizes, *, hard: bool) -> dict[str, Any]:
+def arm_overlay(arm: str, family: Family, sizes: Sizes, *, hard: bool) -> dict[str, Any]:
     """An arm of configs/ttt/ with the seed's start, PRM and problems; on fresh or on hard problems."""
     own = config.load([CONFIGS / "ttt" / f"{arm}.yaml"])
-    model: dict[str, Any] = {"policy": {"init_args": {"path": "{folder}/../../../start/base/seed-{seed}/policy"}}}
+    model: dict[str, Any] = {"policy": {"init_args": {"path": START}}, "text": dict(family.text)}
     if "prm" in own["model"]["init_args"]:
-        weights = "{folder}/../../../prm/base/seed-{seed}/checkpoints/last.ckpt"
+        weights = "{folder}/../../../prm/base/seed-{seed}/checkpoints/" + f"step={sizes['prm']}.ckpt"
         model["prm"] = {"init_args": {"weights": weights}}
-    fresh = sums(sizes["held_out"], "3{seed}", "test")
-    data: dict[str, Any] = {"train": sums(sizes["train"], "2{seed}", "train"), "val": fresh}
+    fresh = family.problems(sizes["held_out"], "3{seed}", "test")
+    data: dict[str, Any] = {"train": family.problems(sizes["train"], "2{seed}", "train"), "val": fresh}
     if hard:
         table = "repirl.data.sources.Table"
         train, held_out = (
@@ -129,41 +95,21 @@ def arm_overlay(arm: str, sizes: Sizes, *, hard: bool) -> dict[str, Any]:
     return config.merge(own, {"trainer": trainer, "model": {"init_args": model}, "data": {"init_args": data}})
 
 
-def sums(count: int, seed: str, split: str) -> dict[str, Any]:
-    """Running sums without solutions."""
-    return {"class_path": SUMS, "init_args": {"count": count, "seed": seed, "split": split, "solution": False}}
-
-
-def written(folder: Path, name: str, overlay: Mapping[str, Any]) -> str:
-    """The path of the overlay's file, which is not touched where it is the same already."""
-    path = folder / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(dict(overlay), sort_keys=False))
-    return str(path)
-
-
 # ---- runs ----
 
 
-def swept(output: Path, stage: str, base: Sequence[Path | str], overlays: Sequence[str], seed: int) -> None:
-    """Runs what is not done of a stage. Raises SystemExit where a run fails."""
-    words = ["--base", *map(str, base), "--seeds", str(seed), "--jobs", "1", "--output", str(output / stage)]
-    if sweep([*words, *(["--overlays", *overlays] if overlays else ["--with-base"])]):
-        raise SystemExit(f"a run of {output / stage} failed; its log.txt says why")
-
-
-def made_hard(output: Path, seed: int, sizes: Sizes) -> Path:
+def made_hard(output: Path, family: Family, seed: int, sizes: Sizes) -> Path:
     """The folder with train.jsonl and held_out.jsonl, the problems that the seed's start fails in all samples."""
     folder = output / "hard" / f"seed-{seed}"
     if (folder / "held_out.jsonl").is_file():
         return folder
     policy = output / "start" / "base" / f"seed-{seed}" / "policy"
     words = ["--policy", str(policy), "--output", str(folder), f"--seed={seed}", "--methods=[pass_at_n]"]
-    words += [f"--n=[{sizes['samples']}]", "--text.max_prompt_tokens=32", "--text.max_response_tokens=20"]
+    words += [f"--n=[{sizes['samples']}]", *(f"--text.{name}={most}" for name, most in family.text.items())]
     words += [f"--problems.init_args.count={sizes['searched']}", f"--problems.init_args.seed=4{seed}"]
     words += ["--problems.init_args.split=train"]
     if not (folder / "samples.jsonl").is_file():
-        repirl(["search", "-c", str(CONFIGS / "search" / "quickstart.yaml"), *words])
+        repirl(["search", "-c", str(family.search), *words])
     repirl(["hard", "--samples", str(folder / "samples.jsonl"), "--output", str(folder / "hard.jsonl")])
     lines = (folder / "hard.jsonl").read_text().splitlines(keepends=True)
     half = len(lines) // 2
@@ -172,17 +118,19 @@ def made_hard(output: Path, seed: int, sizes: Sizes) -> Path:
     return folder
 
 
-def run_seed(output: Path, seed: int, sizes: Sizes, arms: Sequence[str], hard_arms: Sequence[str]) -> None:
+def run_seed(
+    output: Path, family: Family, seed: int, sizes: Sizes, arms: Sequence[str], hard_arms: Sequence[str]
+) -> None:
     """Start, PRM, arms, hard problems and their arms, as far as they are not done."""
     made = output / "overlays"
-    swept(output, "start", [CONFIGS / "toy" / "start.yaml", written(made, "start", start_overlay(sizes))], [], seed)
-    swept(output, "prm", [CONFIGS / "quickstart.yaml", written(made, "prm", prm_overlay(sizes))], [], seed)
+    made_start(output, family, seed, sizes["start"])
+    made_prm(output, family, seed, sizes["prm"], every=sizes["prm"])
     base = [CONFIGS / "ttt" / "base.yaml"]
-    overlays = [written(made / "arms", arm, arm_overlay(arm, sizes, hard=False)) for arm in arms]
+    overlays = [written(made / "arms", arm, arm_overlay(arm, family, sizes, hard=False)) for arm in arms]
     swept(output, "arms", base, overlays, seed)
     if hard_arms:
-        made_hard(output, seed, sizes)
-        overlays = [written(made / "hard_arms", arm, arm_overlay(arm, sizes, hard=True)) for arm in hard_arms]
+        made_hard(output, family, seed, sizes)
+        overlays = [written(made / "hard_arms", arm, arm_overlay(arm, family, sizes, hard=True)) for arm in hard_arms]
         without_val = config.load(base)
         del without_val["data"]["init_args"]["val"]  # one source there, two by name here: an overlay would merge them
         swept(output, "hard_arms", [written(made, "hard_base", without_val)], overlays, seed)
@@ -304,7 +252,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is missing, then tells."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="50-54")
+    parser.add_argument("--family", choices=list(FAMILIES), default="sums")
+    parser.add_argument("--seeds", default="51-55")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--hard-arms", default=",".join(HARD_ARMS), help="empty leaves the hard problems out")
     parser.add_argument("--output", type=Path, default=Path("outputs/ttt_study"))
@@ -313,11 +262,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arms, hard_arms = ([name for name in text.split(",") if name] for text in (given.arms, given.hard_arms))
     if unknown := sorted({*arms, *hard_arms} - set(ARMS)):
         parser.error(f"no arm is called {unknown[0]!r}; there are {', '.join(ARMS)}")
-    sizes, seeds = REDUCED if given.reduced else FULL, parse_seeds(given.seeds)
+    family, seeds = FAMILIES[given.family], parse_seeds(given.seeds)
+    sizes = REDUCED if given.reduced else FULL | OWN[given.family]
     for seed in seeds:
-        run_seed(given.output, seed, sizes, arms, hard_arms)
+        run_seed(given.output, family, seed, sizes, arms, hard_arms)
     found = collected(given.output, seeds)
-    report = {"seeds": seeds, "sizes": dict(sizes), **found}
+    report = {"family": given.family, "seeds": seeds, "sizes": dict(sizes), **found}
     (given.output / "ttt.json").write_text(json.dumps(report, indent=1).replace("NaN", "null") + "\n")
     draw(found, given.output / "ttt.png")
     for stage, runs in ((name, found[name]) for name in ("arms", "hard_arms") if found[name]):

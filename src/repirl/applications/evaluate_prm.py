@@ -11,7 +11,17 @@ from typing import Any, get_args
 from repirl import __version__
 from repirl.applications.calibration import calibration, draw_reliability, platt_of
 from repirl.applications.journal import Journal
-from repirl.applications.prm_report import Scored, all_right, by_length, controls, plain, report, scored, threshold_of
+from repirl.applications.prm_report import (
+    CONTROLS,
+    Scored,
+    all_right,
+    by_length,
+    controls,
+    plain,
+    report,
+    scored,
+    threshold_of,
+)
 from repirl.applications.prms import ALL_KINDS, load_prm
 from repirl.applications.score import stamp
 from repirl.applications.scoring import BATCH_TOKENS, Scorer
@@ -64,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold", type=float, help=f"a step below it is held for wrong (chosen on the part {CHOSEN_ON} alone)"
     )
     parser.add_argument("--limit", type=int, help="the first so many solutions of each set")
+    parser.add_argument(
+        "--controls", type=int, default=CONTROLS, help=f"right solutions of a set that style is asked of ({CONTROLS})"
+    )
     parser.add_argument("--domain", choices=get_args(Domain), default="prose", help="of flawed twins (prose)")
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=f"of a forward pass ({BATCH_TOKENS})")
     parser.add_argument("--device", default="cpu", help="where the PRM runs (cpu)")
@@ -203,6 +216,7 @@ def _controls(
             solutions,
             [row[mask].tolist() for row, mask in zip(found[name].rewards, found[name].mask, strict=True)],
             domain=options.domain,
+            limit=options.controls,
             seed=options.seed,
         )
         for name, solutions in sets.items()

@@ -18,6 +18,7 @@ from repirl.metrics.steps import first_error_accuracy, wrong_step_auroc
 from repirl.structs import StepScorer, WrittenSolution
 
 RESAMPLES = 2000
+CONTROLS = 200  # right solutions of a set that are looked at for style
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def controls(
     rewards: Sequence[Sequence[float]],
     *,
     domain: Domain = "prose",
-    limit: int = 200,
+    limit: int = CONTROLS,
     seed: int = 0,
 ) -> dict[str, float]:
     """Right solutions against flawed twins of their own, and against a hollow text; shares count ties half.
