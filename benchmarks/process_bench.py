@@ -54,9 +54,15 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z$\\])")
 LONGEST = 900  # characters of a training solution
 KINDS = ("number", "operator", "step")
 REWARDS = ("mean", "min", "last", "sum")
-FULL = {"gsm8k": 3000, "math": 1000, "held_out": 200, "steps": 250, "every": 50, "limit": None, "traced": 400}
+FULL = {"gsm8k": 1500, "math": 500, "held_out": 100, "steps": 125, "every": 25, "limit": None, "traced": 400}
 REDUCED = {"gsm8k": 24, "math": 8, "held_out": 8, "steps": 2, "every": 1, "limit": 2, "traced": 2}
 BATCH = 16
+LORA = {  # the upper half of 30 layers: the backward pass, most of the time, ends where nothing below is trained
+    "r": 32,
+    "lora_alpha": 64,
+    "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "layers_to_transform": list(range(15, 30)),
+}
 
 
 # ---- training set ----
@@ -144,7 +150,7 @@ def overlay(output: Path, sizes: dict[str, Any]) -> dict[str, Any]:
                                 "path": SMOLLM2,
                                 "config": None,
                                 "tokens": None,
-                                "lora": {"r": 32, "lora_alpha": 64, "target_modules": "all-linear"},
+                                "lora": LORA,
                             }
                         }
                     }
