@@ -51,10 +51,10 @@ PARTS = {
     "omnimath": "processbench_omnimath_part.jsonl",
 }
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z$\\])")
-LONGEST = 900  # characters of a training solution
+LONGEST = 500  # characters of a training solution, and of its problem
 KINDS = ("number", "operator", "step")
 REWARDS = ("mean", "min", "last", "sum")
-FULL = {"gsm8k": 1500, "math": 500, "held_out": 100, "steps": 125, "every": 25, "limit": None, "traced": 400}
+FULL = {"gsm8k": 1000, "math": 400, "held_out": 100, "steps": 80, "every": 20, "limit": None, "traced": 400}
 REDUCED = {"gsm8k": 24, "math": 8, "held_out": 8, "steps": 2, "every": 1, "limit": 2, "traced": 2}
 BATCH = 16
 LORA = {  # the upper half of 30 layers: the backward pass, most of the time, ends where nothing below is trained
@@ -79,7 +79,7 @@ def solutions(path: Path, wanted: str) -> list[WrittenSolution]:
     found = []
     for row in rows(path):
         text = row["solution"].strip()
-        if not str(row["id"]).startswith(wanted) or len(text) > LONGEST:
+        if not str(row["id"]).startswith(wanted) or max(len(text), len(row["problem"])) > LONGEST:
             continue
         steps = [step.strip() for step in (SENTENCE.split(text) if wanted.startswith("math") else text.split("\n"))]
         steps = [step for step in steps if step]
@@ -145,6 +145,7 @@ def overlay(output: Path, sizes: dict[str, Any]) -> dict[str, Any]:
             "init_args": {
                 "prm": {
                     "init_args": {
+                        "kind": "q_head",  # 0 at the start; a random linear head begins at a loss of 25
                         "backbone": {
                             "init_args": {
                                 "path": SMOLLM2,
@@ -152,10 +153,10 @@ def overlay(output: Path, sizes: dict[str, Any]) -> dict[str, Any]:
                                 "tokens": None,
                                 "lora": LORA,
                             }
-                        }
+                        },
                     }
                 },
-                "prm_optimizer": {"init_args": {"lr": 5.0e-4}},
+                "prm_optimizer": {"init_args": {"lr": 1.0e-4}},
                 "prm_scheduler": {"class_path": "repirl.learning.learning_rate.WarmupDecay"},
                 "text": {"max_prompt_tokens": 512, "max_response_tokens": 512},
                 "micro_batch_tokens": 4096,

@@ -1,16 +1,17 @@
 """Is a PRM from demonstrations worth asking at test time? Selection and search on two families of problems.
 
     python benchmarks/search.py --seeds 40-44                                      # about ten minutes a seed on one core
-    python benchmarks/search.py --family dial --seeds 60-64 --output outputs/search_dial
+    python benchmarks/search.py --family dial --seeds 30,31,35-37 --output outputs/search_dial   # after families.py's runs
     python benchmarks/search.py --seeds 40 --iterations 6 --start-iterations 60 --problems 10   # does it run
 
-`sums` are the quick start's running sums, `dial` are word problems (families.py). For each seed a start policy and the
-PRM-only run of the quick start (`configs/quickstart.yaml`) from there, unless they are there; then
+`sums` are the quick start's running sums: for each seed a start policy and the PRM-only run of `configs/quickstart.yaml`
+from there, unless they are there. `dial` are word problems, with the PRM-only runs of another study (families.py). Then
 `repirl search` on held-out problems in three cells, each the policy that samples and the PRM that scores:
 
 - `early`: both of an early checkpoint (--early, by default the second that is kept);
 - `late_prm`: the early policy, the PRM of the last checkpoint, which has not seen such mistakes for long (docs/score.md);
-- `late`: both of the last.
+- `late`: both of the last;
+- `sft_ratio`, of `dial` alone: the policy after SFT, and `log pi_SFT - log pi_start` as the PRM, which costs no training.
 
 Written to <output>/report.json, with a drawing in curves.png. Printed, of each cell and n: the difference in accuracy of the
 PRM's ways to choose from majority vote and from random choice, and of beam search and DVTS from best of n at equal sampled
@@ -35,7 +36,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.families import FAMILIES, made_prm, made_start
+from benchmarks.families import FAMILIES, worth_policy, worth_prms
 
 from repirl.__main__ import main as repirl
 from repirl.applications import quickstart
@@ -46,21 +47,22 @@ from repirl.applications.sweep import parse_seeds
 from repirl.metrics.paired import paired_t_interval
 
 ARM = "rePIRL, PRM only"
-CELLS = ("early", "late_prm", "late")
+TITLES = {
+    "early": "early policy and PRM",
+    "late_prm": "early policy, last PRM",
+    "late": "last policy and PRM",
+    "sft_ratio": "SFT and its log-ratio",
+}
 BY_PRM = ("best_of_n", "weighted_vote", "exp_weighted_vote")
 BASELINES = ("majority_vote", "random")
 SIZES, BEAMS = (2, 4, 8, 16), (4, 8, 16)
 SAMPLES = 32  # a problem: beams cost more than as many samples where they end late
-ITERATIONS, EVERY = 140, 20  # of the PRM-only run and between its checkpoints; of sums they are the quick start's own
-START_STEPS = 2000  # of the dial's start policy
 
 
 def checkpoints_of(output: Path, seed: int, arguments: argparse.Namespace) -> dict[int, Path]:
     """Of the PRM-only run of a seed, by iteration; the run is made where its last checkpoint is missing."""
     if arguments.family == "dial":
-        family, iterations = FAMILIES["dial"], arguments.iterations or ITERATIONS
-        made_start(output, family, seed, arguments.start_iterations or START_STEPS)
-        return made_prm(output, family, seed, iterations, max(1, min(EVERY, iterations // 3)))
+        return worth_prms(arguments.worth, seed)
     folder = quickstart.folder_of(output, seed, ARM)
     marker = folder / "trained.json"
     if not marker.is_file():
@@ -77,10 +79,17 @@ def checkpoints_of(output: Path, seed: int, arguments: argparse.Namespace) -> di
     return {int(path.stem.removeprefix("step=")): path for path in (folder / "checkpoints").glob("step=*.ckpt")}
 
 
-def searched(folder: Path, seed: int, policy: Path, prm: Path, arguments: argparse.Namespace) -> Path:
-    """The folder of a cell's search, made where it is missing."""
+def ratio_words(worth: Path, seed: int) -> list[str]:
+    """The policy after SFT, and its log-ratio to the start policy as a PRM."""
+    sft, start = worth_policy(worth, seed), worth_policy(worth, seed, "start/base")
+    text = [f"--text.{name}={most}" for name, most in FAMILIES["dial"].text.items()]
+    return ["--policy", str(sft), "--prm", str(sft), "--kind", "implicit", "--reference", str(start), *text]
+
+
+def searched(folder: Path, seed: int, models: Sequence[str], arguments: argparse.Namespace) -> Path:
+    """The folder of a cell's search with the policy and the PRM that `models` name, made where it is missing."""
     if not (folder / "samples.jsonl").is_file():
-        words = ["--checkpoint", str(policy), "--prm", str(prm), "--output", str(folder), f"--seed={seed}"]
+        words = [*models, "--output", str(folder), f"--seed={seed}"]
         words += [f"--problems.init_args.count={arguments.problems}", f"--samples={SAMPLES}", f"--beams={list(BEAMS)}"]
         repirl(["search", "-c", str(FAMILIES[arguments.family].search), *words])
     return folder
@@ -148,22 +157,26 @@ def main() -> None:
     parser.add_argument("--family", choices=list(FAMILIES), default="sums")
     parser.add_argument("--seeds", default="40-44")
     parser.add_argument("--output", type=Path, default=Path("outputs/search_study"))
+    parser.add_argument("--worth", type=Path, default=Path("outputs/worth"), help="of `dial`: that study's runs")
     parser.add_argument("--early", type=int, help="iteration of the early checkpoint")
     parser.add_argument("--iterations", type=int, help="of training, for a trial")
     parser.add_argument("--start-iterations", type=int, help="the same for the start policy")
     parser.add_argument("--problems", type=int, default=200)
     arguments = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {cell: [] for cell in CELLS}
+    found: dict[str, list[dict[str, float]]] = {}
     for seed in parse_seeds(arguments.seeds):
         saved = checkpoints_of(arguments.output, seed, arguments)
         last = max(saved)
         early = arguments.early or sorted(saved)[1]
         if early not in saved or early == last:
             parser.error(f"--early {early}: seed {seed} has checkpoints {sorted(saved)}; give one before the last")
-        models = {"early": (early, early), "late_prm": (early, last), "late": (last, last)}
-        for cell, (policy, prm) in models.items():
+        pairs = {"early": (early, early), "late_prm": (early, last), "late": (last, last)}
+        models = {cell: ["--checkpoint", str(saved[p]), "--prm", str(saved[r])] for cell, (p, r) in pairs.items()}
+        if arguments.family == "dial":
+            models["sft_ratio"] = ratio_words(arguments.worth, seed)
+        for cell, words in models.items():
             folder = arguments.output / f"seed-{seed}" / "search" / cell
-            found[cell].append(differences(searched(folder, seed, saved[policy], saved[prm], arguments)))
+            found.setdefault(cell, []).append(differences(searched(folder, seed, words, arguments)))
     report = {cell: summary(by_seed) for cell, by_seed in found.items()}
     settings = {"family": arguments.family, "seeds": arguments.seeds, "problems": arguments.problems}
     plain = json.dumps({**settings, "cells": report}, indent=1)
@@ -181,17 +194,16 @@ def draw(report: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
     """Accuracy against n, a panel a cell and a line a way to choose: means over seeds, a dot each seed."""
     from matplotlib.figure import Figure
 
-    titles = {"early": "early policy and PRM", "late_prm": "early policy, last PRM", "late": "last policy and PRM"}
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(CELLS), sharey=True)
-    for panel, cell in zip(panels, CELLS, strict=True):
+    figure = Figure(figsize=(3.7 * len(report), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(report), sharey=True)
+    for panel, cell in zip(panels, report, strict=True):
         for method in ("pass_at_n", *BY_PRM, *BASELINES):
             sizes = [n for n in (1, *SIZES) if f"accuracy of {method}, n = {n}" in report[cell]]
             rows = [report[cell][f"accuracy of {method}, n = {n}"] for n in sizes]
             (line,) = panel.plot(sizes, [row["mean"] for row in rows], label=method.replace("_", " "))
             for n, row in zip(sizes, rows, strict=True):
                 panel.plot([n] * len(row["seeds"]), row["seeds"], ".", markersize=3, color=line.get_color())
-        panel.set(title=titles[cell], xlabel="samples n", xscale="log", xticks=[1, *SIZES], ylim=(0, 1.02))
+        panel.set(title=TITLES[cell], xlabel="samples n", xscale="log", xticks=[1, *SIZES], ylim=(0, 1.02))
         panel.set_xticklabels([str(n) for n in (1, *SIZES)])
         panel.minorticks_off()
     panels[0].set_ylabel("accuracy on held-out problems")

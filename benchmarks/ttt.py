@@ -1,14 +1,17 @@
 """Test-time training: what does a frozen PRM teach on prompts without an answer, beside its rivals?
 
-    python benchmarks/ttt.py --seeds 51-55                  # about eight minutes of one core a seed, and two for its start
-    python benchmarks/ttt.py --family dial --seeds 61-65 --output outputs/ttt_dial
+    python benchmarks/ttt.py --seeds 51-55                  # about seven minutes of one core a seed
+    python benchmarks/ttt.py --family dial --seeds 30,31,35-37 --output outputs/ttt_dial   # after families.py's runs
     python benchmarks/ttt.py --seeds 51 --reduced           # does it run
 
-The quick start's running sums, or word problems (families.py). Fixed before the run; each seed has its own start, PRM and
-problems:
+`sums` are the quick start's running sums, `dial` are word problems, whose start policies (after SFT) and PRMs another study
+leaves (families.py). Fixed before the run; each seed has its own start, PRM and problems. Of `sums`:
 
-1. a start policy, by SFT on solutions in which many facts are mostly wrong;
+1. a start policy, by SFT on solutions in which 40 of 100 facts are mostly wrong;
 2. a PRM: 40 iterations of the quick start's PRM-only run from there. Its policy is thrown away;
+
+and of both:
+
 3. from the start anew, 60 iterations of each arm of `configs/ttt/`, on 2,000 other problems;
 4. the hard problems: of 400 further ones those that the start fails in 16 samples (`repirl search`, `repirl hard`); half of
    them train, the other half measures. Arms: the PRM, gold answers, both.
@@ -30,17 +33,20 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.families import CONFIGS, FAMILIES, START, Family, made_prm, made_start, swept, written
+from benchmarks.families import CONFIGS, FAMILIES, Family, worth_policy, worth_prms
 
 from repirl import config
 from repirl.__main__ import main as repirl
+from repirl.applications.sweep import main as sweep
 from repirl.applications.sweep import parse_seeds
 from repirl.callbacks.guards import LENGTH, REWARD, Bounds
 from repirl.metrics.paired import paired_t_interval
@@ -48,6 +54,7 @@ from repirl.metrics.paired import paired_t_interval
 ARMS = ("prm", "prm_maxent", "majority", "certainty", "outcome", "prm_and_outcome")
 HARD_ARMS = ("prm_maxent", "outcome", "prm_and_outcome")
 FRESH, HARD = "val/sampled_accuracy", "val/hard/sampled_accuracy"
+START = "{folder}/../../../start/base/seed-{seed}/policy"
 FULL = {
     "start": 1500,
     "prm": 40,
@@ -58,7 +65,6 @@ FULL = {
     "searched": 400,
     "samples": 16,
 }
-OWN = {"sums": {}, "dial": {"start": 2000}}  # what a family has otherwise
 REDUCED = {"start": 3, "prm": 1, "arms": 2, "every": 1, "train": 32, "held_out": 4, "searched": 40, "samples": 2}
 
 Sizes = Mapping[str, int]
@@ -69,13 +75,56 @@ Curve = Sequence[tuple[int, float]]
 # ---- configurations ----
 
 
-def arm_overlay(arm: str, family: Family, sizes: Sizes, *, hard: bool) -> dict[str, Any]:
+def start_overlay(sizes: Sizes) -> dict[str, Any]:
+    """Of configs/toy/start.yaml: fewer wrong facts, and weights and problems of the seed's own."""
+    stop = {"monitor": "sft/loss", "stopping_threshold": 0.09, "patience": 1000, "check_on_train_epoch_end": True}
+    return {
+        "trainer": {
+            "max_steps": sizes["start"],
+            "enable_progress_bar": False,
+            "callbacks": [
+                {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stop},
+                {"class_path": "repirl.callbacks.export.ExportPolicy", "init_args": {"folder": "{folder}/policy"}},
+            ],
+        },
+        "model": {
+            "init_args": {
+                "policy": {"init_args": {"init_seed": "{seed}"}},
+                "policy_optimizer": {"init_args": {"lr": 2.0e-3, "betas": [0.9, 0.98]}},
+            }
+        },
+        "data": {"init_args": {"train": {"init_args": {"wrong_facts": 40, "seed": "{seed}"}}}},
+    }
+
+
+def prm_overlay(sizes: Sizes) -> dict[str, Any]:
+    """Of configs/quickstart.yaml: few iterations from the seed's start, of which the checkpoint is kept."""
+    saves = {"dirpath": "{folder}/checkpoints", "every_n_iterations": sizes["prm"], "save_weights_only": True}
+    return {
+        "trainer": {
+            "max_steps": sizes["prm"],
+            "enable_progress_bar": False,
+            "callbacks": [{"class_path": "repirl.callbacks.checkpoint.Checkpoint", "init_args": saves}],
+        },
+        "model": {"init_args": {"policy": {"init_args": {"path": START}}}},
+        "data": {"init_args": {"train": {"init_args": {"seed": "1{seed}"}}}},
+    }
+
+
+@dataclass(frozen=True)
+class Models:
+    """Where a seed's start policy and PRM are."""
+
+    start: str
+    prm: str
+
+
+def arm_overlay(arm: str, family: Family, models: Models, sizes: Sizes, *, hard: bool) -> dict[str, Any]:
     """An arm of configs/ttt/ with the seed's start, PRM and problems; on fresh or on hard problems."""
     own = config.load([CONFIGS / "ttt" / f"{arm}.yaml"])
-    model: dict[str, Any] = {"policy": {"init_args": {"path": START}}, "text": dict(family.text)}
+    model: dict[str, Any] = {"policy": {"init_args": {"path": models.start}}, "text": dict(family.text)}
     if "prm" in own["model"]["init_args"]:
-        weights = "{folder}/../../../prm/base/seed-{seed}/checkpoints/" + f"step={sizes['prm']}.ckpt"
-        model["prm"] = {"init_args": {"weights": weights}}
+        model["prm"] = {"init_args": {"weights": models.prm}}
     fresh = family.problems(sizes["held_out"], "3{seed}", "test")
     data: dict[str, Any] = {"train": family.problems(sizes["train"], "2{seed}", "train"), "val": fresh}
     if hard:
@@ -95,16 +144,30 @@ def arm_overlay(arm: str, family: Family, sizes: Sizes, *, hard: bool) -> dict[s
     return config.merge(own, {"trainer": trainer, "model": {"init_args": model}, "data": {"init_args": data}})
 
 
+def written(folder: Path, name: str, overlay: Mapping[str, Any]) -> str:
+    """The path of the overlay's file, which is not touched where it is the same already."""
+    path = folder / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(dict(overlay), sort_keys=False))
+    return str(path)
+
+
 # ---- runs ----
 
 
-def made_hard(output: Path, family: Family, seed: int, sizes: Sizes) -> Path:
+def swept(output: Path, stage: str, base: Sequence[Path | str], overlays: Sequence[str], seed: int) -> None:
+    """Runs what is not done of a stage. Raises SystemExit where a run fails."""
+    words = ["--base", *map(str, base), "--seeds", str(seed), "--jobs", "1", "--output", str(output / stage)]
+    if sweep([*words, *(["--overlays", *overlays] if overlays else ["--with-base"])]):
+        raise SystemExit(f"a run of {output / stage} failed; its log.txt says why")
+
+
+def made_hard(output: Path, family: Family, start: str, seed: int, sizes: Sizes) -> Path:
     """The folder with train.jsonl and held_out.jsonl, the problems that the seed's start fails in all samples."""
     folder = output / "hard" / f"seed-{seed}"
     if (folder / "held_out.jsonl").is_file():
         return folder
-    policy = output / "start" / "base" / f"seed-{seed}" / "policy"
-    words = ["--policy", str(policy), "--output", str(folder), f"--seed={seed}", "--methods=[pass_at_n]"]
+    words = ["--policy", start, "--output", str(folder), f"--seed={seed}", "--methods=[pass_at_n]"]
     words += [f"--n=[{sizes['samples']}]", *(f"--text.{name}={most}" for name, most in family.text.items())]
     words += [f"--problems.init_args.count={sizes['searched']}", f"--problems.init_args.seed=4{seed}"]
     words += ["--problems.init_args.split=train"]
@@ -118,19 +181,30 @@ def made_hard(output: Path, family: Family, seed: int, sizes: Sizes) -> Path:
     return folder
 
 
-def run_seed(
-    output: Path, family: Family, seed: int, sizes: Sizes, arms: Sequence[str], hard_arms: Sequence[str]
-) -> None:
+def models_of(given: argparse.Namespace, seed: int, sizes: Sizes) -> Models:
+    """A seed's start policy and PRM; those of `sums` are made where they are missing."""
+    if given.family == "dial":
+        saved = worth_prms(given.worth, seed)
+        return Models(str(worth_policy(given.worth, seed).resolve()), str(saved[max(saved)].resolve()))
+    made, output = given.output / "overlays", given.output.resolve()
+    swept(output, "start", [CONFIGS / "toy" / "start.yaml", written(made, "start", start_overlay(sizes))], [], seed)
+    swept(output, "prm", [CONFIGS / "quickstart.yaml", written(made, "prm", prm_overlay(sizes))], [], seed)
+    prm = output / "prm" / "base" / f"seed-{seed}" / "checkpoints" / "last.ckpt"
+    return Models(str(output / "start" / "base" / f"seed-{seed}" / "policy"), str(prm))
+
+
+def run_seed(given: argparse.Namespace, seed: int, sizes: Sizes, arms: Sequence[str], hard_arms: Sequence[str]) -> None:
     """Start, PRM, arms, hard problems and their arms, as far as they are not done."""
-    made = output / "overlays"
-    made_start(output, family, seed, sizes["start"])
-    made_prm(output, family, seed, sizes["prm"], every=sizes["prm"])
+    family, output, made = FAMILIES[given.family], given.output, given.output / "overlays" / f"seed-{seed}"
+    models = models_of(given, seed, sizes)
     base = [CONFIGS / "ttt" / "base.yaml"]
-    overlays = [written(made / "arms", arm, arm_overlay(arm, family, sizes, hard=False)) for arm in arms]
+    overlays = [written(made / "arms", arm, arm_overlay(arm, family, models, sizes, hard=False)) for arm in arms]
     swept(output, "arms", base, overlays, seed)
     if hard_arms:
-        made_hard(output, family, seed, sizes)
-        overlays = [written(made / "hard_arms", arm, arm_overlay(arm, family, sizes, hard=True)) for arm in hard_arms]
+        made_hard(output, family, models.start, seed, sizes)
+        overlays = [
+            written(made / "hard_arms", arm, arm_overlay(arm, family, models, sizes, hard=True)) for arm in hard_arms
+        ]
         without_val = config.load(base)
         del without_val["data"]["init_args"]["val"]  # one source there, two by name here: an overlay would merge them
         swept(output, "hard_arms", [written(made, "hard_base", without_val)], overlays, seed)
@@ -257,15 +331,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--hard-arms", default=",".join(HARD_ARMS), help="empty leaves the hard problems out")
     parser.add_argument("--output", type=Path, default=Path("outputs/ttt_study"))
+    parser.add_argument("--worth", type=Path, default=Path("outputs/worth"), help="of `dial`: that study's runs")
     parser.add_argument("--reduced", action="store_true", help="a few steps on a few problems: does it run")
     given = parser.parse_args(arguments)
     arms, hard_arms = ([name for name in text.split(",") if name] for text in (given.arms, given.hard_arms))
     if unknown := sorted({*arms, *hard_arms} - set(ARMS)):
         parser.error(f"no arm is called {unknown[0]!r}; there are {', '.join(ARMS)}")
-    family, seeds = FAMILIES[given.family], parse_seeds(given.seeds)
-    sizes = REDUCED if given.reduced else FULL | OWN[given.family]
+    sizes, seeds = REDUCED if given.reduced else FULL, parse_seeds(given.seeds)
     for seed in seeds:
-        run_seed(given.output, family, seed, sizes, arms, hard_arms)
+        run_seed(given, seed, sizes, arms, hard_arms)
     found = collected(given.output, seeds)
     report = {"family": given.family, "seeds": seeds, "sizes": dict(sizes), **found}
     (given.output / "ttt.json").write_text(json.dumps(report, indent=1).replace("NaN", "null") + "\n")

@@ -59,7 +59,7 @@ def test_the_interval_is_over_seeds() -> None:
 def test_a_panel_is_drawn_for_each_cell(tmp_path: Path) -> None:
     methods = ("pass_at_n", *search.BY_PRM, *search.BASELINES)
     rows = {f"accuracy of {method}, n = {n}": {"mean": 0.5, "seeds": [0.4, 0.6]} for method in methods for n in (1, 16)}
-    search.draw(dict.fromkeys(search.CELLS, rows), tmp_path / "curves.png")
+    search.draw(dict.fromkeys(search.TITLES, rows), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(KeyError, match="late"):
-        search.draw({"early": rows, "late_prm": rows}, tmp_path / "other.png")
+    with pytest.raises(KeyError, match="unknown"):
+        search.draw({"early": rows, "unknown": rows}, tmp_path / "other.png")

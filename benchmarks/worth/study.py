@@ -137,6 +137,7 @@ def main() -> int:
     parser.add_argument(
         "--iterations", type=int, help="a reduced form: so many, and few problems; results/ stays as it is"
     )
+    parser.add_argument("--again", action="store_true", help="also what results/ holds, such as for its checkpoints")
     parser.add_argument("--jobs", default="2")
     parser.add_argument("--output", type=Path, default=Path("outputs/worth"))
     given = parser.parse_args()
@@ -157,7 +158,9 @@ def main() -> int:
     known = set() if given.iterations else collect(given.output, given.stage)
     status = 0
     for seed in parse_seeds(given.seeds):
-        wanted = [word for name, word in words.items() if (name, str(seed)) not in known or is_start(given)]
+        wanted = [
+            word for name, word in words.items() if (name, str(seed)) not in known or is_start(given) or given.again
+        ]
         if wanted:
             status |= sweep(["--base", *base, "--overlays", *wanted, "--seeds", str(seed), *where])
         if not given.iterations:
