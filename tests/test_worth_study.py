@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.worth.report import RANKING, contrasts, tables
+from benchmarks.worth.report import RANKING, contrasts, remedies, tables
 from benchmarks.worth.stories import WordProblems
 from benchmarks.worth.study import HERE
 from benchmarks.worth.task import DialProblems, fact_table, judge, tokens
@@ -56,6 +56,28 @@ def test_solutions_are_right_where_the_facts_are() -> None:
     assert not any(all(judge(p.text, s, 12)) for p in swapped for s in p.solutions)
     assert [p.text for p in swapped] == [p.text for p in right]
     assert [bool(p.solutions) for p in DialProblems(3, seed=3, with_solutions=1).load()] == [True, False, False]
+
+
+def test_the_second_half_of_the_experts_is_that_of_the_whole() -> None:
+    """So that the PRM of a remedy learns from experts that SFT has not seen, and from the study's own."""
+    whole, first = (DialProblems(40, seed=3, with_solutions=count).load() for count in (20, 10))
+    second = DialProblems(40, seed=3, with_solutions=20, skip_solutions=10).load()
+    assert [p.solutions for p in first[:10]] == [p.solutions for p in whole[:10]]
+    assert [p.solutions for p in second] == [(), *[()] * 9, *[p.solutions for p in whole[10:]]]
+
+
+def test_twins_have_one_wrong_step_and_a_wrong_answer() -> None:
+    plain, twins = (DialProblems(50, seed=3, twins=count).load() for count in (0, 2))
+    for one, other in zip(plain, twins, strict=True):
+        assert (one.text, one.solutions, one.answer) == (other.text, other.solutions[:1], other.answer)
+        assert len(other.solutions) == 3
+        for flawed in other.solutions[1:]:
+            assert judge(other.text, flawed, 12).count(False) == 1
+            assert not flawed.endswith(f"\\boxed{{{other.answer}}}")
+    one_wording = DialProblems(50, seed=3, twins=1, wording=1).load()
+    lines = [line for p in one_wording for text in p.solutions for line in text.split("\n")[:-1]]
+    assert lines
+    assert all(line.startswith("From ") for line in lines)
 
 
 STORY = "Mia has 46 stamps. Then she gets 27 more. Then she gives 18 away. How many stamps has she now?"
@@ -156,3 +178,16 @@ def test_contrasts_are_paired_by_seed_and_corrected_for_their_number() -> None:
     assert (second.p, second.holm) == pytest.approx((1, 1))
     table = tables(values)
     assert "| `few_experts` | `prm_only - sft` | 3 | +0.267 | -0.020 to +0.554 | 0.250 | 0.500 |" in table
+
+
+def test_remedies_are_means_and_ranges_over_seeds(tmp_path: Path) -> None:
+    names = "run,seed,worth/sampled,worth/prm/wrong_step_auroc,prm/auroc_expert_correct"
+    rows = [
+        "few_experts-prm_only,10,0.1,0.5,",
+        "few_experts-prm_only,11,0.3,0.6,0.9",
+        "few_experts-styled_half,10,0.2,,",
+    ]
+    (tmp_path / "remedies.csv").write_text("\n".join([names, *rows]) + "\n")
+    first, second = remedies(tmp_path).splitlines()[2:]
+    assert first.startswith("| `prm_only` | 2 | 0.200 (0.100 to 0.300) | 0.550 (0.500 to 0.600) | - | 0.900 (0.900")
+    assert second == "| `styled_half` | 1 | 0.200 (0.200 to 0.200) | - | - | - | - |"

@@ -103,6 +103,28 @@ def tables(values: Values) -> str:
     return "\n".join(lines) + "\n"
 
 
+REMEDY_FIGURES = {
+    "sampled": "worth/sampled",
+    "wrong step": "worth/prm/wrong_step_auroc",
+    "right response": "worth/prm/correct_failed_auroc_sum",
+    "expert against right": "prm/auroc_expert_correct",
+    "ESS share": "prm/ess_share",
+}
+
+
+def remedies(folder: Path = HERE / "results") -> str:
+    """Markdown: a row a remedy, mean and range over seeds; the last two columns are of the last iteration of training."""
+    by_run: dict[str, dict[int, dict[str, str]]] = {}
+    with (folder / "remedies.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            by_run.setdefault(row["run"].partition("-")[2], {})[int(row["seed"])] = row
+    lines = ["| run | n | " + " | ".join(REMEDY_FIGURES) + " |", _rule(2 + len(REMEDY_FIGURES))]
+    for arm, runs in by_run.items():
+        figures = " | ".join(_mean_and_range(runs, figure) for figure in REMEDY_FIGURES.values())
+        lines.append(f"| `{arm}` | {len(runs)} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
 def _rule(columns: int) -> str:
     return "|" + "---|" * columns
 
@@ -134,5 +156,7 @@ def draw(rows: list[Contrast], path: Path) -> None:
 if __name__ == "__main__":
     confirmed = read()
     print(tables(confirmed))
+    if (HERE / "results" / "remedies.csv").is_file():
+        print(remedies())
     if planned := contrasts(confirmed):
         draw(planned, HERE / "contrasts.png")

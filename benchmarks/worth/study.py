@@ -4,6 +4,8 @@
     python benchmarks/worth/study.py sft --seeds 30-37         # SFT of each, in both cells
     python benchmarks/worth/study.py rl --seeds 30-37          # every arm from there
     python benchmarks/worth/study.py sft --tune --seeds 10,11  # every rate instead of the chosen one; likewise rl
+    python benchmarks/worth/study.py sft --seeds 10,11 --cells few_experts,first_half,styled_half    # before remedies:
+    python benchmarks/worth/study.py remedies --seeds 10,11    # other ways to learn the PRM, on seeds of the tuning
     python benchmarks/worth/study.py collect                   # finished runs into results/, after a stop
 
 Every stage can be stopped and started again: finished runs are kept, and what results/ holds is not run again. Rates are
@@ -32,25 +34,37 @@ CELLS: dict[str, dict[str, Any]] = {  # what the training problems are
     "few_experts": {"count": 2064, "with_solutions": 64},
     "many_experts": {"count": 2000},
 }
+HALVES: dict[str, dict[str, Any]] = {  # of few experts, for SFT alone: the PRM of a remedy has the other half
+    "first_half": {"count": 2064, "with_solutions": 32},
+    "styled_half": {"count": 2064, "with_solutions": 32, "wording": 1},
+}
 EXPERT_SHARE = {
     "few_experts": 0.5,
     "many_experts": 1.0,
 }  # of the prompts of an iteration, where a PRM learns from experts
-LEARNS_FROM_EXPERTS = ("prm_only", "prm_only_swapped", "rloo_and_prm")
-FROM_START = ("rloo_from_start",)
-SFT_STEPS = {"few_experts": 60, "many_experts": 400}
+REMEDIES = (
+    "prm_only", "prm_only_whole", "prm_only_tempered", "prm_only_twins", "prm_only_half", "styled_half", "styled_weak",
+)  # fmt: skip
+LEARNS_FROM_EXPERTS = (*REMEDIES, "prm_only_swapped", "rloo_and_prm")
+STARTS = {  # where arms start that do not start from SFT on their cell's experts
+    "rloo_from_start": "start/base",
+    "prm_only_half": "sft/first_half",
+    "styled_half": "sft/styled_half",
+    "styled_weak": "start/base",
+}
+SFT_STEPS = {"few_experts": 60, "many_experts": 400} | dict.fromkeys(HALVES, 60)
 SFT_RATES = {"few_experts": (1e-4, 3e-4, 1e-3), "many_experts": (3e-4, 1e-3, 3e-3)}
 RL_RATES = (1e-4, 3e-4, 1e-3)
 RL_ARMS = ("rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "rloo_and_prm", "rloo_and_frozen")
-KEPT = ("worth/", "seconds", "prm/ess_share", "prm/ranking_loss", "rollout/accuracy", "rollout/truncated")
+KEPT = ("worth/", "seconds", "prm/auroc", "prm/ess_share", "prm/ranking_loss", "rollout/accuracy", "rollout/truncated")
 
 
 def overlay(stage: str, cell: str, arm: str, rate: float) -> dict[str, Any]:
     """What a run changes in sft.yaml or rl.yaml: its data, where it starts, its rate."""
     model: dict[str, Any] = {"policy_optimizer": {"init_args": {"lr": rate}}}
-    data: dict[str, Any] = {"train": {"init_args": CELLS[cell]}}
-    if stage == "rl":
-        start = "start/base" if arm in FROM_START else f"sft/{cell}"
+    data: dict[str, Any] = {"train": {"init_args": (CELLS | HALVES)[cell]}}
+    if stage != "sft":
+        start = STARTS.get(arm, f"sft/{cell}")
         model["policy"] = {"init_args": {"path": f"{{folder}}/../../../{start}/seed-{{seed}}/policy"}}
         if arm in LEARNS_FROM_EXPERTS:
             data["expert_share"] = EXPERT_SHARE[cell]
@@ -64,10 +78,16 @@ def runs_of(stage: str, cells: list[str], arms: list[str], *, tune: bool) -> dic
     for cell in cells:
         for arm in arms:
             name = cell if stage == "sft" else f"{cell}-{arm}"
-            rates = SFT_RATES[cell] if stage == "sft" else RL_RATES
-            for rate in rates if tune else (float(chosen[cell][arm]),):
+            rates = (SFT_RATES[cell] if stage == "sft" else RL_RATES) if tune else (rate_of(chosen, cell, arm),)
+            for rate in rates:
                 runs[f"{name}-{rate:g}" if tune else name] = cell, arm, rate
     return runs
+
+
+def rate_of(chosen: dict[str, dict[str, Any]], cell: str, arm: str) -> float:
+    """The chosen rate; a half of few experts has theirs, and a remedy that of `prm_only`."""
+    own = chosen["few_experts" if cell in HALVES else cell]
+    return float(own[arm if arm in own else "prm_only"])
 
 
 def overlays(
@@ -129,11 +149,11 @@ def reduced(stage: str, iterations: int, output: Path) -> Path:
 def main() -> int:
     """Runs a stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["start", "sft", "rl", "collect"])
+    parser.add_argument("stage", choices=["start", "sft", "rl", "remedies", "collect"])
     parser.add_argument("--seeds", default="30-37", help="such as 0-4 or 1,2,5 (default: 30-37, the confirmation's)")
     parser.add_argument("--tune", action="store_true", help="every rate, not the chosen one")
-    parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated (default: both)")
-    parser.add_argument("--arms", default=",".join(RL_ARMS), help="of rl (default: all)")
+    parser.add_argument("--cells", help="comma-separated (default: both; of remedies few_experts)")
+    parser.add_argument("--arms", help="of rl and of remedies (default: all)")
     parser.add_argument(
         "--iterations", type=int, help="a reduced form: so many, and few problems; results/ stays as it is"
     )
@@ -142,19 +162,20 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("outputs/worth"))
     given = parser.parse_args()
     if given.stage == "collect":
-        for stage in ("sft", "rl"):
+        for stage in ("sft", "rl", "remedies"):
             print(f"{stage}: {len(collect(given.output, stage))} runs")
         return 0
-    base = [
-        str(reduced(given.stage, given.iterations, given.output) if given.iterations else HERE / f"{given.stage}.yaml")
-    ]
+    described = "rl" if given.stage == "remedies" else given.stage
+    base = [str(reduced(described, given.iterations, given.output) if given.iterations else HERE / f"{described}.yaml")]
     where = ["--output", str(given.output / given.stage), "--jobs", given.jobs]
     if given.stage == "start":
         return sweep(["--base", *base, "--with-base", "--seeds", given.seeds, *where])
-    arms = ["sft"] if given.stage == "sft" else given.arms.split(",")
-    words = overlays(
-        given.stage, runs_of(given.stage, given.cells.split(","), arms, tune=given.tune), given.output, given.iterations
-    )
+    remedies = given.stage == "remedies"
+    all_arms = REMEDIES if remedies else RL_ARMS
+    arms = ["sft"] if given.stage == "sft" else given.arms.split(",") if given.arms else list(all_arms)
+    cells = given.cells.split(",") if given.cells else ["few_experts"] if remedies else list(CELLS)
+    runs = runs_of(given.stage, cells, arms, tune=given.tune)
+    words = overlays(given.stage, runs, given.output, given.iterations)
     known = set() if given.iterations else collect(given.output, given.stage)
     status = 0
     for seed in parse_seeds(given.seeds):

@@ -94,19 +94,32 @@ def fact_table(marks: int, largest: int, wrong_share: float, seed: int) -> dict[
     return table
 
 
-def write(problem: str, fact: Fact, generator: random.Random) -> str:
-    """A solution by these facts, each step in a wording chosen at random."""
+def write(problem: str, fact: Fact, generator: random.Random, wording: int | None = None) -> str:
+    """A solution by these facts, each step in a wording chosen at random, or all in one, 0 to 2."""
     mark, turns = read(problem)
     lines, reached = [], []
     for turn in turns:
         before, mark = mark, fact(mark, turn)
         reached.append(str(mark))
-        lines.append(generator.choice((
+        wordings = (
             f"{before} {'+' if turn > 0 else '-'} {abs(turn)} = {mark}",
             f"From {before}, {abs(turn)} {'right' if turn > 0 else 'left'} is {mark}.",
             f"Now it points at {mark}.",
-        )))  # fmt: skip
+        )
+        lines.append(generator.choice(wordings if wording is None else wordings[wording : wording + 1]))
     return "\n".join([*lines, f"\\boxed{{{', '.join(reached)}}}"])
+
+
+def write_flawed(problem: str, marks: int, generator: random.Random, wording: int | None = None) -> str:
+    """A solution with one step wrong, at random, and the others right given what stands before them."""
+    wrong, steps = generator.randrange(len(read(problem)[1])), 0
+
+    def fact(mark: int, turn: int) -> int:
+        nonlocal steps
+        steps += 1
+        return (mark + turn + (generator.randint(1, marks - 1) if steps - 1 == wrong else 0)) % marks
+
+    return write(problem, fact, generator, wording)
 
 
 class DialProblems(JudgedProblems):
@@ -118,6 +131,9 @@ class DialProblems(JudgedProblems):
         marks: of the dial. largest_turn: turns are of 1 to this many marks, either way.
         min_steps: smallest number of turns. max_steps: largest number.
         with_solutions: how many of the problems, the first ones, come with a written solution; None = all.
+        skip_solutions: of these the first so many come without one after all.
+        twins: so many flawed solutions stand beside each written one (`write_flawed`); a verifier has to tell them.
+        wording: 0, 1 or 2: written solutions are in this wording alone.
         swapped: each solution is written for another of these problems: same writer, same form, wrong content.
         wrong_share: share of the facts that written solutions have wrong; `answer` is always the true one.
         facts_seed: which facts are wrong.
@@ -134,6 +150,9 @@ class DialProblems(JudgedProblems):
         min_steps: int = 4,
         max_steps: int = 6,
         with_solutions: int | None = None,
+        skip_solutions: int = 0,
+        twins: int = 0,
+        wording: int | None = None,
         swapped: bool = False,
         wrong_share: float = 0.0,
         facts_seed: int = 0,
@@ -148,7 +167,7 @@ class DialProblems(JudgedProblems):
         self.count, self.seed, self.marks, self.largest_turn = count, seed, marks, largest_turn
         self.min_steps, self.max_steps, self.split = min_steps, max_steps, split
         self.with_solutions, self.error_rate = count if with_solutions is None else with_solutions, error_rate
-        self.swapped = swapped
+        self.swapped, self.skip_solutions, self.twins, self.wording = swapped, skip_solutions, twins, wording
         self.table = fact_table(marks, largest_turn, wrong_share, facts_seed)
 
     def load(self) -> list[Problem]:
@@ -164,6 +183,8 @@ class DialProblems(JudgedProblems):
 
         texts = distinct_texts(draw, self.count, self.split, f"{self.min_steps} to {self.max_steps} steps")
         problems = [self._problem(text, generator, number < self.with_solutions) for number, text in enumerate(texts)]
+        skipped = [replace(problem, solutions=()) for problem in problems[: self.skip_solutions]]
+        problems = [*skipped, *problems[self.skip_solutions :]]
         if not self.swapped:
             return problems
         solved = problems[: self.with_solutions]
@@ -181,5 +202,8 @@ class DialProblems(JudgedProblems):
 
         mark, turns = read(text)
         answer = ", ".join(str((mark + so_far) % self.marks) for so_far in accumulate(turns))
-        written = (write(text, fact, generator),) if solved else ()
+        written = (write(text, fact, generator, self.wording),) if solved else ()
+        if solved:
+            of_twins = random.Random(f"dial/twins/{self.seed}/{text}")
+            written += tuple(write_flawed(text, self.marks, of_twins, self.wording) for _ in range(self.twins))
         return Problem(id=f"dial/{text}", text=text, answer=answer, solutions=written)
