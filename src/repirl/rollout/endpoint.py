@@ -164,9 +164,9 @@ class Endpoint:
             after_s = 0.0 if last.wait_s is not None else backoff_s(attempt)
         raise NoAnswer(f"{self.host}: no answer after {attempts} attempts, the last: {last}")
 
-    def where_nothing_is(self) -> str:
-        """What to look at where there is nothing at an address."""
-        return f"check {self.setting}"
+    def advice(self, status: int) -> str:
+        """What to look at after a refusal with this status; empty where there is nothing to say."""
+        return f"check {self.setting}" if status == HTTPStatus.NOT_FOUND else ""
 
     def _asked(self, url: str, body: bytes | None) -> Any:
         headers = {"Content-Type": "application/json", "User-Agent": f"repirl/{__version__}"}
@@ -205,8 +205,7 @@ class Endpoint:
             return Refused(f"{self.host}: {shown}: the environment variable {self.api_key_env} {state}")
         if 300 <= status < 400:
             return Refused(f"{self.host}: {shown}: it redirects elsewhere; give {self.setting} as it is in the end")
-        if status == HTTPStatus.NOT_FOUND:
-            return Refused(f"{self.host}: {shown}: {self.where_nothing_is()}")
+        shown += f": {advice}" if (advice := self.advice(status)) else ""
         return Refused(f"{self.host}: {shown}", of_one_request=status in OF_ONE_REQUEST)
 
     def _shown(self, text: str) -> str:

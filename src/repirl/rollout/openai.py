@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any, Literal
 
 from repirl.rollout.endpoint import Endpoint, Passing
@@ -63,9 +64,10 @@ class ChatEndpoint(Endpoint):
         found, attempts = self.answer(self.url, {**self._body, "messages": list(messages)}, _answer_of)
         return replace(found, attempts=attempts)
 
-    def where_nothing_is(self) -> str:
+    def advice(self, status: int) -> str:
         """As `Endpoint` says."""
-        return f"check base_url (often it ends in /v1) and model {self.model!r}"
+        missing = status == HTTPStatus.NOT_FOUND
+        return f"check base_url (often it ends in /v1) and model {self.model!r}" if missing else ""
 
 
 def _answer_of(body: Any) -> ChatAnswer:
