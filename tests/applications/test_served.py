@@ -308,7 +308,7 @@ def test_answers_of_another_model_are_refused_at_once(
 @pytest.mark.parametrize(
     ("got", "words", "told"),
     [
-        (lambda request: refusal(404), [], "HTTP 404, 'no': see that `vllm serve FOLDER --runner pooling` runs there"),
+        (lambda request: refusal(404), [], "HTTP 404, 'no': see that vLLM serves this PRM there, with"),
         (lambda request: Reply(200, b"<html>"), [], "no answer after 3 attempts, the last: the answer is not JSON"),
         (lambda request: said({"models": []}), [], "the answer has no list of models"),
         (lambda request: refusal(401), [], "HTTP 401, 'no': the environment variable VLLM_API_KEY is not set"),
@@ -347,7 +347,7 @@ def test_addresses_where_nothing_is(folder: Path, tmp_path: Path) -> None:
             command.main(given(folder, tmp_path, address))
     with pooling(lambda request: refusal(404, "The model `b` does not exist.")) as (served, url):
         with pytest.raises(
-            ConfigError, match=r"HTTP 404, 'The model `b` does not exist\.': see that `vllm serve FOLDER"
+            ConfigError, match=r"HTTP 404, 'The model `b` does not exist\.': see that vLLM serves this PRM there"
         ):
             command.main(given(folder, tmp_path, url))
         assert len(posted(served)) == 1

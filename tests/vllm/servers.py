@@ -16,7 +16,7 @@ from tests.processes import limited, wait_for
 
 @contextlib.contextmanager
 def vllm_server(model: Path, log: Path, *words: str) -> Iterator[str]:
-    """The address of `vllm serve MODEL WORDS...`, float32, once it answers."""
+    """Its address, float32, once it answers. words: more of its command line."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

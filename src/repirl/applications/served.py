@@ -39,7 +39,7 @@ SERVED = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of a command, by the names of `repirl.load_prm`."""
-    group = parser.add_argument_group("a PRM that vLLM serves (vllm serve FOLDER --runner pooling)")
+    group = parser.add_argument_group("a PRM that vLLM serves (docs/score.md)")
     group.add_argument("--server", metavar="ADDRESS", help="such as http://127.0.0.1:8000; no weights are loaded here")
     group.add_argument("--server-model", metavar="NAME", help="of the PRM there, where it serves several models")
     group.add_argument("--timeout-s", type=float, default=TIMEOUT_S, help=f"for one answer ({TIMEOUT_S:g})")
@@ -55,7 +55,7 @@ class _Pooling(Endpoint):
     def advice(self, status: int) -> str:
         """As `Endpoint` says."""
         advised = (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
-        return "see that `vllm serve FOLDER --runner pooling` runs there, with this PRM" if status in advised else ""
+        return "see that vLLM serves this PRM there, with `--runner pooling`" if status in advised else ""
 
 
 class PoolingServer:
