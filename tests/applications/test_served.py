@@ -293,6 +293,8 @@ def of_first(change: Callable[[list[Any]], list[Any]]) -> Callable[[Request], Re
         ),
         (lambda values: [*values[:-1], [float("inf")]], "gives something else than finite numbers"),
         (lambda values: [*values[:-1], [None]], "gives something else than finite numbers"),
+        (lambda values: [*values[:-1], [1e300]], "gives something else than finite numbers"),  # inf in float32
+        (lambda values: [*values[:-1], [10**400]], "gives something else than finite numbers"),
         (lambda values: [*values[:-1], ["1.0"]], "gives something else than finite numbers"),
     ],
 )
@@ -302,6 +304,13 @@ def test_answers_of_another_model_are_refused_at_once(
     with pooling(of_first(change)) as (served, url):
         with pytest.raises(ConfigError, match=rf"line 1 and after: 127\.0\.0\.1:\d+: model 'served' {told}"):
             command.main(given(folder, tmp_path, url))
+        assert len(posted(served)) == 1
+
+
+def test_nothing_more_is_asked_after_an_answer_of_another_model(folder: Path, tmp_path: Path) -> None:
+    with pooling(of_first(lambda values: [[None] for _ in values])) as (served, url):
+        with pytest.raises(ConfigError, match="something else than finite numbers"):
+            command.main(given(folder, tmp_path, url, "--batch-tokens", "10", "--concurrency", "1"))
         assert len(posted(served)) == 1
 
 
@@ -393,8 +402,11 @@ def test_what_vllm_cannot_serve_is_told_before_anything_is_asked(tmp_path: Path)
         with pytest.raises(ConfigError, match="has 3 classes: a PRM of this kind has 2"):
             command.main(given(tmp_path / "three", tmp_path, url))
         assert served.requests == []
-    with pytest.raises(ValueError, match="server_model is a name on a server: give `server` too"):
-        repirl.load_prm(tmp_path / "q_head", server_model="a")
+        with pytest.raises(ConfigError, match="device 'cuda': a model that is served is where the server has it"):
+            command.main(given(tmp_path / "q_head", tmp_path, url, "--device", "cuda"))
+    for alone in ({"server_model": "a"}, {"timeout_s": 1.0}, {"concurrency": 2}):
+        with pytest.raises(ValueError, match="are those of a server: give `server` too"):
+            repirl.load_prm(tmp_path / "q_head", **alone)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("length", "limit"), [(12, 12), (None, 64), (900, 64)])  # the folder's model reads 64

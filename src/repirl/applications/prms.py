@@ -73,10 +73,12 @@ def load_prm(
     if server is not None:
         if path.is_file() or reference is not None:
             raise ValueError(f"PRM {str(name)!r} is {'a checkpoint' if path.is_file() else 'two models'}: {SERVED}")
+        if device != "cpu":
+            raise ValueError(f"device {device!r}: a model that is served is where the server has it; leave device out")
         asked: dict[str, Any] = {"timeout_s": timeout_s, "concurrency": concurrency, "batch_tokens": batch_tokens}
         connect = partial(PoolingServer, server, server_model, **asked)
-    elif server_model is not None:
-        raise ValueError("server_model is a name on a server: give `server` too")
+    elif server_model is not None or (timeout_s, concurrency) != (TIMEOUT_S, CONCURRENCY):
+        raise ValueError("server_model, timeout_s and concurrency are those of a server: give `server` too")
     if path.is_file():
         if kind is not None:
             raise ValueError(f"{str(path)!r} is a file, a run's checkpoint: leave kind {kind!r} out, or give a folder")

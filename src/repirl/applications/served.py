@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ TIMEOUT_S = 300.0
 CONCURRENCY = 4
 RETRIES, RETRIES_AT_START = 5, 2
 OPTIONS = ("server", "server_model", "timeout_s", "concurrency")
+LARGEST = torch.finfo(torch.float32).max
 SERVED = (
     "vLLM serves exported PRMs of kind linear with granularity token, and others' of the kinds "
     + ", ".join(name for name, kind in KINDS.items() if kind.served_labels)
@@ -104,15 +104,15 @@ class PoolingServer:
         found: dict[int, Tensor] = {}
         failures: list[Exception] = []
 
-        def ask(batch: list[int]) -> list[Any]:
+        def ask(batch: list[int]) -> list[Tensor]:
             content: dict[str, Any] = {
                 "model": self.model,
                 "task": "token_classify",
                 "input": [list(ids[i]) for i in batch],
             }
             content |= {"use_activation": False, "encoding_format": "float", "add_special_tokens": False}
-            answer: list[Any] = self._ask("/pooling", content, lambda body: _data_of(body, len(batch)))
-            return answer
+            answer = self._ask("/pooling", content, lambda body: _data_of(body, len(batch)))
+            return [self._tensor(data, labels) for data in answer]
 
         results = in_threads(
             ask,
@@ -129,7 +129,7 @@ class PoolingServer:
             if isinstance(answer, Exception):
                 failures.append(answer)
             else:
-                found |= {i: self._tensor(data, labels) for i, data in zip(batch, answer, strict=True)}
+                found |= zip(batch, answer, strict=True)
         if failures:
             raise failures[0]
         return [found[i] for i in range(len(ids))]
@@ -152,7 +152,7 @@ class PoolingServer:
             raise self.refusal(
                 f"{len(wrong[0])} numbers a token, and the folder's has {labels}: another model is served there"
             )
-        if not all(isinstance(value, (int, float)) and math.isfinite(value) for row in rows for value in row):
+        if not all(isinstance(value, (int, float)) and abs(value) < LARGEST for row in rows for value in row):
             raise self.refusal("something else than finite numbers: serve it with --dtype float32 or bfloat16")
         return torch.tensor(rows, dtype=torch.float32).reshape(-1, labels)
 
@@ -172,9 +172,7 @@ class ServedScorer(HubScorer):
         for solution, reading, values in zip(solutions, readings, outputs, strict=True):
             if len(values) == len(reading.ids):
                 values = values[list(reading.places)]
-            elif len(values) != len(
-                reading.places
-            ):  # as many as steps: vLLM's step pooling took those of the separators
+            elif len(values) != len(reading.places):  # vLLM's step pooling gives those of the separators alone
                 raise self.server.refusal(
                     f"{len(values)} values for {len(reading.ids)} tokens and {len(reading.places)} steps: another model "
                     """is served there, or other steps: serve it with --pooler-config '{"tok_pooling_type": "ALL"}'"""
