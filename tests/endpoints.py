@@ -78,7 +78,10 @@ HANG, RESET, DRIP = Reply(-1), Reply(-2), Reply(-3)
 
 
 @contextlib.contextmanager
-def serving(behave: Callable[[Request], Reply]) -> Iterator[Served]:
+def serving(
+    behave: Callable[[Request], Reply], got: Callable[[Request], Reply] = lambda request: refusal(404)
+) -> Iterator[Served]:
+    """behave: to what is posted; got: to what is got."""
     served = Served(behave)
 
     class Handler(BaseHTTPRequestHandler):
@@ -113,8 +116,9 @@ def serving(behave: Callable[[Request], Reply]) -> Iterator[Served]:
             self.wfile.write(reply.body)
 
         def do_GET(self) -> None:
-            served.taken(self.path, dict(self.headers), {})
-            self.answer(refusal(404))
+            request = served.taken(self.path, dict(self.headers), {})
+            with contextlib.suppress(OSError):
+                self.answer(got(request))
 
         def log_message(self, *arguments: Any) -> None:
             """Says nothing."""

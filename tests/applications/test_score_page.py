@@ -9,26 +9,33 @@ from pathlib import Path
 import pytest
 
 from repirl.applications import score as command
+from repirl.applications.export import export
 from repirl.applications.prms import ALL_KINDS
 from repirl.applications.score import WRITTEN
 from repirl.data.steps import By
 from repirl.models.prm import PRM
 from tests.applications.test_scoring import trained
+from tests.applications.test_served import pooling, posted
 
 PAGE = (Path(__file__).parents[2] / "docs" / "score.md").read_text(encoding="utf-8")
 
 
 def test_the_commands_and_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained(tmp_path / "RUN.ckpt", prm=PRM("q_head"))
+    trained(tmp_path / "RUN.ckpt", prm=PRM("linear"))
     monkeypatch.chdir(tmp_path)
     Path("in.jsonl").write_text('{"problem": "1a2", "solution": "a3\\nb4"}\n', encoding="utf-8")
     shown = re.findall(r"^    \.venv/bin/repirl score (.*)$", PAGE, flags=re.MULTILINE)
-    assert len(shown) == 3
+    assert len(shown) == 4
     command.main(shlex.split(shown[0]))
     assert Path("out.jsonl").is_file()
-    for line in shown[1:]:  # the others' models are large: what they are given is understood
+    for line in shown[1:3]:  # the others' models are large: what they are given is understood
         given = command._parser().parse_args(shlex.split(line))
         assert given.prm.count("/") == 1
+    export(Path("RUN.ckpt"), Path("FOLDER"), part="prm")
+    Path("out.jsonl").unlink()
+    with pooling() as (served, url):
+        command.main(shlex.split(shown[3].replace("http://127.0.0.1:8000", url)))
+        assert len(posted(served)) == 1
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     names: dict[str, object] = {}
     exec(example.replace('"a3b5c9"', '"a3b5"'), names)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from repirl.rollout.openai import ChatEndpoint, NoAnswer, Refused, Stopped, Turns, backoff_s, host_of
+from repirl.rollout.endpoint import NoAnswer, Refused, Stopped, Turns, backoff_s, host_of
+from repirl.rollout.openai import ChatEndpoint
 from tests.endpoints import DRIP, HANG, KEY, RESET, Reply, Request, completion, refusal, said, serving
 
 MESSAGES = [{"role": "user", "content": "1 + 1?"}]

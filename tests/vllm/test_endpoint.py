@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +13,8 @@ from repirl.__main__ import main
 from repirl.models.policy import Policy
 from tests.models.tiny import LLAMA
 from tests.modules.tiny import TOKENS
-from tests.processes import limited, wait_for
 from tests.vllm.engines import HEADS, needs_vllm
+from tests.vllm.servers import vllm_server
 
 ROWS = [{"id": f"p{n}", "problem": text, "answer": "b8"} for n, text in enumerate(["a3b5", "a1b1c2", "d9"])]
 PLAIN = (
@@ -37,32 +32,11 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def url(model: Path, tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     (tmp_path / "plain.jinja").write_text(PLAIN)
-    of_server = {"model": model, "port": port, "host": "127.0.0.1", "dtype": "float32", "max-model-len": 64}
-    words = [word for name, value in of_server.items() for word in (f"--{name}", str(value))]
-    chat = ["--enforce-eager", "--served-model-name", "tiny", "--chat-template", str(tmp_path / "plain.jinja")]
-    chat += ["--api-key", "sk-of-the-server"]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, *chat]
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        with limited(process):
-            ready = wait_for(lambda: process.poll() is not None or _answers(port), 240)
-            assert ready, (tmp_path / "server.log").read_text()[-3000:]
-            assert process.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
-            yield f"http://127.0.0.1:{port}/v1"
-            process.terminate()
-            process.wait(60)
-
-
-def _answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+    words = ["--max-model-len", "64", "--served-model-name", "tiny", "--api-key", "sk-of-the-server"]
+    words += ["--chat-template", str(tmp_path / "plain.jinja")]
+    with vllm_server(model, tmp_path / "server.log", *words) as address:
+        yield f"{address}/v1"
 
 
 @needs_vllm

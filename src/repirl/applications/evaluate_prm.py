@@ -25,6 +25,7 @@ from repirl.applications.prm_report import (
 from repirl.applications.prms import ALL_KINDS, load_prm
 from repirl.applications.score import stamp
 from repirl.applications.scoring import BATCH_TOKENS, Scorer
+from repirl.applications.served import OPTIONS, add_options
 from repirl.config import ConfigError
 from repirl.data.flawed import Domain
 from repirl.data.step_labelled import (
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=f"of a forward pass ({BATCH_TOKENS})")
     parser.add_argument("--device", default="cpu", help="where the PRM runs (cpu)")
     parser.add_argument("--seed", type=int, default=0, help="of intervals and twins (0)")
+    add_options(parser)
     return parser
 
 
@@ -140,7 +142,8 @@ def _require_threshold(options: argparse.Namespace, sets: Mapping[str, object]) 
 
 def _loaded(options: argparse.Namespace) -> Scorer:
     try:
-        return load_prm(options.prm, options.kind, batch_tokens=options.batch_tokens, device=options.device)
+        given = {name: getattr(options, name) for name in ("kind", "batch_tokens", "device", *OPTIONS)}
+        return load_prm(options.prm, **given)
     except ValueError as error:
         raise ConfigError(f"--prm: {error}", "give another, or --kind") from error
 
@@ -150,7 +153,8 @@ def _scored(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution], op
     path = options.output.with_suffix(f".{name}.jsonl")
     ids = ids_hash(one.id for one in solutions)
     path.unlink(missing_ok=True)
-    journal = Journal(path, {"PRM": [options.prm, options.kind, *stamp(Path(options.prm))], "solutions": ids})
+    served = {} if options.server is None else {"server": True}
+    journal = Journal(path, {"PRM": [options.prm, options.kind, *stamp(Path(options.prm))], "solutions": ids} | served)
     for begin in range(len(journal.records), len(solutions), CHUNK):
         part = solutions[begin : begin + CHUNK]
         try:

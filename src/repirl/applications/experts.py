@@ -33,7 +33,8 @@ from repirl.config import ConfigError
 from repirl.data.code import written_tests
 from repirl.data.contamination import contaminated
 from repirl.learning.settings import Text
-from repirl.rollout.openai import ChatEndpoint, host_of
+from repirl.rollout.endpoint import host_of
+from repirl.rollout.openai import ChatEndpoint
 from repirl.structs import Problem, Prompt, Verifier
 from repirl.verifiers.math import MathVerifier
 

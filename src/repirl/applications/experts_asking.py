@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,12 +15,12 @@ from repirl.learning.actor import Actor
 from repirl.learning.evaluation import number_of
 from repirl.learning.settings import Text
 from repirl.progress.count import Count
-from repirl.rollout.openai import ChatAnswer, ChatEndpoint, NoAnswer, Refused, Stopped
+from repirl.rollout.endpoint import NoAnswer, Refused, in_threads
+from repirl.rollout.openai import ChatAnswer, ChatEndpoint
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Problem, Prompt, Response
 
 GIVE_UP = 5  # problems in a row without an answer
-TICK_S = 1.0
 Wanted = tuple[Problem, int]
 """A problem and the number of one of its answers."""
 Record = dict[str, Any]
@@ -77,7 +76,7 @@ def ask_endpoint(asked: Experts, endpoint: ChatEndpoint, wanted: Sequence[Wanted
     missing: list[Missing] = []
     patience = _Patience(accepts_one=asked.missing == "accept")
     with Count("experts", "answers", len(wanted)) as count:
-        for result in _in_threads(ask, wanted, patience, concurrent=asked.concurrent, stop=endpoint.stop):
+        for result in in_threads(ask, wanted, patience.ends, concurrent=asked.concurrent, stop=endpoint.stop):
             count.show(f"last failure: {endpoint.last_failure}" if endpoint.last_failure else "")
             if result is None:
                 continue
@@ -107,12 +106,13 @@ class _Patience:
         self._in_a_row: set[str] = set()
         self._lock = threading.Lock()
 
-    def ends(self, problem: Problem, answer: ChatAnswer | Exception) -> bool:
+    def ends(self, one: Wanted, answer: ChatAnswer | Exception) -> bool:
         """Whether nothing more is to be asked after this answer."""
         with self._lock:
             if isinstance(answer, ChatAnswer):
                 self._in_a_row.clear()
                 return False
+            problem, _ = one
             self._in_a_row.add(problem.id)
             passes = isinstance(answer, NoAnswer) or (
                 isinstance(answer, Refused) and answer.of_one_request and self.accepts_one
@@ -141,56 +141,6 @@ def _record(problem: Problem, sample: int, answer: ChatAnswer) -> Record:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _in_threads(
-    ask: Callable[[Wanted], ChatAnswer],
-    wanted: Sequence[Wanted],
-    patience: _Patience,
-    *,
-    concurrent: int,
-    stop: threading.Event,
-) -> Iterator[tuple[Wanted, ChatAnswer | Exception] | None]:
-    """Results as they come, from so many threads, and None now and then. What is under way at the end is waited for."""
-    left, lock = iter(wanted), threading.Lock()
-    results: queue.Queue[tuple[Wanted, ChatAnswer | Exception] | None] = queue.Queue()
-
-    def work() -> None:
-        try:
-            while not stop.is_set():
-                with lock:
-                    one = next(left, None)
-                if one is None:
-                    return
-                answer: ChatAnswer | Exception
-                try:
-                    answer = ask(one)
-                except Stopped:
-                    return
-                except Exception as error:
-                    answer = error
-                if patience.ends(one[0], answer):
-                    stop.set()
-                results.put((one, answer))
-        finally:
-            results.put(None)
-
-    running = min(concurrent, len(wanted))
-    for _ in range(running):
-        threading.Thread(target=work, daemon=True).start()  # a signal must not wait for an endpoint
-    try:
-        while running:
-            try:
-                result = results.get(timeout=TICK_S)
-            except queue.Empty:
-                yield None
-                continue
-            if result is None:
-                running -= 1
-            else:
-                yield result
-    finally:
-        stop.set()
 
 
 # ---- in this process ----

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from repirl.config import ConfigError
 from repirl.data.sources import Source
 from repirl.learning.settings import Text
-from repirl.rollout.openai import host_of
+from repirl.rollout.endpoint import host_of
 from repirl.structs import Generator, Verifier
 
 OF_ENDPOINT = (

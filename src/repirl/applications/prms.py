@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,17 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from repirl.applications.export import TEXT_FILE
-from repirl.applications.scoring import BATCH_TOKENS, Score, Scorer, TokenScorer, context_of, count_of
+from repirl.applications.scoring import BATCH_TOKENS, HubScorer, Scorer, TokenScorer, context_of, count_of
+from repirl.applications.served import CONCURRENCY, SERVED, TIMEOUT_S, PoolingServer, served_steps, served_tokens
 from repirl.applications.trained import scorer_of
 from repirl.learning.actor import codec_of
 from repirl.learning.settings import Text
-from repirl.models.hub import KINDS, HubPRM, kind_of
+from repirl.models.hub import KINDS, kind_of
 from repirl.models.modeling_repirl_prm import RepirlPRMConfig, RepirlPRMForTokenClassification
 from repirl.models.packing import join
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
-from repirl.structs import Rows, WrittenSolution
+from repirl.structs import Rows
 
 IMPLICIT = "implicit"
 ALL_KINDS = (*KINDS, IMPLICIT)
@@ -36,6 +37,10 @@ def load_prm(
     beta: float = 1.0,
     batch_tokens: int = BATCH_TOKENS,
     device: str = "cpu",
+    server: str | None = None,
+    server_model: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+    concurrency: int = CONCURRENCY,
 ) -> Scorer:
     """What scores solutions by a PRM: a run's, an exported one, or another's (models/hub).
 
@@ -48,9 +53,14 @@ def load_prm(
         beta: of `implicit`.
         batch_tokens: most tokens of a forward pass.
         device: where the model goes.
+        server: the address of a vLLM that serves the PRM; its weights are not loaded here (served.py).
+        server_model: the PRM's name there, where it serves several models.
+        timeout_s: for one answer of the server.
+        concurrency: most requests to the server at a time.
 
     Raises:
-        ValueError: there is no such PRM, it is of no known kind, or it does not say how problems become prompts.
+        ValueError: there is no such PRM, it is of no known kind, or it does not say how problems become prompts; vLLM cannot
+            serve it, or the server does not answer.
     """
     if (reference is not None) != (kind == IMPLICIT):
         raise ValueError(
@@ -59,6 +69,16 @@ def load_prm(
     if kind is not None and kind not in ALL_KINDS:
         raise ValueError(f"kind {kind!r} of a PRM is none of {', '.join(ALL_KINDS)}")
     path = Path(name).expanduser()
+    connect = None
+    if server is not None:
+        if path.is_file() or reference is not None:
+            raise ValueError(f"PRM {str(name)!r} is {'a checkpoint' if path.is_file() else 'two models'}: {SERVED}")
+        if device != "cpu":
+            raise ValueError(f"device {device!r}: a model that is served is where the server has it; leave device out")
+        asked: dict[str, Any] = {"timeout_s": timeout_s, "concurrency": concurrency, "batch_tokens": batch_tokens}
+        connect = partial(PoolingServer, server, server_model, **asked)
+    elif server_model is not None or (timeout_s, concurrency) != (TIMEOUT_S, CONCURRENCY):
+        raise ValueError("server_model, timeout_s and concurrency are those of a server: give `server` too")
     if path.is_file():
         if kind is not None:
             raise ValueError(f"{str(path)!r} is a file, a run's checkpoint: leave kind {kind!r} out, or give a folder")
@@ -69,29 +89,13 @@ def load_prm(
     try:
         kind = kind or _recognised(path, str(name))
         if kind is None:
-            return exported(path, text, batch_tokens, device)
+            text = text or _text_of(path)
+            return served_tokens(path, text, connect) if connect else exported(path, text, batch_tokens, device)
+        if connect is not None:
+            return served_steps(place, kind, connect)
         return HubScorer(KINDS[kind].load(place, device=device, batch_tokens=batch_tokens))
     except OSError as error:  # what transformers raises where files are missing or the hub cannot be reached
         raise ValueError(f"PRM {str(name)!r} cannot be read: {error}") from error
-
-
-class HubScorer(Scorer):
-    """The scorer of another's PRM: rewards of steps alone."""
-
-    def __init__(self, prm: HubPRM) -> None:
-        self.prm, self.context, self.parameters = prm, prm.context, prm.parameters
-
-    def lengths(self, solutions: Sequence[WrittenSolution]) -> list[int]:
-        """As `Scorer` says."""
-        return self.prm.lengths(solutions)
-
-    def tokens_read(self, solutions: Sequence[WrittenSolution]) -> list[int]:
-        """As `Scorer` says."""
-        return self.prm.tokens_read(solutions)
-
-    def _scores(self, solutions: Sequence[WrittenSolution]) -> list[Score]:
-        rewards = self.prm.step_rewards(solutions)
-        return [Score(solution.steps, values) for solution, values in zip(solutions, rewards, strict=True)]
 
 
 def _recognised(path: Path, name: str) -> str | None:
@@ -122,14 +126,18 @@ def _implicit(name: str, reference: str, beta: float, text: Text, batch_tokens: 
     return TokenScorer.of(prm.to(device).eval(), codec_of(backbone.tokenizer, text), batch_tokens)
 
 
-def exported(folder: Path, text: Text | None, batch_tokens: int, device: str) -> TokenScorer:
-    """The scorer of an exported folder. Raises ValueError as `load_prm`."""
+def _text_of(folder: Path) -> Text:
+    """How problems become prompts, by an exported folder. Raises ValueError where it does not say."""
     file = folder / TEXT_FILE
-    if text is None and not file.is_file():
+    if not file.is_file():
         raise ValueError(
             f"the PRM {str(folder)!r} does not say how problems become prompts, in {TEXT_FILE}: give `text`, that of the run"
         )
-    text = text or Text(**json.loads(file.read_text(encoding="utf-8")))
+    return Text(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def exported(folder: Path, text: Text, batch_tokens: int, device: str) -> TokenScorer:
+    """The scorer of an exported folder. Raises ValueError as `load_prm`."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(folder).eval().to(device)
     granularity, read = "token", model.config

@@ -13,6 +13,7 @@ from typing import Any, get_args
 from repirl.applications.journal import Journal
 from repirl.applications.prms import ALL_KINDS, load_prm
 from repirl.applications.scoring import BATCH_TOKENS, Score, Scorer
+from repirl.applications.served import OPTIONS, add_options
 from repirl.config import ConfigError
 from repirl.data.solutions import PlacedSolution, read_solutions
 from repirl.data.steps import By
@@ -35,17 +36,20 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         raise ConfigError(f"--input: {error}", "nothing was scored; repair the file, or see --help") from error
     _refuse_taken_names(placed)
-    description = {
+    description: dict[str, Any] = {
         "PRM": [prm, options.kind, options.reference, options.beta, *stamp(Path(prm))],
         "input": fingerprint(placed),
         "steps": [options.steps, options.step_pattern],
         "tokens": options.tokens,
         "too long": options.too_long,
     }
+    if options.server is not None:  # wherever it is: an address may change before a run goes on
+        description["server"] = True
     journal = Journal(options.output, description)
     before = len(journal.records)
     try:
-        given = {name: getattr(options, name) for name in ("kind", "reference", "beta", "batch_tokens", "device")}
+        names = ("kind", "reference", "beta", "batch_tokens", "device", *OPTIONS)
+        given = {name: getattr(options, name) for name in names}
         scorer = load_prm(prm, **given)
         _score(scorer, placed, journal, options)
     except ValueError as error:
@@ -83,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=f"of a forward pass ({BATCH_TOKENS})")
     parser.add_argument("--device", default="cpu", help="where the PRM runs (cpu)")
+    add_options(parser)
     return parser
 
 
@@ -129,6 +134,7 @@ def _score(scorer: Scorer, placed: Sequence[PlacedSolution], journal: Journal, o
             f"so have {len(long)} of {len(placed)} solutions too many. Take them out, or give --too-long skip"
         )
     with Count("score", "solutions", len(placed), len(journal.records)) as count:
+        scorer.waiting = count.show
         for first, last in _chunks(lengths, len(journal.records), CHUNK * options.batch_tokens):
             count.show()
             chosen = [i for i in range(first, last) if i not in long]

@@ -17,6 +17,7 @@ from repirl.data.fields import cut
 from repirl.data.step_rows import step_places
 from repirl.data.steps import By, split_steps
 from repirl.metrics.selection import Aggregation, aggregated
+from repirl.models.hub import HubPRM
 from repirl.models.micro_batches import micro_batches
 from repirl.models.prm import PRM
 from repirl.structs import Rows, WrittenSolution
@@ -52,15 +53,21 @@ class Score:
         return fmean(self.token_rewards) if self.token_rewards else None
 
 
+def _unheard(note: str) -> None:
+    pass
+
+
 class Scorer(ABC):
     """A PRM that reads words. It is a `StepScorer`.
 
     context: tokens that its model can read; None = it has no limit of its own.
     parameters: of its model, or of its models where it is relative to another.
+    waiting: called now and then while answers come from elsewhere, with what there is to say of it.
     """
 
     context: int | None = None
     parameters: int = 0
+    waiting: Callable[[str], None] = staticmethod(_unheard)
 
     @abstractmethod
     def lengths(self, solutions: Sequence[WrittenSolution]) -> list[int]:
@@ -204,6 +211,25 @@ class TokenScorer(Scorer):
             rewards = sums[step_of].masked_fill(~ends, 0)
         tokens = tuple(str(self.codec.tokenizer.decode([token])) for token in ids)
         return Score(solution.steps, tuple(sums.tolist()), tokens, tuple(rewards.tolist()))
+
+
+class HubScorer(Scorer):
+    """The scorer of another's PRM: rewards of steps alone."""
+
+    def __init__(self, prm: HubPRM) -> None:
+        self.prm, self.context, self.parameters = prm, prm.context, prm.parameters
+
+    def lengths(self, solutions: Sequence[WrittenSolution]) -> list[int]:
+        """As `Scorer` says."""
+        return self.prm.lengths(solutions)
+
+    def tokens_read(self, solutions: Sequence[WrittenSolution]) -> list[int]:
+        """As `Scorer` says."""
+        return self.prm.tokens_read(solutions)
+
+    def _scores(self, solutions: Sequence[WrittenSolution]) -> list[Score]:
+        rewards = self.prm.step_rewards(solutions)
+        return [Score(solution.steps, values) for solution, values in zip(solutions, rewards, strict=True)]
 
 
 def count_of(*modules: nn.Module) -> int:

@@ -213,6 +213,8 @@ def _prm(asked: Search) -> Scorer:
         beta=asked.beta,
         batch_tokens=asked.batch_tokens,
         device=asked.device,
+        server=asked.server,
+        server_model=asked.server_model,
     )
 
 
@@ -246,7 +248,8 @@ def _description(asked: Search, given: config.Config, stored: Sequence[Sequence[
     files = {
         name: stamp(Path(path)) for name in ("checkpoint", "policy", "prm", "input") if (path := getattr(asked, name))
     }
-    rest = {key: value for key, value in given.items() if key not in ("output", "device", "batch_tokens")}
+    rest = {key: value for key, value in given.items() if key not in ("output", "device", "batch_tokens", "server")}
+    rest |= {} if asked.server is None else {"served": True}  # wherever it is: an address may change
     return {"settings": rest, "files": files, "problems in the input": None if stored is None else len(stored)}
 
 

@@ -43,6 +43,8 @@ class Search:
         kind: of another's PRM, where its config.json does not tell.
         reference: of kind implicit.
         beta: of kind implicit.
+        server: the address of a vLLM that serves the PRM, such as http://127.0.0.1:8000 (docs/score.md).
+        server_model: the PRM's name there, where it serves several models.
         verifier: of final answers; None = repirl.verifiers.math.MathVerifier.
         rollout: the sampler; None = in this process.
         methods: ways to choose among samples, and searches by steps.
@@ -71,6 +73,8 @@ class Search:
     kind: str | None = None
     reference: str | None = None
     beta: float = 1.0
+    server: str | None = None
+    server_model: str | None = None
     verifier: Verifier | None = None
     rollout: Generator | None = None
     methods: list[Method] = field(default_factory=lambda: list(SELECTIONS))
@@ -138,6 +142,8 @@ class Search:
             raise ConfigError(f"temperature: {self.temperature} gives one solution again and again", "give one above 0")
 
     def _check_methods(self) -> None:
+        if self.server is not None and self.prm is None:
+            raise ConfigError("server: it serves a PRM, and there is none", "give --prm, its folder, too")
         if not self.methods:
             raise ConfigError("methods: there is none", f"give some of {', '.join((*SELECTIONS, *SEARCHED))}")
         if self.searches and self.input is not None:

@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from huggingface_hub import snapshot_download
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from repirl.models.micro_batches import padded_batches
 from repirl.structs import WrittenSolution
@@ -37,9 +37,11 @@ class HubPRM(ABC):
         batch_tokens: most tokens of a forward pass, padding included.
 
     architecture: the beginning of the name in config.json by which this kind is known; empty where none tells.
+    served_labels: numbers a token that vLLM gives of this kind, one reading a solution; 0 where it cannot serve it.
     """
 
     architecture: ClassVar[str] = ""
+    served_labels: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -56,6 +58,14 @@ class HubPRM(ABC):
     @abstractmethod
     def load(cls, name: str, *, device: str = "cpu", batch_tokens: int = 4096) -> HubPRM:
         """The PRM of a folder or hub id, in the type of its weights."""
+
+    @classmethod
+    def unloaded(cls, name: str) -> Self:
+        """The PRM of a folder or hub id without weights: it reads words, and a server has the model."""
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        with torch.device("meta"):
+            decoder = AutoModel.from_config(config, trust_remote_code=False)
+        return cls(decoder, nn.Identity(), tokenizer_of(name))
 
     @abstractmethod
     def read(self, problem: str, steps: Sequence[str]) -> list[Reading]:
@@ -77,11 +87,11 @@ class HubPRM(ABC):
 
     def lengths(self, solutions: Sequence[WrittenSolution]) -> list[int]:
         """Tokens of the longest reading of each."""
-        return [max(len(reading.ids) for reading in self._read(solution)) for solution in solutions]
+        return [max(len(reading.ids) for reading in self.readings(solution)) for solution in solutions]
 
     def tokens_read(self, solutions: Sequence[WrittenSolution]) -> list[int]:
         """Tokens of all readings of each."""
-        return [sum(len(reading.ids) for reading in self._read(solution)) for solution in solutions]
+        return [sum(len(reading.ids) for reading in self.readings(solution)) for solution in solutions]
 
     @property
     def parameters(self) -> int:
@@ -91,7 +101,7 @@ class HubPRM(ABC):
     @torch.no_grad()
     def step_rewards(self, solutions: Sequence[WrittenSolution]) -> list[tuple[float, ...]]:
         """The reward of every step of every solution, in order. Raises ValueError where a text holds a special token."""
-        readings = [self._read(solution) for solution in solutions]
+        readings = [self.readings(solution) for solution in solutions]
         flat = [reading for group in readings for reading in group]
         rewards: list[list[float]] = [[] for _ in flat]
         for batch in padded_batches([len(reading.ids) for reading in flat], self.batch_tokens):
@@ -111,7 +121,8 @@ class HubPRM(ABC):
         rewards = self.reward(self.head(states[rows, places]).float())
         return [part.tolist() for part in rewards.split([len(reading.places) for reading in readings])]
 
-    def _read(self, solution: WrittenSolution) -> list[Reading]:
+    def readings(self, solution: WrittenSolution) -> list[Reading]:
+        """What the model reads of a solution. Raises ValueError where a text holds a special token."""
         for text in (solution.problem, *solution.steps):
             if special := [token for token in self._special if token in text]:
                 raise ValueError(f"the special token {special[0]!r} stands in {text[:60]!r}; remove it there")

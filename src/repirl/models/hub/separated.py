@@ -16,6 +16,7 @@ class QwenMath(HubPRM):
     """Qwen2.5-Math-PRM: the token `<extra_0>` after each step of an assistant's turn; the probability of class 1 of 2."""
 
     architecture = "Qwen2ForProcessRewardModel"
+    served_labels = 2
     SYSTEM: ClassVar[str] = "Please reason step by step, and put your final answer within \\boxed{}."
     SEPARATOR: ClassVar[str] = "<extra_0>"
 
@@ -94,6 +95,7 @@ class TokenClassification(HubPRM):
     """TRL's PRMTrainer: problem and steps without a template, a newline after each step; the probability of class 1 of 2."""
 
     SEPARATOR: ClassVar[str] = "\n"
+    served_labels = 2
 
     @classmethod
     def load(cls, name: str, *, device: str = "cpu", batch_tokens: int = 4096) -> Self:
