@@ -194,9 +194,7 @@ def _contrast(
 HALVINGS = 30  # of the interval in which the inverse temperature lies
 
 
-def cooled_to(
-    scores: Float[Tensor, "n t"], where: Bool[Tensor, "n t"], min_ess_share: float
-) -> Float[Tensor, " t"]:
+def cooled_to(scores: Float[Tensor, "n t"], where: Bool[Tensor, "n t"], min_ess_share: float) -> Float[Tensor, " t"]:
     """For each column the largest factor c <= 1 at which softmax of c scores over `where` has ESS >= share x count.
 
     The effective sample size 1 / sum w^2 falls with c, from the count at c = 0; so c is found by halving.
