@@ -145,7 +145,7 @@ def arm_overlay(arm: str, family: Family, models: Models, sizes: Sizes, *, hard:
 
 
 def written(folder: Path, name: str, overlay: Mapping[str, Any]) -> str:
-    """The path of the overlay's file, which is not touched where it is the same already."""
+    """The path of the overlay's file."""
     path = folder / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(dict(overlay), sort_keys=False))

@@ -98,7 +98,8 @@ def overlays(
     for name, (cell, arm, rate) in runs.items():
         path = output / stage / "arms" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        own = config.load([ARMS / f"{arm}.yaml"]) if (ARMS / f"{arm}.yaml").is_file() else {}
+        files = [ARMS / f"{one}.yaml" for one in dict.fromkeys(("prm_only", arm) if arm in REMEDIES else (arm,))]
+        own = config.load([file for file in files if file.is_file()])
         merged = config.merge(own, overlay(stage, cell, arm, rate))
         if stage == "sft":
             merged["trainer"] = {"max_steps": iterations or SFT_STEPS[cell]}

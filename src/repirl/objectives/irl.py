@@ -17,6 +17,8 @@ Scope = Literal["prompt", "batch"]
 Rhat = Literal["R", "Rbar"]
 Corrected = Literal["copy", "move", "ignore"]
 
+HALVINGS = 30  # of the interval in which the inverse temperature lies
+
 
 @dataclass(frozen=True, slots=True)
 class IRLCoefficients:
@@ -189,9 +191,6 @@ def _contrast(
     mixed = (shares[positives][:, None] * weights).sum(0)
     loss = (shares[positives] * torch.where(shares[positives] > 0, ranking, 0)).sum(0)
     return mixed - shares, loss, background
-
-
-HALVINGS = 30  # of the interval in which the inverse temperature lies
 
 
 def cooled_to(scores: Float[Tensor, "n t"], where: Bool[Tensor, "n t"], min_ess_share: float) -> Float[Tensor, " t"]:
