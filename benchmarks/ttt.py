@@ -12,7 +12,7 @@ leaves (families.py). Fixed before the run; each seed has its own start, PRM and
 
 and of both:
 
-3. from the start anew, 60 iterations of each arm of `configs/ttt/`, on 2,000 other problems;
+3. from the start anew, 60 iterations of each arm of `configs/ttt/` (30 of `dial`), on 2,000 other problems;
 4. the hard problems: of 400 further ones those that the start fails in 16 samples (`repirl search`, `repirl hard`); half of
    them train, the other half measures. Arms: the PRM, gold answers, both.
 
@@ -65,6 +65,7 @@ FULL = {
     "searched": 400,
     "samples": 16,
 }
+SIZES = {"sums": FULL, "dial": FULL | {"arms": 30}}  # a run of `dial` costs several of `sums`
 REDUCED = {"start": 3, "prm": 1, "arms": 2, "every": 1, "train": 32, "held_out": 4, "searched": 40, "samples": 2}
 
 Sizes = Mapping[str, int]
@@ -337,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arms, hard_arms = ([name for name in text.split(",") if name] for text in (given.arms, given.hard_arms))
     if unknown := sorted({*arms, *hard_arms} - set(ARMS)):
         parser.error(f"no arm is called {unknown[0]!r}; there are {', '.join(ARMS)}")
-    sizes, seeds = REDUCED if given.reduced else FULL, parse_seeds(given.seeds)
+    sizes, seeds = REDUCED if given.reduced else SIZES[given.family], parse_seeds(given.seeds)
     for seed in seeds:
         run_seed(given, seed, sizes, arms, hard_arms)
     found = collected(given.output, seeds)
