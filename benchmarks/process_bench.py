@@ -145,7 +145,7 @@ def overlay(output: Path, sizes: dict[str, Any]) -> dict[str, Any]:
             "init_args": {
                 "prm": {
                     "init_args": {
-                        "kind": "q_head",  # 0 at the start; a random linear head begins at a loss of 25
+                        "kind": "q_head",
                         "backbone": {
                             "init_args": {
                                 "path": SMOLLM2,

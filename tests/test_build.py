@@ -12,6 +12,7 @@ from repirl.__main__ import main
 from repirl.build import build
 from repirl.config import ConfigError
 from repirl.data.collate import collate_rows
+from tests.modules.tiny import DRAWN_LINEAR
 from tests.test_runs import BASE
 
 ROWS = collate_rows([[1, 2], [3, 4]], [[5, 6, 7], [8, 9]], pad_id=0)
@@ -71,7 +72,7 @@ def test_what_does_not_fit_is_told(trained: Path, override: str, checkpoint: str
 
 def test_what_is_drawn_at_random_follows_seed_everything_and_nothing_else(trained: Path) -> None:
     def head(seed: int) -> torch.Tensor:
-        options = ["--model.prm.init_args.kind=linear", f"--seed_everything={seed}"]
+        options = [f"--model.prm.init_args.kind={DRAWN_LINEAR}", f"--seed_everything={seed}"]
         module: Any = build(["--config", str(trained / "base.yaml"), *options]).module
         return torch.cat([p.detach().flatten() for p in module.prm.head.parameters()])
 

@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from repirl.structs import Problem
 from repirl.verifiers.math import MathVerifier
-from tests.modules.tiny import LLAMA, TOKENS, EvenDigits
+from tests.modules.tiny import DRAWN_LINEAR, LLAMA, TOKENS, EvenDigits
 
 ROOT = Path(__file__).parents[2]
 UNREADABLE = "t(0,4]"
@@ -61,7 +61,7 @@ def configuration(folder: Path, batch_prompts: int) -> Path:
             "class_path": "repirl.RePIRL",
             "init_args": {
                 "policy": {"class_path": "repirl.Policy", "init_args": policy},
-                "prm": {"class_path": "repirl.PRM", "init_args": {"kind": "linear"}},
+                "prm": {"class_path": "repirl.PRM", "init_args": {"kind": DRAWN_LINEAR}},
                 "verifier": {"class_path": f"{__name__}.{EvenDigitsOfReadableGolds.__name__}"},
                 "text": {"max_prompt_tokens": 16, "max_response_tokens": 10},
                 "eval_samples": 3,

@@ -31,6 +31,7 @@ from repirl.modules.strategies import ReplicatedStrategy
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Prompt, Response
 from tests.modules.tiny import (
+    DRAWN_LINEAR,
     SGD,
     SUMS_TEXT,
     TEXT,
@@ -130,14 +131,14 @@ def train(name: str, devices: int, strategy: Strategy | None = None) -> dict[str
     elif name in LABELLED:
         budget = 30 if "micro-batches" in name else 10**6
         module = SupervisedPRM(
-            PRM("linear", backbone=make_sums_model()),
+            PRM(DRAWN_LINEAR, backbone=make_sums_model()),
             prm_optimizer=SMALL_SGD,
             text=SUMS_TEXT,
             micro_batch_tokens=budget,
         )
     else:
         module = make_module(
-            prm=PRM(kind="linear"),
+            prm=PRM(kind=DRAWN_LINEAR),
             verifier=EvenDigits(),
             rollout=remembering,
             policy_optimizer=SMALL_SGD,

@@ -19,6 +19,7 @@ from repirl.learning.schedule import Schedule
 from repirl.models.prm import PRM
 from repirl.structs import Prompt, Rows
 from tests.modules.tiny import (
+    DRAWN_LINEAR,
     SGD,
     EvenDigits,
     distance,
@@ -110,13 +111,13 @@ class Batches(Callback):
 def test_a_plain_loop_learns_what_the_trainer_does() -> None:
     options: dict[str, Any] = {
         "verifier": EvenDigits(),
-        "prm": PRM(kind="linear"),
+        "prm": PRM(kind=DRAWN_LINEAR),
         "policy_optimizer": SGD,
         "prm_optimizer": SGD,
         "schedule": Schedule(prm_updates=2, policy_mini_batches=2),
     }
     batches = Batches()
-    trained = make_module(**{**options, "prm": PRM(kind="linear")})
+    trained = make_module(**{**options, "prm": PRM(kind=DRAWN_LINEAR)})
     by_trainer = fit(trained, make_data(with_experts()), 2, callbacks=[batches])
     module = make_module(**options)
     start = start_weights(module)

@@ -24,7 +24,7 @@ from repirl.learning.settings import Text
 from repirl.models.prm import PRM
 from repirl.modules.prm import SupervisedPRM
 from repirl.structs import WrittenSolution
-from tests.modules.tiny import ADAM, SUMS_TEXT, EvenDigits, distance, make_module, make_sums_model, run
+from tests.modules.tiny import ADAM, DRAWN_LINEAR, SUMS_TEXT, EvenDigits, distance, make_module, make_sums_model, run
 
 KINDS = ("q_head", "logit_difference", "implicit", "head", "linear")
 SOLUTION = WrittenSolution("a1b2", ("b3\n", "c4\n", "d5"))
@@ -53,14 +53,9 @@ def make_data(**options: Any) -> StepLabelData:
     return StepLabelData(**({"train": sums(), "batch_solutions": 8} | options))
 
 
-def with_zero_head(**options: Any) -> SupervisedPRM:
-    """A linear PRM whose rewards are all its bias, 0 at the start; one plain step of rate 1 subtracts the gradient."""
-    module = make_prm(prm_optimizer=partial(torch.optim.SGD, lr=1.0), prm_clip_norm=math.inf, **options)
-    module.configure_model()
-    head: Any = module.prm.head
-    torch.nn.init.zeros_(head.score.weight)
-    torch.nn.init.zeros_(head.score.bias)
-    return module
+def of_plain_steps(**options: Any) -> SupervisedPRM:
+    """A linear PRM whose rewards are all its bias, 0 at the start; a step, of rate 1, subtracts the gradient."""
+    return make_prm(prm_optimizer=partial(torch.optim.SGD, lr=1.0), prm_clip_norm=math.inf, **options)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +71,7 @@ def with_zero_head(**options: Any) -> SupervisedPRM:
     ],
 )
 def test_loss_and_gradient_by_hand(given: LabelledSolution, targets: Any, gradient: float, loss: float) -> None:
-    module = with_zero_head()
+    module = of_plain_steps()
     done = run(module, StepLabelData(Given(given), targets=targets, batch_solutions=1))
     head: Any = module.prm.head
     assert head.score.bias.item() == pytest.approx(-gradient, abs=1e-6)
@@ -87,7 +82,7 @@ def test_the_mean_is_over_steps_not_over_solutions() -> None:
     """A solution of one right step (three tokens) beside one of three wrong ones: (-3/2 + 3 x 3/2) / 4 = 3/4."""
     short = LabelledSolution.of_labels("short", WrittenSolution("a1b2", ("b3",)), [True])
     long = LabelledSolution.of_labels("long", SOLUTION, [False, False, False])
-    module = with_zero_head(micro_batch_tokens=1)
+    module = of_plain_steps(micro_batch_tokens=1)
     done = run(module, StepLabelData(Given(short, long), batch_solutions=2))
     head: Any = module.prm.head
     assert head.score.bias.item() == pytest.approx(-0.75, abs=1e-6)
@@ -111,7 +106,7 @@ def test_a_step_is_what_the_data_say_and_its_reward_that_of_scoring(granularity:
     """Steps that end no line: -log sigma(s_1) and -log sigma(-s_2) of the step rewards that `repirl score` gives."""
     solution = WrittenSolution("a1b2", ("b3", "c4\nd5"))
     data = StepLabelData(Given(LabelledSolution.of_labels("s", solution, [True, False])), batch_solutions=1)
-    prm = PRM("linear", backbone=make_sums_model(), granularity=granularity)
+    prm = PRM(DRAWN_LINEAR, backbone=make_sums_model(), granularity=granularity)
     module = make_prm(prm=prm, prm_optimizer=partial(torch.optim.SGD, lr=0.0))
     loss = run(module, data).figures[0]["prm/loss"]
     first, second = TokenScorer.of(prm, module.codec).step_rewards([solution])[0]
@@ -120,8 +115,8 @@ def test_a_step_is_what_the_data_say_and_its_reward_that_of_scoring(granularity:
 
 
 def test_a_linear_prm_learns_to_tell_wrong_sums() -> None:
-    """Modulo 2, half of the lines wrong, on held-out problems: a box, always right, is known at once, then the sums are."""
-    settings: dict[str, Any] = {"error_rate": 0.5, "base": 2, "min_steps": 3, "max_steps": 6}
+    """Modulo 2, on held-out problems, half of whose solutions are right: a box, always right, is known at once, then sums."""
+    settings: dict[str, Any] = {"base": 2, "min_steps": 3, "max_steps": 6}
     backbone = make_sums_model(hidden_size=32, intermediate_size=96, num_attention_heads=4, initializer_range=0.2)
     module = make_prm(
         prm=PRM("linear", backbone=backbone),
@@ -129,7 +124,10 @@ def test_a_linear_prm_learns_to_tell_wrong_sums() -> None:
         text=Text(max_prompt_tokens=18, max_response_tokens=46),
     )
     data = StepLabelData(
-        LabelledSums(110, 1, **settings), LabelledSums(25, 2, **settings, split="val"), batch_solutions=32, seed=1
+        LabelledSums(110, 1, error_rate=0.5, **settings),
+        LabelledSums(40, 2, error_rate=0.2, split="val", **settings),
+        batch_solutions=32,
+        seed=1,
     )
     done = run(module, data, 120, limit_val_batches=1.0, val_check_interval=3, check_val_every_n_epoch=None)
     measured = [figures for figures in done.figures if "val/wrong_step_auroc" in figures]

@@ -19,6 +19,7 @@ from repirl.data.expert import ExpertData
 from repirl.data.mixture import Mixture, MixturePart
 from repirl.data.sources import Source
 from repirl.learning.settings import Text
+from repirl.models.heads import LinearHead
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.repirl import RePIRL
@@ -138,6 +139,17 @@ def make_policy(**options: Any) -> Policy:
 def make_sums_model(**options: Any) -> Policy:
     """A language model that reads labelled sums (data/step_sources.py)."""
     return Policy(config=LLAMA | options, tokens=[*"0123456789", *"abcdefghij", "+", "=", "\\boxed{", "}", "\n"])
+
+
+class DrawnLinear(LinearHead):
+    """`linear` with weights drawn at random, where rewards of 0 would hide something."""
+
+    def __init__(self, backbone: Policy, rank: int | None = None) -> None:
+        super().__init__(backbone, rank)
+        self.score.reset_parameters()
+
+
+DRAWN_LINEAR = f"{__name__}.{DrawnLinear.__name__}"
 
 
 def make_module(**options: Any) -> RePIRL:

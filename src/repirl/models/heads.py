@@ -107,13 +107,15 @@ class MLPHead(Head):
 
 
 class LinearHead(Head):
-    """One linear layer on the state after the token."""
+    """One linear layer on the state after the token, zero at the start: a pretrained state is large, and so a random sum."""
 
     reads_after = True
 
     def __init__(self, backbone: Policy, rank: int | None = None) -> None:
         super().__init__(backbone, rank)
         self.score = nn.Linear(self.hidden_size, 1)
+        for parameter in self.score.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, states: Tensor, tokens: Tensor, model: Policy) -> Tensor:
         """As `Head` says."""

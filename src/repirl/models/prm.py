@@ -25,7 +25,8 @@ class PRM(nn.Module):
         kind: `q_head`: r = W[a_t] . h(s_t), W zero at the start, read before the token.
             `logit_difference`: beta (z_phi(a_t|s_t) - z_ref(a_t|s_t)), raw logits; ref = the backbone at the start.
             `implicit`: beta (log pi_phi(a_t|s_t) - log pi_ref(a_t|s_t)) (PRIME).
-            `head`: a tanh MLP on the hidden state at the token itself, r in (-1, 1); `linear`: one linear layer there.
+            `head`: a tanh MLP on the hidden state at the token itself, r in (-1, 1); `linear`: one linear layer
+                there, zero at the start.
             Or the import path of a Head of your own, such as `my_head.Gated`.
         backbone: its own language model (same tokenizer as the policy); None = a copy of the policy at the start.
         lora: instead of a backbone, adapters on the policy's base weights, which both then share: fields of
