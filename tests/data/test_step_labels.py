@@ -63,11 +63,15 @@ def test_prm800k() -> None:
     assert read is not None
     assert read.solution.steps == ("says 1\n", "says 0\n", "written\n", "says 1")
     assert read.labels == (True, True, True, False)
+    assert read.only_first
     # What follows a step that none was chosen for was not seen with it.
     short = from_prm800k(prm800k(step(-1), step(1, chosen=0)))
     assert short is not None
     assert short.labels == (False,)
     assert from_prm800k(prm800k(step(None))) is None
+    went_on = from_prm800k(prm800k(step(-1, chosen=0), step(1, chosen=0)))
+    assert went_on is not None
+    assert (went_on.labels, went_on.only_first) == ((False, True), False)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def test_tokens_end_where_steps_do(codec: ChatCodec) -> None:
     assert given.targets[given.ends].tolist() == [1, 1, 0, 1, 0]
     assert torch.equal(given.targets.isnan(), ~given.ends)
     assert given.is_wrong.nonzero().tolist() == [[0, 8], [1, 5]]
+    assert given.whole.tolist() == [True, False]
 
 
 def test_what_does_not_fit_is_counted(codec: ChatCodec) -> None:

@@ -104,4 +104,8 @@ def from_prm800k(row: Mapping[str, Any], id: str = "") -> LabelledSolution | Non
                 break
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"not a row of PRM800K: {type(error).__name__} {error}") from error
-    return LabelledSolution.of_labels(id, WrittenSolution(problem, join_steps(steps)), labels) if steps else None
+    if not steps:
+        return None
+    wrong = tuple(place for place, right in enumerate(labels) if not right)
+    ends_wrong = wrong == (len(steps) - 1,)  # labellers stop there, so that nothing after it has a label
+    return LabelledSolution(id, WrittenSolution(problem, join_steps(steps)), wrong, only_first=ends_wrong)

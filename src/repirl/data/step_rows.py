@@ -29,7 +29,8 @@ class LabelledResponse:
 
     response_ids: up to the last step that has a label, the end token included where that is the last of all.
     ends: of each labelled step its last token. targets: of each, in [0, 1], what the PRM learns. right: of each, whether
-    it is right. dataset: the set that it belongs to; empty where there is one alone.
+    it is right. whole: whether labels go on after a first wrong step. dataset: the set that it belongs to; empty where
+    there is one alone.
     """
 
     id: str
@@ -38,6 +39,7 @@ class LabelledResponse:
     ends: tuple[int, ...]
     targets: tuple[float, ...]
     right: tuple[bool, ...]
+    whole: bool
     dataset: str = ""
 
 
@@ -46,13 +48,14 @@ class LabelledRows:
     """Labelled responses as tensors.
 
     ends: True at the last token of each labelled step. targets: there in [0, 1], NaN elsewhere. is_wrong: True there where
-    the step is wrong.
+    the step is wrong. whole: whether labels of a solution go on after a first wrong step.
     """
 
     rows: Rows
     ends: Bool[Tensor, "rows time"]
     targets: Float[Tensor, "rows time"]
     is_wrong: Bool[Tensor, "rows time"]
+    whole: Bool[Tensor, " rows"]
 
 
 @dataclass(slots=True)
@@ -116,8 +119,8 @@ def encode_labelled(
             continue
         count, right = one.labelled_steps, one.labels
         aims = one.soft_labels[:count] if targets == "soft" else tuple(map(float, right))
-        cut = response[: ends[count - 1] + 1]
-        found.append(LabelledResponse(one.id, prompt, cut, ends[:count], aims, right, dataset))
+        cut, whole = response[: ends[count - 1] + 1], not (one.only_first and one.wrong_steps)
+        found.append(LabelledResponse(one.id, prompt, cut, ends[:count], aims, right, whole, dataset))
     report.kept = len(found)
     return found, report
 
@@ -132,7 +135,8 @@ def labelled_rows(responses: Sequence[LabelledResponse], pad_id: int, device: to
         ends[row, places] = True
         targets[row, places] = torch.tensor(one.targets)
         wrong[row, places] = ~torch.tensor(one.right)
-    return LabelledRows(rows, ends.to(device), targets.to(device), wrong.to(device))
+    whole = torch.tensor([one.whole for one in responses], device=device)
+    return LabelledRows(rows, ends.to(device), targets.to(device), wrong.to(device), whole)
 
 
 def log_report(where: str, report: StepReport, solutions: int) -> None:

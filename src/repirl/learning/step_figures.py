@@ -28,13 +28,14 @@ class _OfOneSet(nn.Module):
         self.first_error, self.bench = FirstErrorAccuracy(), ProcessBench(THRESHOLD, [_PART])
 
     def update(self, given: LabelledRows, rewards: Float[Tensor, "rows time"]) -> None:
-        ends, wrong = given.ends, given.is_wrong
+        ends, wrong, whole = given.ends, given.is_wrong, given.whole
         loss = step_cross_entropy_coefficients(
             rewards=rewards, labels=given.targets, ends=ends, response_mask=given.rows.response_mask
         )
         self.loss.update(loss.loss, weights=torch.tensor(loss.cells))
         self.auroc.update(-rewards[ends], wrong[ends])
-        self.first_error.update(step_rewards=rewards, step_mask=ends, is_wrong=wrong)
+        # Where labels end at the first wrong step it is the last of those that are read, and falling rewards would find it.
+        self.first_error.update(step_rewards=rewards[whole], step_mask=ends[whole], is_wrong=wrong[whole])
         first = torch.where(wrong.any(-1), wrong.int().argmax(-1), NO_ERROR)
         self.bench.update(_PART, step_rewards=rewards, step_mask=ends, first_error=first)
 
@@ -52,7 +53,8 @@ class _OfOneSet(nn.Module):
 class StepFigures(nn.Module):
     """Loss, AUROC of wrong steps, accuracy of the first error, and ProcessBench's figures, of each set.
 
-    A step is held for wrong where its reward is below 0. A figure of nothing is left out. Of several sets there are means.
+    A step is held for wrong where its reward is below 0. The accuracy of the first error is over solutions whose labels
+    go on after it. A figure of nothing is left out. Of several sets there are means.
     """
 
     def __init__(self) -> None:
