@@ -1,7 +1,8 @@
 """Test-time training: what does a frozen PRM teach on prompts without an answer, beside its rivals?
 
     python benchmarks/ttt.py --seeds 51-55                  # about seven minutes of one core a seed
-    python benchmarks/ttt.py --family dial --seeds 30,31,35-37 --output outputs/ttt_dial   # after families.py's runs
+    python benchmarks/ttt.py --family dial --seeds 30,31,35-37 --output outputs/ttt_dial \
+        --arms prm,prm_maxent,majority,outcome,prm_and_outcome --hard-arms outcome,prm_and_outcome  # after families.py's
     python benchmarks/ttt.py --seeds 51 --reduced           # does it run
 
 `sums` are the quick start's running sums, `dial` are word problems, whose start policies (after SFT) and PRMs another study
@@ -12,7 +13,7 @@ leaves (families.py). Fixed before the run; each seed has its own start, PRM and
 
 and of both:
 
-3. from the start anew, 60 iterations of each arm of `configs/ttt/` (30 of `dial`), on 2,000 other problems;
+3. from the start anew, 60 iterations of each arm of `configs/ttt/` (20 of `dial`), on 2,000 other problems;
 4. the hard problems: of 400 further ones those that the start fails in 16 samples (`repirl search`, `repirl hard`); half of
    them train, the other half measures. Arms: the PRM, gold answers, both.
 
@@ -65,7 +66,7 @@ FULL = {
     "searched": 400,
     "samples": 16,
 }
-SIZES = {"sums": FULL, "dial": FULL | {"arms": 30}}  # a run of `dial` costs several of `sums`
+SIZES = {"sums": FULL, "dial": FULL | {"arms": 20}}  # a run of `dial` costs several of `sums`
 REDUCED = {"start": 3, "prm": 1, "arms": 2, "every": 1, "train": 32, "held_out": 4, "searched": 40, "samples": 2}
 
 Sizes = Mapping[str, int]
