@@ -19,6 +19,7 @@ from repirl.__main__ import main
 from repirl.applications import score as command
 from repirl.applications.export import export
 from repirl.config import ConfigError
+from repirl.folders import claimed
 from repirl.models.prm import PRM
 from tests.applications.test_scoring import trained
 from tests.data.tokenizers_of_kinds import byte_level
@@ -66,7 +67,7 @@ def test_each_solution_is_a_line(checkpoint: Path, tmp_path: Path) -> None:
         for by in ("mean", "sum", "min", "last"):
             assert record[by] == pytest.approx(score.reward(by), abs=1e-5)  # type: ignore[arg-type]
         assert record["token_mean"] == pytest.approx(score.token_mean, abs=1e-5)
-    assert list(output.parent.iterdir()) == [output]  # no journal is left
+    assert {one.name for one in output.parent.iterdir()} == {"out.jsonl", ".out.jsonl.lock"}  # no journal is left
 
 
 def test_parquet_in_and_out_by_an_exported_folder(checkpoint: Path, tmp_path: Path) -> None:
@@ -138,6 +139,7 @@ def test_mistakes_of_the_command(checkpoint: Path, tmp_path: Path) -> None:
         ([str(tmp_path / "a.jsonl"), "--columns", "problem"], "'problem' is not FIELD=NAME"),
         ([str(tmp_path / "a.jsonl"), "--columns", "answer=b"], "unknown field 'answer'"),
         ([str(tmp_path / "a.jsonl"), "--step-pattern", "("], "not a regular expression"),
+        ([str(tmp_path / "a.jsonl"), "--device", "abacus"], "device 'abacus' is not to be had here"),
         ([str(tmp_path / "a.jsonl"), "--batch-tokens", "0"], "batch_tokens must be at least 1"),
     ]:
         with pytest.raises(ConfigError, match=message):
@@ -189,6 +191,29 @@ def test_a_killed_run_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert [record["id"] for record in read(output)] == list(range(600))
     assert not part.exists()
+
+
+def test_an_output_in_the_prm_s_folder_goes_on_too(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal there is no other PRM."""
+    export(checkpoint, tmp_path / "folder", part="prm")
+    output = tmp_path / "folder" / "out.jsonl"
+    given = ["--prm", str(tmp_path / "folder"), "--input", table(tmp_path / "in.jsonl", ROWS), "--output", str(output)]
+    with monkeypatch.context() as patch:
+        patch.setattr(command.Journal, "finish", lambda journal: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            command.main(given)
+    command.main(given)
+    assert len(read(output)) == 4
+
+
+def test_two_programs_do_not_write_the_same_output(checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with claimed([output]), pytest.raises(ConfigError, match="is writing into"):
+        command.main([
+            "--prm", str(checkpoint), "--input", table(tmp_path / "in.jsonl", ROWS), "--output", str(output)
+        ])  # fmt: skip
 
 
 def test_another_s_prm_gives_rewards_of_steps_alone(tmp_path: Path) -> None:

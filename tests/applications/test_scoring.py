@@ -109,6 +109,18 @@ def test_the_reward_of_the_whole() -> None:
         score.reward("prod")  # type: ignore[arg-type]
 
 
+def test_rewards_that_are_no_finite_numbers_are_refused(tmp_path: Path) -> None:
+    """Of a PRM that has diverged: its solutions would be ranked by nothing."""
+    trained(tmp_path / "run.ckpt", prm=PRM("q_head"))
+    scorer = repirl.load_prm(tmp_path / "run.ckpt")
+    assert isinstance(scorer, TokenScorer)
+    rewards, nine = scorer.rewards, scorer.codec.encode_response("9")[0]
+    scorer.rewards = lambda rows: rewards(rows).masked_fill(rows.response_ids == nine, float("nan"))
+    assert scorer.scores(written()[:2])
+    with pytest.raises(ValueError, match=r"solution 3 of 5, of problem '1a2', has step rewards that are no finite"):
+        scorer.scores(written())
+
+
 def test_what_is_longer_than_the_context_is_named(tmp_path: Path) -> None:
     trained(tmp_path / "run.ckpt", prm=PRM("q_head"))
     scorer = repirl.load_prm(tmp_path / "run.ckpt")

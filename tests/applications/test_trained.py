@@ -78,6 +78,13 @@ def test_how_problems_become_prompts_is_found(tmp_path: Path) -> None:
     assert repirl.load(path, text=LONG).score(PROBLEM, SOLUTION).token_rewards == tuple(rewards_of(module))
 
 
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "two.ckpt")
+    with pytest.raises(ValueError, match="device 'cuda:99' is not to be had here"):
+        repirl.load_prm(tmp_path / "two.ckpt", device="cuda:99")
+    assert repirl.load_prm(tmp_path / "two.ckpt", device="cpu").score(PROBLEM, SOLUTION).steps
+
+
 def test_a_run_without_a_prm_has_a_policy_alone(tmp_path: Path) -> None:
     done = run(SFT(policy=make_policy(), policy_optimizer=SGD, text=TEXT))
     done.trainer.save_checkpoint(tmp_path / "sft.ckpt")

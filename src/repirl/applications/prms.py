@@ -14,7 +14,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrai
 from repirl.applications.export import TEXT_FILE
 from repirl.applications.scoring import BATCH_TOKENS, HubScorer, Scorer, TokenScorer, context_of, count_of
 from repirl.applications.served import CONCURRENCY, SERVED, TIMEOUT_S, PoolingServer, served_steps, served_tokens
-from repirl.applications.trained import scorer_of
+from repirl.applications.trained import check_device, scorer_of
 from repirl.learning.actor import codec_of
 from repirl.learning.settings import Text
 from repirl.models.hub import KINDS, kind_of
@@ -60,7 +60,7 @@ def load_prm(
 
     Raises:
         ValueError: there is no such PRM, it is of no known kind, or it does not say how problems become prompts; vLLM cannot
-            serve it, or the server does not answer.
+            serve it, or the server does not answer; this machine has no such device.
     """
     if (reference is not None) != (kind == IMPLICIT):
         raise ValueError(
@@ -79,6 +79,7 @@ def load_prm(
         connect = partial(PoolingServer, server, server_model, **asked)
     elif server_model is not None or (timeout_s, concurrency) != (TIMEOUT_S, CONCURRENCY):
         raise ValueError("server_model, timeout_s and concurrency are those of a server: give `server` too")
+    check_device(device)
     if path.is_file():
         if kind is not None:
             raise ValueError(f"{str(path)!r} is a file, a run's checkpoint: leave kind {kind!r} out, or give a folder")

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -80,12 +80,19 @@ class Processes:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Holds the folder for this program. Raises ConfigError where another run or sweep writes into it."""
-    try:
-        with claimed([folder]):
-            yield
-    except FolderInUse as error:
-        raise ConfigError(error.what, error.todo) from error
+    """Holds the folder, or file, for this program.
+
+    Raises:
+        ConfigError: another program writes into it, or there can be nothing beside it.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(claimed([folder]))
+        except FolderInUse as error:
+            raise ConfigError(error.what, error.todo) from error
+        except OSError as error:
+            raise ConfigError(f"{str(folder)!r} cannot be written: {error.strerror}", "name another output") from error
+        yield
 
 
 def _logged(log: str, threads: int, function: Callable[..., None], arguments: Sequence[Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from repirl.applications.journal import Journal
 from repirl.applications.prms import ALL_KINDS, load_prm
+from repirl.applications.processes import alone_in
 from repirl.applications.scoring import BATCH_TOKENS, Score, Scorer
 from repirl.applications.served import OPTIONS, add_options
 from repirl.config import ConfigError
@@ -27,7 +28,6 @@ WRITTEN = ("row", "sample", "problem", "steps", "step_rewards", *WHOLE, "token_m
 def main(arguments: Sequence[str]) -> int:
     """Writes the scores. Returns the exit status."""
     options = _parser().parse_args(list(arguments))
-    prm = options.checkpoint or options.prm
     try:
         by: Any = options.steps if options.step_pattern is None else re.compile(options.step_pattern)
         placed = read_solutions(options.input, columns=_columns(options.columns), by=by)
@@ -36,6 +36,13 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         raise ConfigError(f"--input: {error}", "nothing was scored; repair the file, or see --help") from error
     _refuse_taken_names(placed)
+    with alone_in(options.output):  # two programs would mix their records
+        _run(options, placed)
+    return 0
+
+
+def _run(options: argparse.Namespace, placed: Sequence[PlacedSolution]) -> None:
+    prm = options.checkpoint or options.prm
     description: dict[str, Any] = {
         "PRM": [prm, options.kind, options.reference, options.beta, *stamp(Path(prm))],
         "input": fingerprint(placed),
@@ -63,7 +70,6 @@ def main(arguments: Sequence[str]) -> int:
         + (f", {before} of them scored by an earlier run" if before else "")
         + (f", {skipped} too long and without rewards" if skipped else "")
     )
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,9 +114,14 @@ def _refuse_taken_names(placed: Sequence[PlacedSolution]) -> None:
 
 
 def stamp(path: Path) -> list[list[Any]]:
-    """Size and time of a file, or of the files of a folder: another PRM of the same name has others."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
+    """Size and time of a file, or of the files of a folder: another PRM of the same name has others.
+
+    Hidden files of a folder do not count: an output in the folder has its journal there.
+    """
+    inside = path.is_dir()
+    files = sorted(path.iterdir()) if inside else [path] if path.is_file() else []
+    kept = [file for file in files if file.is_file() and not (inside and file.name.startswith("."))]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in kept]
 
 
 def fingerprint(placed: Sequence[PlacedSolution]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ class Scorer(ABC):
         """The score of each, in order.
 
         Raises:
-            ValueError: a solution cannot be scored, such as one longer than the model's context; it is named.
+            ValueError: a solution cannot be scored, such as one longer than the model's context, or has a reward that is no
+                finite number; it is named.
         """
         if long := self.too_long(solutions):
             one = solutions[long[0]]
@@ -100,7 +102,14 @@ class Scorer(ABC):
                 f"solution {long[0] + 1} of {len(solutions)}, of problem {cut(one.problem)!r}, has {self.lengths([one])[0]} "
                 f"tokens with its problem, and the PRM reads {self.context}: leave it out"
             )
-        return self._scores(solutions) if solutions else []
+        found = self._scores(solutions) if solutions else []
+        for number, (one, score) in enumerate(zip(solutions, found, strict=True), start=1):
+            if not all(map(math.isfinite, score.step_rewards)):
+                raise ValueError(
+                    f"solution {number} of {len(solutions)}, of problem {cut(one.problem)!r}, has step rewards that are no "
+                    "finite numbers: the PRM's weights are not, or its half precision is too narrow for them"
+                )
+        return found
 
     def step_rewards(self, solutions: Sequence[WrittenSolution]) -> list[tuple[float, ...]]:
         """The reward of every step of every solution, in order. Raises ValueError as `scores`."""

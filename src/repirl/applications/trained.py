@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from repirl import checkpoints
 from repirl.applications.scoring import BATCH_TOKENS, Score, TokenScorer
 from repirl.data.codec import ChatCodec
+from repirl.data.fields import cut
 from repirl.learning.actor import codec_of
 from repirl.learning.settings import Text
 from repirl.models.policy import Policy
@@ -71,6 +73,16 @@ def opened(checkpoint: str | Path | None, policy: str | None, text: Text | None 
     if checkpoint is not None:
         return load(checkpoint, text)
     return Trained(Policy(path=policy).load().eval(), None, text or Text())
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError where this machine has no such device."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch that was built without the device
+        raise ValueError(
+            f"device {name!r} is not to be had here ({cut(str(error), 100)}): give cpu, or another that torch finds"
+        ) from error
 
 
 def scorer_of(
