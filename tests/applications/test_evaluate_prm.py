@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from repirl.__main__ import main
+from repirl.applications.journal import Journal
 from repirl.applications.prm_report import by_length, controls, f1_interval, figures, scored, threshold_of
 from repirl.data.step_labelled import LabelledSolution
 from repirl.models.prm import PRM
@@ -217,15 +218,63 @@ def test_solutions_of_ones_own_need_no_threshold(checkpoint: str, tmp_path: Path
         (["--path", "gsm8k={folder}/none.jsonl"], "none.jsonl: no such file"),
         (["--path", "gsm8k={file}", "--output", "report.txt"], "is no .json file"),
         (["--path", "gsm8k={file}", "--prm", "none.ckpt"], "--prm: PRM 'none.ckpt'"),
+        (["--path", "gsm8k={file}", "--limit", "0"], "--limit: 0 is below 1"),
+        (["--path", "gsm8k={file}", "--controls=-1"], "--controls: -1 is below 0"),
+        (["--path", "gsm8k={file}", "--threshold", "nan"], "--threshold: nan is no finite number"),
+        (["--path", "gsm8k={file}", "gsm8k={file}"], "two files have the same name"),
+        (["--path", "gsm8k/a={file}"], "is not NAME=FILE"),
+        (["--path", "gsm8k={file}", "--output", "{folder}.json"], "is no .json file"),
+        (["--path", "gsm8k={file}", "--limit", "1"], "'gsm8k' has 0 erroneous solutions of 1"),
+        (["--path", "gsm8k={long}", "--domain", "arithmetic"], "gsm8k: 1 of 5 solutions are longer than the 64 tokens"),
+        (["--path", "gsm8k={own}"], "r.gsm8k.jsonl' is where step rewards go"),
+        (["--path", "gsm8k={file}", "--device", "abacus"], "device 'abacus' is not to be had here"),
     ],
 )
 def test_mistakes_are_told_in_two_lines(
     checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     file = table(tmp_path / "rows.jsonl", ROWS)
-    given = [word.format(file=file, folder=tmp_path) for word in words]
+    long = table(tmp_path / "long.jsonl", [*ROWS, ROWS[0] | {"id": "t", "steps": ["a" * 64]}])
+    (folder := tmp_path / "folder").mkdir()
+    (tmp_path / "folder.json").mkdir()
+    own = table(tmp_path / "r.gsm8k.jsonl", ROWS)
+    given = [word.format(file=file, long=long, own=own, folder=folder) for word in words]
     with pytest.raises(SystemExit):
         main(["evaluate-prm", "--prm", checkpoint, "--output", str(tmp_path / "r.json"), *given])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert message in lines[0]
+
+
+def test_controls_that_do_not_fit_are_left_out(checkpoint: str, tmp_path: Path) -> None:
+    """The first of three steps said three times is longer than the model's context; the solution itself is not."""
+    path = table(tmp_path / "own.jsonl", [{"problem": "1a2", "steps": ["a" * 25, "b4", "c5"], "first_error": -1}])
+    output = tmp_path / "report.json"
+    words = ["--prm", checkpoint, "--set", "labelled", "--path", f"own={path}", "--output", str(output)]
+    main(["evaluate-prm", *words, "--domain", "arithmetic"])
+    control = json.loads(output.read_text())["controls"]["own"]
+    assert (control["right_solutions"], control["twins"], control["hollow_wins"]) == (1, 1, None)
+
+
+def test_rewards_of_an_ended_run_are_those_of_the_same_texts(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows without an id are numbered, so that a repaired file has the ids of the one before."""
+    rows = [
+        {"problem": "1a2", "steps": ["a3", "b4"], "first_error": -1},
+        {"problem": "1a2", "steps": ["a9"], "first_error": 0},
+    ]
+    output = tmp_path / "report.json"
+    words = ["evaluate-prm", "--prm", checkpoint, "--set=labelled", f"--path=own={tmp_path / 'own.jsonl'}"]
+    words += ["--output", str(output), "--domain=arithmetic"]
+    table(tmp_path / "own.jsonl", rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "finish", lambda journal: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(words)
+    table(tmp_path / "own.jsonl", [rows[0], rows[1] | {"steps": ["a3"]}])
+    with pytest.raises(SystemExit):
+        main(words)
+    table(tmp_path / "own.jsonl", rows)
+    main(words)
+    assert json.loads(output.read_text())["sets"]["own"]["solutions"] == 2

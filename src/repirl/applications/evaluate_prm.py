@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +25,7 @@ from repirl.applications.prm_report import (
     threshold_of,
 )
 from repirl.applications.prms import ALL_KINDS, load_prm
+from repirl.applications.processes import alone_in
 from repirl.applications.score import stamp
 from repirl.applications.scoring import BATCH_TOKENS, Scorer
 from repirl.applications.served import OPTIONS, add_options
@@ -47,9 +50,18 @@ CHOSEN_ON = "gsm8k"
 def main(arguments: Sequence[str]) -> int:
     """Scores, writes the report, prints a table. Returns the exit status."""
     options = _parser().parse_args(list(arguments))
+    _check(options)
     sets = _sets(options)
     _require_threshold(options, sets)
+    with alone_in(options.output):  # two programs would mix their records
+        _run(options, sets)
+    return 0
+
+
+def _run(options: argparse.Namespace, sets: dict[str, list[LabelledSolution]]) -> None:
     scorer = _loaded(options)
+    for name, solutions in sets.items():
+        _refuse_unfit(scorer, name, solutions)
     found = {name: _scored(scorer, name, solutions, options) for name, solutions in sets.items()}
     written = _report(options, sets, found) | {"controls": _controls(options, scorer, sets, found)}
     draw_reliability(
@@ -57,7 +69,6 @@ def main(arguments: Sequence[str]) -> int:
     )
     options.output.write_text(json.dumps(plain(written), indent=2) + "\n", encoding="utf-8")
     _print(written)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,13 +97,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Raises ConfigError where an option says what cannot be."""
+    if options.output.suffix != ".json" or options.output.is_dir():
+        raise ConfigError(f"--output: {str(options.output)!r} is no .json file", "name a file that ends in .json")
+    for name, value, least in (("limit", options.limit, 1), ("controls", options.controls, 0)):
+        if value is not None and value < least:
+            raise ConfigError(f"--{name}: {value} is below {least}", f"give a number from {least}, or leave it out")
+    if options.threshold is not None and not math.isfinite(options.threshold):
+        raise ConfigError(f"--threshold: {options.threshold} is no finite number", "give one, or leave it out")
+
+
 def _sets(options: argparse.Namespace) -> dict[str, list[LabelledSolution]]:
     """The solutions by set. Raises ConfigError."""
-    if options.output.suffix != ".json":
-        raise ConfigError(f"--output: {str(options.output)!r} is no .json file", "name a file that ends in .json")
     pairs = [part.partition("=") for part in options.path]
-    if wrong := [part for part, (name, _, path) in zip(options.path, pairs, strict=True) if not name or not path]:
-        raise ConfigError(f"--path: {wrong[0]!r} is not NAME=FILE", "write --path gsm8k=processbench_gsm8k.jsonl")
+    for part, (name, _, path) in zip(options.path, pairs, strict=True):
+        if not name or not path or "/" in name:  # the name is a part of a file's
+            raise ConfigError(f"--path: {part!r} is not NAME=FILE", "write --path gsm8k=processbench_gsm8k.jsonl")
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        raise ConfigError("--path: two files have the same name", "give each its own: --path first=FILE second=FILE")
     if options.set == "labelled" and not pairs:
         raise ConfigError("--set labelled needs files", "write --path mine=FILE")
     default = (
@@ -105,6 +128,9 @@ def _sets(options: argparse.Namespace) -> dict[str, list[LabelledSolution]]:
         raise ConfigError(f"--path: {error}", "nothing was scored; repair the file, or name another") from error
     if options.set == "prmbench":
         read = by_category(solution for solutions in read.values() for solution in solutions)
+    written = {_rewards_path(options, name).resolve() for name in read}
+    if taken := [path for path in files.values() if Path(path).expanduser().resolve() in written]:
+        raise ConfigError(f"--path: {taken[0]!r} is where step rewards go", "name another --output")
     return {name: solutions[: options.limit] for name, solutions in read.items()}
 
 
@@ -127,7 +153,14 @@ def by_category(solutions: Iterable[LabelledSolution]) -> dict[str, list[Labelle
     return {category: some for category, some in found.items() if some}
 
 
-def _require_threshold(options: argparse.Namespace, sets: Mapping[str, object]) -> None:
+def _require_threshold(options: argparse.Namespace, sets: Mapping[str, Sequence[LabelledSolution]]) -> None:
+    erroneous = sum(one.first_error >= 0 for one in sets.get(CHOSEN_ON, ()))
+    if CHOSEN_ON in sets and erroneous in (0, len(sets[CHOSEN_ON])):
+        raise ConfigError(
+            f"the part {CHOSEN_ON!r} has {erroneous} erroneous solutions of {len(sets[CHOSEN_ON])}: thresholds are chosen on "
+            "it, and need both kinds",
+            f"raise --limit, give another {CHOSEN_ON}=FILE, or call the file otherwise and give --threshold",
+        )
     if options.threshold is not None or options.set == "labelled" or CHOSEN_ON in sets:
         return
     if options.set == "prmbench":
@@ -148,19 +181,52 @@ def _loaded(options: argparse.Namespace) -> Scorer:
         raise ConfigError(f"--prm: {error}", "give another, or --kind") from error
 
 
+def _refuse_unfit(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution]) -> None:
+    """Raises ConfigError, before anything is scored, where the PRM cannot read a solution."""
+    try:
+        long = scorer.too_long([one.solution for one in solutions])
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}", "nothing was scored; leave that solution out") from error
+    if long:
+        raise ConfigError(
+            f"{name}: {len(long)} of {len(solutions)} solutions are longer than the {scorer.context} tokens that the PRM "
+            f"reads, the first is {solutions[long[0]].id!r}",
+            "nothing was scored; leave them out",
+        )
+
+
+def _rewards_path(options: argparse.Namespace, name: str) -> Path:
+    """The file of a set's step rewards."""
+    output: Path = options.output
+    return output.with_suffix(f".{name}.jsonl")
+
+
+def _digest(solutions: Sequence[LabelledSolution]) -> str:
+    """Of what a PRM reads. Ids alone would not do: rows without one are numbered."""
+    content = [[one.id, one.solution.problem, one.solution.steps] for one in solutions]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def _scored(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution], options: argparse.Namespace) -> Scored:
     """One set with its rewards, which stay in a file beside the report, also of a run that was ended."""
-    path = options.output.with_suffix(f".{name}.jsonl")
-    ids = ids_hash(one.id for one in solutions)
+    path = _rewards_path(options, name)
     path.unlink(missing_ok=True)
-    served = {} if options.server is None else {"server": True}
-    journal = Journal(path, {"PRM": [options.prm, options.kind, *stamp(Path(options.prm))], "solutions": ids} | served)
+    description: dict[str, Any] = {
+        "PRM": [options.prm, options.kind, *stamp(Path(options.prm))],
+        "solutions": _digest(solutions),
+    }
+    if options.server is not None:
+        description["server"] = True
+    journal = Journal(path, description)
     for begin in range(len(journal.records), len(solutions), CHUNK):
         part = solutions[begin : begin + CHUNK]
         try:
             rewards = scorer.step_rewards([one.solution for one in part])
         except ValueError as error:
-            raise ConfigError(f"{name}: {error}", "what is scored so far is kept; leave that solution out") from error
+            raise ConfigError(
+                f"{name}, {part[0].id!r} and after: {error}",
+                "what is scored so far is kept; run the same again when it is repaired",
+            ) from error
         journal.append([{"id": one.id, "step_rewards": list(own)} for one, own in zip(part, rewards, strict=True)])
     journal.finish()
     return scored(solutions, [record["step_rewards"] for record in journal.records])
@@ -214,17 +280,19 @@ def _controls(
     sets: dict[str, list[LabelledSolution]],
     found: dict[str, Scored],
 ) -> dict[str, dict[str, float]]:
-    return {
-        name: controls(
-            scorer,
-            solutions,
-            [row[mask].tolist() for row, mask in zip(found[name].rewards, found[name].mask, strict=True)],
-            domain=options.domain,
-            limit=options.controls,
-            seed=options.seed,
-        )
-        for name, solutions in sets.items()
-    }
+    """Of each set. Raises ConfigError where the PRM cannot read a twin."""
+    measured = {}
+    for name, solutions in sets.items():
+        rewards = [row[mask].tolist() for row, mask in zip(found[name].rewards, found[name].mask, strict=True)]
+        asked: dict[str, Any] = {"domain": options.domain, "limit": options.controls, "seed": options.seed}
+        try:
+            measured[name] = controls(scorer, solutions, rewards, too_long=scorer.too_long, **asked)
+        except ValueError as error:
+            raise ConfigError(
+                f"{name}: a flawed twin or hollow text cannot be read: {error}",
+                "say by --domain what the solutions are, or leave the controls out (--controls 0)",
+            ) from error
+    return measured
 
 
 def _print(written: dict[str, Any]) -> None:

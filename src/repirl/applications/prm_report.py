@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from repirl.metrics.ranking import auroc, correlation
 from repirl.metrics.steps import first_error_accuracy, wrong_step_auroc
 from repirl.structs import StepScorer, WrittenSolution
 
+T = TypeVar("T")
 RESAMPLES = 2000
 CONTROLS = 200  # right solutions of a set that are looked at for style
 
@@ -116,6 +117,7 @@ def controls(
     domain: Domain = "prose",
     limit: int = CONTROLS,
     seed: int = 0,
+    too_long: Callable[[Sequence[WrittenSolution]], Sequence[int]] = lambda solutions: (),
 ) -> dict[str, float]:
     """Right solutions against flawed twins of their own, and against a hollow text; shares count ties half.
 
@@ -124,14 +126,17 @@ def controls(
     chance. twin_solution_wins: the same of the solutions' lowest steps. hollow_wins: share of solutions of several steps
     whose first step, said again in the place of all others, has a higher mean reward than the solution; 0 is good.
 
-    At most `limit` right solutions, the first ones, are looked at.
+    At most `limit` right solutions, the first ones, are looked at. Twins and hollow texts that are too long for the PRM, as
+    `too_long` says by their places, are left out: a long first step said again may be.
     """
     right = [(one, given) for one, given in zip(solutions, rewards, strict=True) if one.first_error < 0][:limit]
     pairs = [(flawed_twin(one.solution, domain, seed=seed), given) for one, given in right]
     twins = [(twin, given) for twin, given in pairs if twin is not None]
+    twins = _without(twins, too_long([twin.solution for twin, _ in twins]))
     of_twins = scorer.step_rewards([twin.solution for twin, _ in twins])
-    long = [(one, given) for one, given in right if len(one.solution.steps) > 1]
-    of_hollow = scorer.step_rewards([_hollow(one.solution) for one, _ in long])
+    hollow = [(_hollow(one.solution), given) for one, given in right if len(one.solution.steps) > 1]
+    hollow = _without(hollow, too_long([text for text, _ in hollow]))
+    of_hollow = scorer.step_rewards([text for text, _ in hollow])
     places = [twin.first_wrong for twin, _ in twins]
     return {
         "right_solutions": float(len(right)),
@@ -140,8 +145,13 @@ def controls(
             [(given[place], own[place]) for (_, given), own, place in zip(twins, of_twins, places, strict=True)]
         ),
         "twin_solution_wins": _wins([(min(given), min(own)) for (_, given), own in zip(twins, of_twins, strict=True)]),
-        "hollow_wins": _wins([(_mean(own), _mean(given)) for (_, given), own in zip(long, of_hollow, strict=True)]),
+        "hollow_wins": _wins([(_mean(own), _mean(given)) for (_, given), own in zip(hollow, of_hollow, strict=True)]),
     }
+
+
+def _without(items: Sequence[T], places: Sequence[int]) -> list[T]:
+    out = set(places)
+    return [item for place, item in enumerate(items) if place not in out]
 
 
 def _hollow(solution: WrittenSolution) -> WrittenSolution:
