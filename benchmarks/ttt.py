@@ -175,7 +175,8 @@ def made_hard(output: Path, family: Family, start: str, seed: int, sizes: Sizes)
     words += ["--problems.init_args.split=train"]
     if not (folder / "samples.jsonl").is_file():
         repirl(["search", "-c", str(family.search), *words])
-    repirl(["hard", "--samples", str(folder / "samples.jsonl"), "--output", str(folder / "hard.jsonl")])
+    if not (folder / "hard.jsonl").is_file():
+        repirl(["hard", "--samples", str(folder / "samples.jsonl"), "--output", str(folder / "hard.jsonl")])
     lines = (folder / "hard.jsonl").read_text().splitlines(keepends=True)
     half = len(lines) // 2
     (folder / "train.jsonl").write_text("".join(lines[:half]))

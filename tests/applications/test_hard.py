@@ -11,6 +11,7 @@ import yaml
 
 from repirl.__main__ import main
 from repirl.applications.hard import Sampled, hard_of
+from repirl.applications.hard import main as command
 from repirl.config import ConfigError
 from repirl.data.sources import Table
 from repirl.models.prm import PRM
@@ -77,10 +78,29 @@ def test_own_rows_are_written_as_they_are(tmp_path: Path) -> None:
     (row,) = rows(tmp_path / "hard.jsonl")
     assert (row["id"], row["entry_point"]) == ("b", "b")
     own.write_text(json.dumps({"id": "a"}) + "\n")
-    from repirl.applications.hard import main as hard
-
     with pytest.raises(ConfigError, match="has no row with the id 'b'"):
-        hard([*words[1:], "--rows", str(own)])
+        command([*words[1:], "--rows", str(own)])
     samples.write_text(json.dumps({"id": "a", "problem": "p"}) + "\n")
     with pytest.raises(ConfigError, match="line 1: no `right` as a search writes it"):
-        hard(words[1:])
+        command(words[1:])
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    """Neither the samples nor the summary of the search beside them."""
+    samples, report = tmp_path / "samples.jsonl", tmp_path / "search.json"
+    samples.write_text(json.dumps({"id": "a", "problem": "p", "gold": "1", "right": False}) + "\n")
+    report.write_text("{}")
+    before = samples.read_bytes()
+    for name, message in [
+        ("samples.jsonl", "exists"),
+        ("search.jsonl", "search.json' exists"),
+        ("search.json/hard.jsonl", "cannot be written"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            command(["--samples", str(samples), "--output", str(tmp_path / name)])
+    assert (samples.read_bytes(), report.read_text()) == (before, "{}")
+    with pytest.raises(ConfigError, match="n is 0, and problem 'a' has 1 samples"):
+        command(["--samples", str(samples), "--output", str(tmp_path / "hard.jsonl"), "--n", "0"])
+    report.write_text("{")
+    with pytest.raises(ConfigError, match=r"search.json, beside the samples, is no JSON"):
+        command(["--samples", str(samples), "--output", str(tmp_path / "hard.jsonl")])

@@ -16,7 +16,7 @@ import torch
 
 from repirl import __version__
 from repirl.applications.prm_report import plain
-from repirl.applications.searching import SAMPLED
+from repirl.applications.searching import SEARCHED
 from repirl.config import ConfigError
 from repirl.data.step_labelled import ids_hash
 from repirl.data.tables import read_table
@@ -42,16 +42,15 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--output: {str(options.output)!r} is no .jsonl file", "name a file that ends in .jsonl")
     try:
         problems = read_samples(options.samples)
-        n = options.n or min(len(one.right) for one in problems)
+        n = min(len(one.right) for one in problems) if options.n is None else options.n
         hard, undecided = hard_of(problems, n)
         rows = _rows(hard, options.rows)
+        about = _about(options.samples) | {"samples": str(options.samples), "n": n, "repirl": __version__}
     except ValueError as error:
         raise ConfigError(str(error), "give the samples.jsonl of `repirl search`; see docs/search.md") from error
-    about = _about(options.samples) | {"samples": str(options.samples), "n": n, "repirl": __version__}
     lines = [json.dumps(row | {"provenance": about}, ensure_ascii=False) + "\n" for row in rows.values()]
-    options.output.write_text("".join(lines), encoding="utf-8")
     summary = _summary(problems, hard, undecided, n) | about
-    options.output.with_suffix(".json").write_text(json.dumps(plain(summary), indent=2) + "\n", encoding="utf-8")
+    _write(options.output, "".join(lines), json.dumps(plain(summary), indent=2) + "\n")
     low, high = summary["pass_at_n_low"], summary["pass_at_n_high"]
     print(
         f"{options.output}: {len(hard)} of {summary['problems']} problems without a right answer in {n} samples"
@@ -84,7 +83,7 @@ def read_samples(path: Path) -> list[Sampled]:
     verdicts: dict[str, list[bool | None]] = {}
     first: dict[str, Mapping[str, Any]] = {}
     for where, row in read_table(str(path)):
-        if row.get("method") not in (None, SAMPLED):
+        if row.get("method") in SEARCHED:
             continue
         missing = [name for name in ("id", "problem", "right") if name not in row]
         if missing or not (row["right"] is None or isinstance(row["right"], bool)):
@@ -124,12 +123,30 @@ def _rows(hard: Sequence[Sampled], path: str | None) -> dict[str, dict[str, Any]
     return {one.id: given[one.id] for one in hard}
 
 
+def _write(output: Path, rows: str, summary: str) -> None:
+    """The rows, and the summary beside them. Raises ConfigError, with every file left as it was."""
+    beside = output.with_suffix(".json")
+    if there := [path for path in (output, beside) if path.exists()]:  # it may be the samples, or their search.json
+        raise ConfigError(f"--output: {str(there[0])!r} exists", "name another file, or remove this one")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(rows, encoding="utf-8")
+        beside.write_text(summary, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--output: {str(output)!r} cannot be written: {error.strerror}", "name another file"
+        ) from error
+
+
 def _about(samples: Path) -> dict[str, Any]:
     """By what was sampled, as the summary beside the samples has it."""
     path = samples.with_name("search.json")
     if not path.exists():
         return {}
-    settings = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, beside the samples, is no JSON: {error}") from error
     return {name: settings[name] for name in KEPT if settings.get(name) is not None}
 
 
