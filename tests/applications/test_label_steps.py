@@ -16,7 +16,8 @@ from repirl.config import ConfigError
 from repirl.data.step_data import StepLabelData
 from repirl.data.step_labelled import read_labelled_steps
 from repirl.data.step_sources import LabelledSteps
-from repirl.learning.actor import Actor
+from repirl.learning.actor import Actor, codec_of
+from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.structs import Generator, Problem, Response, Verdict, Verifier, WrittenSolution
 from repirl.verifiers.exact import ExactVerifier
@@ -142,6 +143,14 @@ def test_completions_without_a_verdict_do_not_count() -> None:
     assert (record["labels"], record["right"], rollout.prompts) == (None, None, [])
 
 
+def test_a_text_without_tokens_is_refused_whatever_the_tokenizer(tmp_path: Path) -> None:
+    """A saved tokenizer comes back as the library's own, which says so by a bare Exception."""
+    make_policy().load().save_pretrained(tmp_path)
+    codec = codec_of(Policy(path=str(tmp_path)).load().tokenizer, TEXT)
+    with pytest.raises(ValueError, match="this tokenizer cannot encode the text"):
+        task_of(PROBLEM, WrittenSolution(PROBLEM.text, ("h\u00e9",)), (1, 0), codec)
+
+
 # --- the whole command
 
 
@@ -246,6 +255,7 @@ def test_a_run_that_was_ended_goes_on_whatever_is_beside_it(
         ([], [{"problem": "a4b4", "answer": "b8", "solution": "\u00e9"}], "line 1: no token for"),
         (["--unfit=skip"], [{"problem": "a4b4", "answer": "b8", "solution": "b8" * 9}], "all 1 solutions are unfit"),
         (["--step_pattern='['"], ROWS, "not a regular expression"),
+        (["--device=abacus"], ROWS, "device 'abacus' is not to be had here"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from repirl.applications.experts_settings import Experts
-from repirl.applications.trained import opened
+from repirl.applications.trained import check_device, opened
 from repirl.data.preparation import encode_problems
 from repirl.learning.actor import Actor
 from repirl.learning.evaluation import number_of
@@ -148,6 +148,7 @@ def now() -> str:
 
 def policy_of(asked: Experts) -> Actor:
     """The policy that is asked for, loaded. Raises ValueError."""
+    check_device(asked.device)
     trained = opened(asked.checkpoint, asked.policy, asked.text)
     actor = Actor(trained.policy.to(asked.device), asked.text or trained.text, asked.rollout or InProcess(), None)
     actor.load()

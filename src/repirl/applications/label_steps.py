@@ -22,7 +22,7 @@ from repirl.applications.prm_report import plain
 from repirl.applications.processes import alone_in
 from repirl.applications.score import fingerprint, stamp
 from repirl.applications.settings import parser_of, settings_of
-from repirl.applications.trained import opened
+from repirl.applications.trained import check_device, opened
 from repirl.config import ConfigError
 from repirl.data.code import read_tests
 from repirl.data.fields import as_scalar
@@ -114,9 +114,10 @@ def _read(asked: LabelSteps) -> list[tuple[PlacedSolution, Problem]]:
 
 def _model(asked: LabelSteps) -> tuple[Policy, Text]:
     try:
+        check_device(asked.device)
         trained = opened(asked.checkpoint, asked.policy, asked.text)
     except (ValueError, OSError) as error:
-        raise ConfigError(str(error), "give another checkpoint or policy") from error
+        raise ConfigError(str(error), "give another checkpoint, policy or device") from error
     return trained.policy.to(asked.device), asked.text or trained.text
 
 

@@ -46,10 +46,10 @@ def task_of(problem: Problem, solution: WrittenSolution, number: tuple[int, int]
     Raises:
         ValueError: a step has no token of its own, or the text cannot be encoded.
     """
+    ids = codec.encode_response(solution.text)  # first: what it refuses, the tokenizers library does not explain
     last = step_ends_of(step_places(solution, codec), len(solution.steps))
     if last is None:
         raise ValueError("a step has no token of its own: this tokenizer joins it to the step before; cut otherwise")
-    ids = codec.encode_response(solution.text)
     return Task(problem, solution, number, codec.encode_prompt(problem.text), ids, tuple(end + 1 for end in last))
 
 
