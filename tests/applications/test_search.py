@@ -305,6 +305,7 @@ def test_scored_solutions_need_neither_policy_nor_prm(tmp_path: Path) -> None:
         ({"prm": "there/is/none.ckpt"}, "no such checkpoint"),
         ({"checkpoint": "none.ckpt"}, "none.ckpt"),
         ({"widht": 3}, "widht"),
+        ({"device": "abacus"}, "device 'abacus' is not to be had here"),
     ],
 )
 def test_mistakes_are_told_in_two_lines(
@@ -323,6 +324,9 @@ def test_a_repaired_mistake_is_not_held_against_the_folder(settings: dict[str, A
     assert set(table(tmp_path / "out" / "curves.csv")) == {("random", 1), ("random", 3)}
 
 
+SCORED = '{{"problem": "a", "steps": ["x"], "step_rewards": {}, "answer": 2}}\n'
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -331,12 +335,44 @@ def test_a_repaired_mistake_is_not_held_against_the_folder(settings: dict[str, A
         ('{"problem": "a", "solutions": ["x", "y"]}\n', "line 1: no gold answer as `gold` or `answer`"),
         ('{"problem": "a", "solutions": ["x", "y"], "answer": 2}\n', "problem 'a' has 2 solutions, too few to choose"),
         ('{"problem": "a", "solutions": ["x", "y", "z"], "answer": 2}\n', "have no step_rewards, and no PRM is named"),
+        (SCORED.format('["x"]'), r"line 1: field 'step_rewards': found list \['x'\], expected a finite number"),
+        (SCORED.format("[1e999]"), r"line 1: field 'step_rewards': found list \[inf\]"),
+        (SCORED.format("[1, 2]"), "line 1: field 'step_rewards': 2 rewards of 1 steps"),
+        (SCORED.format("[1]") + SCORED.format("[1]").replace("2}", "3}"), "line 2: id 'a' stands for another problem"),
     ],
 )
 def test_solutions_that_do_not_do_are_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "in.jsonl").write_text(content)
     with pytest.raises(ConfigError, match=message):
         main_of(["--input", str(tmp_path / "in.jsonl"), "--n=[1,3]"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("aggregation", ["product", "token_mean"])
+def test_stored_rewards_that_do_not_permit_the_aggregation_are_told_in_two_lines(
+    tmp_path: Path, aggregation: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text(SCORED.format("[-1]") + SCORED.format("[2]"))
+    given = ["--input", str(tmp_path / "in.jsonl"), "--n=[1,2]", f"--aggregation={aggregation}"]
+    with pytest.raises(ConfigError, match="give mean, sum, min or last"):
+        main_of(given, tmp_path / "out")
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path: Path) -> None:
+    """Such as the problems of the search themselves."""
+    (tmp_path / "in.jsonl").write_text(SCORED.format("[1]"))
+    (tmp_path / "problems.jsonl").write_text("mine")
+    given = ["--input", str(tmp_path / "in.jsonl"), "--n=[1]", "--methods=[best_of_n]"]
+    with pytest.raises(ConfigError, match=r"problems.jsonl', which goes with it, exists"):
+        main_of(given, tmp_path)
+    assert (tmp_path / "problems.jsonl").read_text() == "mine"
+
+
+def test_a_row_may_have_fields_of_others(tmp_path: Path) -> None:
+    """`tokens` that is a number, a `method` that is none of a search."""
+    row = json.loads(SCORED.format("[1]")) | {"tokens": 3, "method": "cot", "rewarded_tokens": "few"}
+    (tmp_path / "in.jsonl").write_text(f"{json.dumps(row)}\n" * 2)
+    main_of(["--input", str(tmp_path / "in.jsonl"), "--n=[2]", "--methods=[best_of_n]"], tmp_path / "out")
+    assert table(tmp_path / "out" / "curves.csv")["best_of_n", 2]["generated_tokens"] == ""
 
 
 def test_a_server_that_does_not_answer_is_told_in_two_lines(settings: dict[str, Any], tmp_path: Path) -> None:

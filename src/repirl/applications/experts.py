@@ -71,7 +71,9 @@ def _run(asked: Experts, given: config.Config, verifier: Verifier) -> None:
         chosen = _chosen(asked, verifier)
     except ValueError as error:
         raise ConfigError(str(error), "nothing was asked; repair that, or see docs/experts.md") from error
-    journal = Journal(Path(asked.output) / "answers.jsonl", _description(asked, given, chosen.problems))
+    folder = Path(asked.output)
+    beside = [folder / "experts.jsonl", folder / "summary.json"]
+    journal = Journal(folder / "answers.jsonl", _description(asked, given, chosen.problems), beside)
     try:
         asked, chosen, missing = _ask(asked, endpoint, chosen, journal)
     except ValueError as error:

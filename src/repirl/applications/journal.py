@@ -19,12 +19,13 @@ class Journal:
     Args:
         output: the file that is to be, .jsonl or .parquet.
         description: what decides the records; another program's journal is refused.
+        beside: further files that come with the output; none may be there before the first record is.
 
     Raises:
         ConfigError: the output exists or cannot be written, or its journal belongs to something else.
     """
 
-    def __init__(self, output: Path, description: Mapping[str, Any]) -> None:
+    def __init__(self, output: Path, description: Mapping[str, Any], beside: Sequence[Path] = ()) -> None:
         if output.suffix not in FORMATS:
             raise ConfigError(
                 f"--output: {str(output)!r} is no {' or '.join(FORMATS)} file", "name a file that ends in one of them"
@@ -40,6 +41,8 @@ class Journal:
             raise ConfigError(
                 f"--output: {str(output)!r} cannot be written: {error.strerror}", "name another file"
             ) from error
+        if not self.records and (there := [path for path in beside if path.exists()]):  # it may be an input
+            raise ConfigError(f"--output: {str(there[0])!r}, which goes with it, exists", "name another, or remove it")
 
     def _read(self) -> list[dict[str, Any]]:
         """The records of a program that was ended; what it was writing then is cut off."""

@@ -35,7 +35,7 @@ from repirl.applications.search_settings import Search
 from repirl.applications.search_stored import Stored, read_stored, stored_units
 from repirl.applications.searching import SEARCHED, ResponseScorer, Solver
 from repirl.applications.settings import parser_of, settings_of
-from repirl.applications.trained import opened
+from repirl.applications.trained import check_device, opened
 from repirl.config import ConfigError
 from repirl.data.preparation import encode_problems
 from repirl.data.token_steps import PATTERNS, separator_ids
@@ -47,6 +47,7 @@ from repirl.structs import Prompt
 from repirl.verifiers.math import MathVerifier
 
 CLASSES = ("problems", "verifier", "rollout")  # settings that name one
+BESIDE = ("curves.csv", "curves.png", "problems.jsonl", "search.json")  # files that go with the samples
 REPAIR = "what is done so far is kept; run the same again when it is repaired"
 Unit = dict[str, Any]
 
@@ -77,14 +78,17 @@ def _run(asked: Search, given: config.Config) -> None:
     folder = Path(asked.output)
     pattern = PATTERNS.get(asked.steps, "") if asked.step_pattern is None else asked.step_pattern
     stored = _stored(asked)
-    journal = Journal(folder / "samples.jsonl", _description(asked, given, stored))
+    beside = [folder / name for name in BESIDE]
+    journal = Journal(folder / "samples.jsonl", _description(asked, given, stored), beside)
     before = len(journal.records)
     try:
         work = _from_stored(asked, stored) if stored is not None else _from_policy(asked, pattern)
         used = work.solve(journal)
+        _write(asked, given, folder, journal, used)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(str(error), REPAIR) from error
-    _write(asked, given, folder, journal, used)
     kept = f"; {before} of {len(journal.records)} searches are an earlier run's" if before else ""
     print(f"{folder}: curves.csv, curves.png, problems.jsonl, samples.jsonl, search.json{kept}")
 
@@ -193,6 +197,7 @@ class _NoPRM(Scorer):
 
 def _models(asked: Search) -> tuple[Policy, Text, Scorer | None]:
     """The policy, how its problems become prompts, and the PRM where a method needs one. Raises ValueError."""
+    check_device(asked.device)
     scorer = _prm(asked) if asked.prm is not None and asked.needs_prm else None
     trained = opened(asked.checkpoint, asked.policy, asked.text)
     if scorer is None and asked.needs_prm and trained.prm is not None:

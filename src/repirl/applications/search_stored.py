@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from repirl.applications.scoring import Scorer
-from repirl.applications.searching import SAMPLED, Rewards, final_answer, rewards_of, unit_of
-from repirl.data.fields import as_scalar, as_text, optional
+from repirl.applications.searching import SAMPLED, SEARCHED, Rewards, final_answer, rewards_of, unit_of
+from repirl.data.fields import as_scalar, as_text, cut, optional, shown
 from repirl.data.sources import read_plain
 from repirl.data.steps import By, split_steps
 from repirl.data.tables import read_table
@@ -38,15 +39,17 @@ def read_stored(path: str, by: By | re.Pattern[str]) -> list[list[Stored]]:
     joined are the solution. Beams of a search are left out: they are no samples.
 
     Raises:
-        ValueError: naming file, line and field, or there are no solutions.
+        ValueError: naming file, line and field, or there are no solutions; one id stands for two problems.
     """
     groups: dict[str, list[Stored]] = {}
     for where, row in read_table(path):
-        if row.get("method", SAMPLED) != SAMPLED:
+        if row.get("method") in SEARCHED:
             continue
         try:
             for one in _read_row(row, by):
-                groups.setdefault(one.problem.id, []).append(one)
+                group = groups.setdefault(one.problem.id, [])
+                _refuse_another(one.problem, group)
+                group.append(one)
         except ValueError as error:
             raise ValueError(f"{path}, {where}: {error}") from error
     if not groups:
@@ -54,24 +57,48 @@ def read_stored(path: str, by: By | re.Pattern[str]) -> list[list[Stored]]:
     return list(groups.values())
 
 
+def _refuse_another(problem: Problem, group: Sequence[Stored]) -> None:
+    """Raises ValueError where the solutions so far are of another problem: a choice among them would mean nothing."""
+    if group and (group[0].problem.text, group[0].problem.answer) != (problem.text, problem.answer):
+        raise ValueError(
+            f"id {problem.id!r} stands for another problem or gold answer in an earlier row, {cut(group[0].problem.text)!r}; "
+            "give each problem its own id"
+        )
+
+
 def _read_row(row: Mapping[str, Any], by: By | re.Pattern[str]) -> list[Stored]:
     if "step_rewards" in row:
         text, steps = as_text(row.get("problem"), "problem"), row.get("steps")
         if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
             raise ValueError("a row with step_rewards needs `steps`, a list of texts")
-        cut = [tuple(steps)]
+        _check_rewards(row["step_rewards"], len(steps))
+        parts = [tuple(steps)]
     else:
         text, texts, _ = read_plain({name: value for name, value in row.items() if name != "answer"}, {})
         if not texts:
             raise ValueError(f"no solution, solutions or steps field, or null; there is {', '.join(row)}")
-        cut = [split_steps(one, by) for one in texts]
+        parts = [split_steps(one, by) for one in texts]
     name = "gold" if "gold" in row else "answer"
     gold = None if row.get(name) is None else as_scalar(row[name], name)
     if gold is None and not isinstance(row.get("right"), bool):
         raise ValueError("no gold answer as `gold` or `answer`, and no verdict as `right`: nothing says what is right")
     given = optional(row, "id", required=False)
     problem = Problem(text if given is None else as_scalar(given, "id"), text, gold)
-    return [Stored(problem, parts, row) for parts in cut]
+    return [Stored(problem, steps, row) for steps in parts]
+
+
+def _check_rewards(rewards: Any, steps: int) -> None:
+    """Raises ValueError unless there is a finite number for each step, or none at all (null)."""
+    if rewards is None:
+        return
+    if not isinstance(rewards, list) or not all(_is_number(one) and math.isfinite(one) for one in rewards):
+        raise ValueError(f"field 'step_rewards': found {shown(rewards)}, expected a finite number for each step")
+    if len(rewards) != steps:
+        raise ValueError(f"field 'step_rewards': {len(rewards)} rewards of {steps} steps; give one for each")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def stored_units(
@@ -102,7 +129,7 @@ def stored_units(
                     "finished": one.row.get("finished", True),
                     "step_rewards": None if reward is None else list(reward.steps),
                     "rewarded_tokens": None if reward is None else reward.rewarded,
-                    "generated_tokens": _tokens(one.row),
+                    "generated_tokens": _count(one.row, "generated_tokens", "tokens"),
                     "prm_tokens": None if reward is None else reward.read,
                 }
             )
@@ -137,17 +164,20 @@ def _rewards(flat: Sequence[Stored], scorer: Scorer | None) -> list[Rewards]:
         )
     return [
         Rewards(
-            tuple(one.row["step_rewards"] or ()),
-            one.row.get("rewarded_tokens") or len(one.row.get("token_rewards") or ()) or None,
-            one.row.get("prm_tokens"),
+            tuple(map(float, one.row["step_rewards"] or ())),
+            _count(one.row, "rewarded_tokens", "token_rewards"),
+            _count(one.row, "prm_tokens"),
         )
         for one in flat
     ]
 
 
-def _tokens(row: Mapping[str, Any]) -> int | None:
-    """Response tokens, where the row says so."""
-    return row.get("generated_tokens") or len(row.get("tokens") or ()) or None
+def _count(row: Mapping[str, Any], number: str, items: str = "") -> int | None:
+    """A number of tokens, where the row says it as we write it: as a number, or by a list of them; else None."""
+    given, listed = row.get(number), row.get(items)
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    return (len(listed) or None) if isinstance(listed, list) else None
 
 
 def _sum(values: Sequence[int | None]) -> int | None:
