@@ -18,6 +18,7 @@ import yaml
 
 import repirl
 from repirl.__main__ import main
+from repirl.applications.journal import Journal
 from repirl.applications.scoring import Score, Scorer
 from repirl.applications.search import _parser, parsed
 from repirl.applications.search_report import curves_of, outcomes_of
@@ -216,6 +217,23 @@ def test_a_killed_search_goes_on(settings: dict[str, Any], tmp_path: Path) -> No
         assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     keys = [(one["id"], one["method"], one["sample"]) for one in read(output / "samples.jsonl")]
     assert len(keys) == len(set(keys))
+
+
+def test_a_search_goes_on_over_the_same_problems_alone(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of problems that was changed meanwhile: the first half would be of others than the second."""
+    rows = [{"id": "p", "problem": "a1b2", "answer": "b3"}, {"id": "q", "problem": "a2b2", "answer": "b4"}]
+    source = {"class_path": "repirl.data.sources.Table", "init_args": {"path": str(tmp_path / "p.jsonl")}}
+    words = written(tmp_path / "s.yaml", settings | {"problems": source, "methods": ["pass_at_n"]})
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "finish", lambda journal, lines: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main_of(words, tmp_path / "out")
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row | {"answer": "b5"}) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match="was begun with another problems"):
+        main_of(words, tmp_path / "out")
 
 
 # --- steps by a PRM with another tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -30,8 +29,8 @@ from repirl.applications.processes import alone_in
 from repirl.applications.score import stamp
 from repirl.applications.settings import parser_of, settings_of
 from repirl.config import ConfigError
-from repirl.data.code import written_tests
 from repirl.data.contamination import contaminated
+from repirl.data.fingerprint import problems_digest
 from repirl.learning.settings import Text
 from repirl.rollout.endpoint import host_of
 from repirl.rollout.openai import ChatEndpoint
@@ -163,10 +162,6 @@ def _is_judged(problem: Problem) -> bool:
 
 def _description(asked: Experts, given: config.Config, problems: Sequence[Problem]) -> dict[str, Any]:
     """What decides the records; a journal of other settings is refused."""
-    digest = hashlib.sha256()
-    for one in problems:
-        content = [one.id, one.text, one.prompt, one.answer, written_tests(one.tests)]
-        digest.update(json.dumps(content).encode() + b"\n")
     names = ("base_url", "policy", "checkpoint", "n", *_sampling(asked))
     files = [stamp(Path(path)) for path in (asked.policy, asked.checkpoint) if path is not None]
     return {
@@ -175,7 +170,7 @@ def _description(asked: Experts, given: config.Config, problems: Sequence[Proble
         "verifier": given.get("verifier"),
         "rollout": given.get("rollout"),
         "files": files,
-        "problems": digest.hexdigest(),
+        "problems": problems_digest(problems),
     }
 
 

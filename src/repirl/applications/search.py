@@ -37,13 +37,14 @@ from repirl.applications.searching import SEARCHED, ResponseScorer, Solver
 from repirl.applications.settings import parser_of, settings_of
 from repirl.applications.trained import check_device, opened
 from repirl.config import ConfigError
+from repirl.data.fingerprint import problems_digest
 from repirl.data.preparation import encode_problems
 from repirl.data.token_steps import PATTERNS, separator_ids
 from repirl.learning.actor import Actor
 from repirl.learning.settings import Text
 from repirl.models.policy import Policy
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Prompt
+from repirl.structs import Problem, Prompt
 from repirl.verifiers.math import MathVerifier
 
 CLASSES = ("problems", "verifier", "rollout")  # settings that name one
@@ -78,11 +79,12 @@ def _run(asked: Search, given: config.Config) -> None:
     folder = Path(asked.output)
     pattern = PATTERNS.get(asked.steps, "") if asked.step_pattern is None else asked.step_pattern
     stored = _stored(asked)
+    problems = _problems(asked) if stored is None else []
     beside = [folder / name for name in BESIDE]
-    journal = Journal(folder / "samples.jsonl", _description(asked, given, stored), beside)
+    journal = Journal(folder / "samples.jsonl", _description(asked, given, stored, problems), beside)
     before = len(journal.records)
     try:
-        work = _from_stored(asked, stored) if stored is not None else _from_policy(asked, pattern)
+        work = _from_stored(asked, stored) if stored is not None else _from_policy(asked, pattern, problems)
         used = work.solve(journal)
         _write(asked, given, folder, journal, used)
     except ConfigError:
@@ -149,12 +151,12 @@ def _from_stored(asked: Search, groups: Sequence[Sequence[Stored]]) -> _Work:
     return _Work(parts, _Used(None, None if scorer is None else scorer.parameters))
 
 
-def _from_policy(asked: Search, pattern: str) -> _Work:
+def _from_policy(asked: Search, pattern: str, problems: Sequence[Problem]) -> _Work:
     policy, text, scorer = _models(asked)
     actor = Actor(policy, asked.text or text, asked.rollout or InProcess(), asked.verifier or MathVerifier())
     actor.load()
     separators = separator_ids(policy.tokenizer, pattern)
-    prompts = _prompts(asked, actor)
+    prompts = _prompts(problems, actor)
     rewards = ResponseScorer(scorer or _NoPRM(), actor.codec, separators)
     solver = Solver(
         actor,
@@ -223,16 +225,25 @@ def _prm(asked: Search) -> Scorer:
     )
 
 
-def _prompts(asked: Search, actor: Actor) -> list[Prompt]:
-    """The problems that fit. Raises ValueError."""
+def _problems(asked: Search) -> list[Problem]:
+    """The problems to solve. Raises ConfigError."""
     assert asked.problems is not None
-    problems = asked.problems.load()
+    try:
+        problems = asked.problems.load()
+    except ValueError as error:
+        raise ConfigError(f"problems: {error}", "nothing was sampled; repair that") from error
     if without := [p.id for p in problems if p.answer is None and p.tests is None]:
-        raise ValueError(
-            f"{len(without)} problems have no answer, the first is {without[0]!r}: nothing says what is right"
+        raise ConfigError(
+            f"{len(without)} problems have no answer, the first is {without[0]!r}: nothing says what is right",
+            "leave them out, or add their answers",
         )
     if any(p.tests is not None for p in problems) and set(VOTES) & set(asked.methods):
-        raise ValueError("programs have no answers to vote on: leave the votes out of methods")
+        raise ConfigError("programs have no answers to vote on", "leave the votes out of methods")
+    return list(problems)
+
+
+def _prompts(problems: Sequence[Problem], actor: Actor) -> list[Prompt]:
+    """The problems that fit. Raises ValueError."""
     prompts, report = encode_problems(
         problems,
         actor.codec,
@@ -248,14 +259,17 @@ def _prompts(asked: Search, actor: Actor) -> list[Prompt]:
     return prompts
 
 
-def _description(asked: Search, given: config.Config, stored: Sequence[Sequence[Stored]] | None) -> dict[str, Any]:
+def _description(
+    asked: Search, given: config.Config, stored: Sequence[Sequence[Stored]] | None, problems: Sequence[Problem]
+) -> dict[str, Any]:
     """What decides the records; another search's journal is refused."""
     files = {
         name: stamp(Path(path)) for name in ("checkpoint", "policy", "prm", "input") if (path := getattr(asked, name))
     }
     rest = {key: value for key, value in given.items() if key not in ("output", "device", "batch_tokens", "server")}
     rest |= {} if asked.server is None else {"served": True}  # wherever it is: an address may change
-    return {"settings": rest, "files": files, "problems in the input": None if stored is None else len(stored)}
+    content = {"problems": problems_digest(problems), "problems in the input": None if stored is None else len(stored)}
+    return {"settings": rest, "files": files} | content
 
 
 def _write(asked: Search, given: config.Config, folder: Path, journal: Journal, used: _Used) -> None:

@@ -5,9 +5,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from repirl.data.code import written_tests
 from repirl.data.mixture import MixturePart
 from repirl.data.strata import Stratum
-from repirl.structs import Prompt
+from repirl.structs import Problem, Prompt
 
 UNMIXED = {"shares": [["train", "1"]], "instructions": [["", None]]}
 """What a fingerprint says of a single source."""
@@ -34,6 +35,15 @@ def fingerprint(
         "shares": [[stratum.name, str(stratum.share)] for stratum in strata],
         "instructions": [[name, part.instruction] for name, part in parts.items()],
     }
+
+
+def problems_digest(problems: Iterable[Problem]) -> str:
+    """Of problems, all that an answer or a verdict depends on, in their order."""
+    digest = hashlib.sha256()
+    for one in problems:
+        content = [one.id, one.text, one.prompt, one.answer, written_tests(one.tests)]
+        digest.update(json.dumps(content).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _digest(values: Iterable[Any]) -> str:
