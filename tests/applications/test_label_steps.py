@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,14 @@ def test_samples_of_a_search_are_taken_as_they_were_cut(checkpoint: Path, tmp_pa
     (record,) = read(tmp_path / "out.jsonl")
     assert (record["id"], record["solution"], record["gold"]) == ("p/0", "\\boxed{b3c6}", "b3c6")
     assert record["labels"][-1]
+
+
+def test_a_setting_of_text_leaves_the_others_as_the_run_had_them(tmp_path: Path) -> None:
+    text = replace(TEXT_OF_16, instruction="d", prompt_format="{problem}{instruction}b")
+    trained(tmp_path / "run.ckpt", prm=PRM("q_head"), text=text)
+    label_steps.main(words(tmp_path, tmp_path / "run.ckpt", "out.jsonl", "--text.max_response_tokens=12"))
+    used = json.loads((tmp_path / "out.json").read_text())["settings"]["text"]
+    assert used == asdict(replace(text, max_response_tokens=12))
 
 
 def test_unfit_solutions_are_counted(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

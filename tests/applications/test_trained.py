@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 import repirl
 from repirl import checkpoints
+from repirl.applications.trained import load
 from repirl.learning.settings import Text
 from repirl.models.prm import PRM
 from repirl.modules.sft import SFT
@@ -76,6 +77,9 @@ def test_how_problems_become_prompts_is_found(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not say how problems become prompts: give `text`"):
         repirl.load(path)
     assert repirl.load(path, text=LONG).score(PROBLEM, SOLUTION).token_rewards == tuple(rewards_of(module))
+    assert load(path, {"instruction": "e"}).text == Text(instruction="e")
+    checkpoints.write(content, path)
+    assert load(path, {"max_response_tokens": 7}).text == replace(LONG, max_response_tokens=7)
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def _run(asked: Experts, given: config.Config, verifier: Verifier) -> None:
     beside = [folder / "experts.jsonl", folder / "summary.json"]
     journal = Journal(folder / "answers.jsonl", _description(asked, given, chosen.problems), beside)
     try:
-        asked, chosen, missing = _ask(asked, endpoint, chosen, journal)
+        asked, chosen, missing = _ask(asked, given, endpoint, chosen, journal)
     except ValueError as error:
         raise ConfigError(str(error), KEPT) from error
     if missing and asked.missing == "refuse":
@@ -182,7 +182,7 @@ def _sampling(asked: Experts) -> tuple[str, ...]:
 
 
 def _ask(
-    asked: Experts, endpoint: ChatEndpoint | None, chosen: _Chosen, journal: Journal
+    asked: Experts, given: config.Config, endpoint: ChatEndpoint | None, chosen: _Chosen, journal: Journal
 ) -> tuple[Experts, _Chosen, list[Missing]]:
     """Adds the answers that are not there to the journal. Raises ValueError.
 
@@ -193,7 +193,7 @@ def _ask(
         wanted: list[Wanted] = [(p, k) for p in chosen.problems for k in range(asked.n) if (p.id, k) not in known]
         asked = replace(asked, text=asked.text or Text())
         return asked, chosen, ask_endpoint(asked, endpoint, wanted, journal.append) if wanted else []
-    actor = policy_of(asked)
+    actor = policy_of(asked, given)
     try:
         prompts: list[Prompt] = fitting(chosen.problems, actor)
         ask_policy(asked, actor, prompts, known, journal.append)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from repirl import config
 from repirl.applications.experts_settings import Experts
+from repirl.applications.settings import given_text
 from repirl.applications.trained import check_device, opened
 from repirl.data.preparation import encode_problems
 from repirl.learning.actor import Actor
@@ -146,11 +148,11 @@ def now() -> str:
 # ---- in this process ----
 
 
-def policy_of(asked: Experts) -> Actor:
+def policy_of(asked: Experts, given: config.Config) -> Actor:
     """The policy that is asked for, loaded. Raises ValueError."""
     check_device(asked.device)
-    trained = opened(asked.checkpoint, asked.policy, asked.text)
-    actor = Actor(trained.policy.to(asked.device), asked.text or trained.text, asked.rollout or InProcess(), None)
+    trained = opened(asked.checkpoint, asked.policy, given_text(asked.text, given))
+    actor = Actor(trained.policy.to(asked.device), trained.text, asked.rollout or InProcess(), None)
     actor.load()
     return actor
 

@@ -41,7 +41,8 @@ class Experts:
         model: its name at the endpoint.
         policy: in place of an endpoint, a model folder or hub id that answers in this process.
         checkpoint: in place of both, that of a run, whose policy answers.
-        text: how problems become prompts, and how long answers may be; None = as the checkpoint says, else the defaults.
+        text: how problems become prompts, and how long answers may be; what is not given is as the checkpoint says, else the
+            default.
             An endpoint gets problem and instruction, in the template of its own.
         system: the system message to an endpoint.
         n: answers a problem.

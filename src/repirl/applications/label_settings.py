@@ -25,7 +25,7 @@ class LabelSteps:
         output: the .jsonl or .parquet file to write; beside it a .json file says how it was made.
         checkpoint: of a run: its policy completes.
         policy: in place of a checkpoint, a model folder or hub id.
-        text: how problems become prompts, and how long responses may be; None = as the checkpoint says.
+        text: how problems become prompts, and how long responses may be; what is not given is as the checkpoint says.
         columns: our field names to the input's, such as {problem: question}.
         completions: sampled from the end of each step but the last, k.
         temperature: of the completions.

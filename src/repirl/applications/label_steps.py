@@ -21,7 +21,7 @@ from repirl.applications.labelling import Labeller, Task, task_of
 from repirl.applications.prm_report import plain
 from repirl.applications.processes import alone_in
 from repirl.applications.score import fingerprint, stamp
-from repirl.applications.settings import parser_of, settings_of
+from repirl.applications.settings import given_text, parser_of, settings_of
 from repirl.applications.trained import check_device, opened
 from repirl.config import ConfigError
 from repirl.data.code import read_tests
@@ -58,7 +58,7 @@ def _run(asked: LabelSteps, given: config.Config) -> None:
     placed = _read(asked)
     journal = Journal(Path(asked.output), _description(asked, given, placed))
     before = len(journal.records)
-    policy, text = _model(asked)
+    policy, text = _model(asked, given)
     actor = Actor(policy, text, asked.rollout or InProcess(), asked.verifier or MathVerifier())
     try:
         actor.load()
@@ -112,13 +112,13 @@ def _read(asked: LabelSteps) -> list[tuple[PlacedSolution, Problem]]:
     return found
 
 
-def _model(asked: LabelSteps) -> tuple[Policy, Text]:
+def _model(asked: LabelSteps, given: config.Config) -> tuple[Policy, Text]:
     try:
         check_device(asked.device)
-        trained = opened(asked.checkpoint, asked.policy, asked.text)
+        trained = opened(asked.checkpoint, asked.policy, given_text(asked.text, given))
     except (ValueError, OSError) as error:
         raise ConfigError(str(error), "give another checkpoint, policy or device") from error
-    return trained.policy.to(asked.device), asked.text or trained.text
+    return trained.policy.to(asked.device), trained.text
 
 
 def _tasks(asked: LabelSteps, placed: Sequence[tuple[PlacedSolution, Problem]], actor: Actor) -> tuple[list[Task], int]:

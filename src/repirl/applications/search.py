@@ -34,7 +34,7 @@ from repirl.applications.search_report import (
 from repirl.applications.search_settings import Search
 from repirl.applications.search_stored import Stored, read_stored, stored_units
 from repirl.applications.searching import SEARCHED, ResponseScorer, Solver
-from repirl.applications.settings import parser_of, settings_of
+from repirl.applications.settings import given_text, parser_of, settings_of
 from repirl.applications.trained import check_device, opened
 from repirl.config import ConfigError
 from repirl.data.fingerprint import problems_digest
@@ -84,7 +84,7 @@ def _run(asked: Search, given: config.Config) -> None:
     journal = Journal(folder / "samples.jsonl", _description(asked, given, stored, problems), beside)
     before = len(journal.records)
     try:
-        work = _from_stored(asked, stored) if stored is not None else _from_policy(asked, pattern, problems)
+        work = _from_stored(asked, stored) if stored is not None else _from_policy(asked, given, pattern, problems)
         used = work.solve(journal)
         _write(asked, given, folder, journal, used)
     except ConfigError:
@@ -151,9 +151,9 @@ def _from_stored(asked: Search, groups: Sequence[Sequence[Stored]]) -> _Work:
     return _Work(parts, _Used(None, None if scorer is None else scorer.parameters))
 
 
-def _from_policy(asked: Search, pattern: str, problems: Sequence[Problem]) -> _Work:
-    policy, text, scorer = _models(asked)
-    actor = Actor(policy, asked.text or text, asked.rollout or InProcess(), asked.verifier or MathVerifier())
+def _from_policy(asked: Search, given: config.Config, pattern: str, problems: Sequence[Problem]) -> _Work:
+    policy, text, scorer = _models(asked, given)
+    actor = Actor(policy, text, asked.rollout or InProcess(), asked.verifier or MathVerifier())
     actor.load()
     separators = separator_ids(policy.tokenizer, pattern)
     prompts = _prompts(problems, actor)
@@ -197,11 +197,11 @@ class _NoPRM(Scorer):
         raise AssertionError("no method reads rewards")
 
 
-def _models(asked: Search) -> tuple[Policy, Text, Scorer | None]:
+def _models(asked: Search, given: config.Config) -> tuple[Policy, Text, Scorer | None]:
     """The policy, how its problems become prompts, and the PRM where a method needs one. Raises ValueError."""
     check_device(asked.device)
     scorer = _prm(asked) if asked.prm is not None and asked.needs_prm else None
-    trained = opened(asked.checkpoint, asked.policy, asked.text)
+    trained = opened(asked.checkpoint, asked.policy, given_text(asked.text, given))
     if scorer is None and asked.needs_prm and trained.prm is not None:
         trained.prm.to(asked.device)
         scorer = trained.scorer(asked.batch_tokens)

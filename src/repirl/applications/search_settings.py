@@ -37,7 +37,7 @@ class Search:
         checkpoint: of a run: its policy samples, and its PRM scores unless `prm` names another.
         policy: in place of a checkpoint, a model folder or hub id.
         input: in place of both, solutions that are there: rows of a problem with solution, solutions or steps.
-        text: how problems become prompts, and how long responses may be; None = as the checkpoint says.
+        text: how problems become prompts, and how long responses may be; what is not given is as the checkpoint says.
         problems: where they come from; not with `input`.
         prm: a checkpoint, an exported folder, or another's PRM (docs/score.md).
         kind: of another's PRM, where its config.json does not tell.

@@ -13,6 +13,7 @@ from repirl import config
 from repirl.build import explained
 from repirl.config import COMMAND_LINE, ConfigError
 from repirl.config.errors import explain
+from repirl.learning.settings import Text
 
 T = TypeVar("T")
 
@@ -56,6 +57,11 @@ def settings_of(
         made = parser.instantiate(settings)
         values: dict[str, Any] = {one.name: made[one.name] for one in fields(kind)}  # type: ignore[arg-type]
         return kind(**values), given
+
+
+def given_text(text: Text | None, given: config.Config) -> dict[str, Any]:
+    """Those of the settings of `text` that were given: a checkpoint's own stand for the others."""
+    return {} if text is None else {name: getattr(text, name) for name in given["text"]}
 
 
 def _takes_none(word: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,13 @@ class Trained:
         return self.scorer().score(problem, solution)
 
 
-def load(checkpoint: str | Path, text: Text | None = None) -> Trained:
+def load(checkpoint: str | Path, text: Text | Mapping[str, Any] | None = None) -> Trained:
     """Policy and PRM of a run's checkpoint, on the CPU, ready to be used; what the run started from need not be there.
 
     Args:
         checkpoint: the file.
-        text: how problems become prompts, for checkpoints that do not say it.
+        text: how problems become prompts, for checkpoints that do not say it; a mapping has some settings of it, in the
+            place of the checkpoint's.
 
     Raises:
         ValueError: the file is missing, damaged, or does not describe itself.
@@ -62,17 +63,22 @@ def load(checkpoint: str | Path, text: Text | None = None) -> Trained:
     content = checkpoints.read(path)
     policy = Policy.restored(*checkpoints.part_of(content, path, "policy")).eval()
     prm = PRM.restored(*checkpoints.part_of(content, path, "prm")).eval() if _has_prm(content) else None
-    return Trained(policy, prm, text or _text_or_refuse(content, path))
+    if isinstance(text, Text):
+        return Trained(policy, prm, text)
+    known = text_of(content[checkpoints.DESCRIPTION])
+    own = Text() if known is None and text else _text_or_refuse(content, path)
+    return Trained(policy, prm, replace(own, **text or {}))
 
 
-def opened(checkpoint: str | Path | None, policy: str | None, text: Text | None = None) -> Trained:
+def opened(checkpoint: str | Path | None, policy: str | None, text: Mapping[str, Any]) -> Trained:
     """What a run's checkpoint holds, or a model folder or hub id as a policy without a PRM; on the CPU.
 
-    text: as of `load`; of a folder in the place of the defaults. Raises ValueError or OSError where neither can be read.
+    text: settings in the place of the checkpoint's, or of the defaults. Raises ValueError or OSError where neither can be
+    read.
     """
     if checkpoint is not None:
         return load(checkpoint, text)
-    return Trained(Policy(path=policy).load().eval(), None, text or Text())
+    return Trained(Policy(path=policy).load().eval(), None, Text(**text))
 
 
 def check_device(name: str) -> None:
