@@ -80,6 +80,16 @@ def test_a_piped_fit_says_iteration_phase_validation_speed_and_time_left(folder:
     assert not shown[-2][-1].startswith("took")
 
 
+def test_the_validation_at_the_end_is_in_the_last_line(folder: Path) -> None:
+    """The third iteration has no validation of the trainer's own: another callback makes it when training ends."""
+    lines = piped(folder, "-c", "often.yaml", "--trainer.max_steps=3", *VALIDATED)
+    shown = progress(lines)
+    assert [rest[0] for count, *rest in shown if count == "fit 3/3" and rest[0].startswith("validate")]
+    assert not any("sanity" in part for parts in shown for part in parts)
+    assert lines[-1].startswith("fit 3/3  ")
+    assert shown[-1][-1].startswith("took")
+
+
 def test_two_processes_speak_once(folder: Path) -> None:
     shown = progress(piped(folder, "-c", "often.yaml", "--trainer.max_steps=1", *TWO))
     assert [parts[1] for parts in shown if parts[0] == "fit 0/1"] == PHASES[:-1]

@@ -87,7 +87,8 @@ class Progress(ProgressBar):
             self._read_figures()
         self._show(rarely=(self._fit.pace.seconds or 1.0) >= 1.0)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last line: after the validation that other callbacks make when training ends."""
         if self._fit is not None:
             self._read_figures()
             self._line.close(self._fit_line(took=time.monotonic() - self._fit.began))
