@@ -223,6 +223,11 @@ def test_a_run_without_an_end_is_refused(folder, repirl):
             "expected float, int",
         ),
         (["--model.settings.clip=-1"], "cannot build what the configuration describes: clip must not be", "correct"),
+        (
+            ["--trainer.callbacks.0.init_args.every_s=1"],
+            "unknown key 'trainer.callbacks.0.init_args.every_s' (command line): 'trainer.callbacks' is a list",
+            "give the whole of trainer.callbacks in a file",
+        ),
         (["stray"], "unexpected argument 'stray'", "options look like"),
     ],
 )

@@ -75,6 +75,13 @@ def _unknown_key(key: str, nodes: Mapping[str, Any], where: Mapping[str, str], o
                 f"unknown key {full!r}{_at(full, where)}: {'.'.join([class_path, *group])} has no {name!r}",
                 f"{hint}valid keys: {', '.join(sorted(valid))}",
             )
+    for dotted in _ending_with(key, nodes):
+        if key.partition(".")[0].isdigit() and dotted != key:
+            items = dotted.removesuffix(f".{key}")
+            raise ConfigError(
+                f"unknown key {dotted!r}{_at(dotted, where)}: {items!r} is a list, whose items cannot be set one by one",
+                f"give the whole of {items} in a file",
+            )
     near = difflib.get_close_matches(key, options, n=1) or difflib.get_close_matches(key, nodes, n=1)
     top = sorted({option.partition(".")[0] for option in options})
     todo = f"did you mean {near[0]!r}?" if near and near[0] != key else f"valid top-level keys: {', '.join(top)}"
