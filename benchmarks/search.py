@@ -1,7 +1,7 @@
 """Is a PRM from demonstrations worth asking at test time? Selection and search on two families of problems.
 
     python benchmarks/search.py --seeds 40-44                                      # about ten minutes a seed on one core
-    python benchmarks/search.py --family dial --seeds 30,31,35-37 --output outputs/search_dial   # after families.py's runs
+    python benchmarks/search.py --family dial --seeds 30,31,35-37 --problems 100 --output outputs/search_dial
     python benchmarks/search.py --seeds 40 --iterations 6 --start-iterations 60 --problems 10   # does it run
 
 `sums` are the quick start's running sums: for each seed a start policy and the PRM-only run of `configs/quickstart.yaml`
@@ -207,7 +207,7 @@ def draw(report: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
         panel.set_xticklabels([str(n) for n in (1, *SIZES)])
         panel.minorticks_off()
     panels[0].set_ylabel("accuracy on held-out problems")
-    panels[-1].legend(fontsize=8, loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=110)
 
 
