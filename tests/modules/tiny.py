@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers.logger import Logger
-from torch import Tensor
+from torch import Tensor, nn
 
 from repirl.data.arithmetic import RunningSums
 from repirl.data.expert import ExpertData
 from repirl.data.mixture import Mixture, MixturePart
 from repirl.data.sources import Source
 from repirl.learning.settings import Text
-from repirl.models.heads import LinearHead
+from repirl.models.heads import Head, LinearHead
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.repirl import RePIRL
@@ -145,8 +145,8 @@ class DrawnLinear(LinearHead):
     """`linear` with weights drawn at random, where rewards of 0 would hide something."""
 
     def __init__(self, backbone: Policy, rank: int | None = None) -> None:
-        super().__init__(backbone, rank)
-        self.score.reset_parameters()
+        Head.__init__(self, backbone, rank)
+        self.score = nn.Linear(self.hidden_size, 1)
 
 
 DRAWN_LINEAR = f"{__name__}.{DrawnLinear.__name__}"
