@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from repirl.__main__ import main
+from repirl.applications import evaluate_prm
 from repirl.applications.journal import Journal
 from repirl.applications.prm_report import by_length, controls, f1_interval, figures, scored, threshold_of
+from repirl.applications.scoring import Scorer
 from repirl.data.step_labelled import LabelledSolution
 from repirl.models.prm import PRM
 from repirl.structs import WrittenSolution
@@ -278,3 +280,36 @@ def test_rewards_of_an_ended_run_are_those_of_the_same_texts(
     table(tmp_path / "own.jsonl", rows)
     main(words)
     assert json.loads(output.read_text())["sets"]["own"]["solutions"] == 2
+
+
+def test_a_set_is_scored_once_whenever_the_run_is_ended(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended in the second set, and again when all is scored but not written."""
+    rows = [{"problem": "1a2", "steps": ["a3", "b4"], "first_error": place} for place in (-1, 1)]
+    words = ["evaluate-prm", "--prm", checkpoint, "--set=labelled", "--controls=0"]
+    words += ["--output", str(tmp_path / "report.json")]
+    words += ["--path", *(f"{name}={table(tmp_path / f'{name}.jsonl', rows)}" for name in ("one", "two"))]
+    read: list[int] = []
+    step_rewards = Scorer.step_rewards
+
+    def counted(scorer: Scorer, solutions: Sequence[WrittenSolution]) -> list[tuple[float, ...]]:
+        if len(read) == ended_after:
+            raise KeyboardInterrupt
+        read.extend([len(solutions)] * bool(solutions))  # no control has a solution
+        return step_rewards(scorer, solutions)
+
+    monkeypatch.setattr(Scorer, "step_rewards", counted)
+    ended_after = 1
+    with pytest.raises(SystemExit, match="130"):
+        main(words)
+    ended_after = -1
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_prm, "draw_reliability", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(words)
+    main(words)
+    assert read == [2, 2]
+    assert len((tmp_path / "report.one.jsonl").read_text().splitlines()) == 2
+    main(words)
+    assert read == [2, 2, 2, 2]  # a report that is there is made anew

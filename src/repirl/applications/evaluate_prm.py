@@ -62,12 +62,20 @@ def _run(options: argparse.Namespace, sets: dict[str, list[LabelledSolution]]) -
     scorer = _loaded(options)
     for name, solutions in sets.items():
         _refuse_unfit(scorer, name, solutions)
-    found = {name: _scored(scorer, name, solutions, options) for name, solutions in sets.items()}
+    for name in sets:
+        _rewards_path(options, name).unlink(missing_ok=True)
+    journals = {name: _scored(scorer, name, solutions, options) for name, solutions in sets.items()}
+    found = {
+        name: scored(solutions, [record["step_rewards"] for record in journals[name].records])
+        for name, solutions in sets.items()
+    }
     written = _report(options, sets, found) | {"controls": _controls(options, scorer, sets, found)}
     draw_reliability(
         {name: one["calibration"] for name, one in written["sets"].items()}, options.output.with_suffix(".png")
     )
     options.output.write_text(json.dumps(plain(written), indent=2) + "\n", encoding="utf-8")
+    for journal in journals.values():  # not before the report: what was scored would be scored again after a crash
+        journal.finish()
     _print(written)
 
 
@@ -207,17 +215,15 @@ def _digest(solutions: Sequence[LabelledSolution]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _scored(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution], options: argparse.Namespace) -> Scored:
-    """One set with its rewards, which stay in a file beside the report, also of a run that was ended."""
-    path = _rewards_path(options, name)
-    path.unlink(missing_ok=True)
+def _scored(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution], options: argparse.Namespace) -> Journal:
+    """The rewards of one set, those of a run that was ended among them."""
     description: dict[str, Any] = {
         "PRM": [options.prm, options.kind, *stamp(Path(options.prm))],
         "solutions": _digest(solutions),
     }
     if options.server is not None:
         description["server"] = True
-    journal = Journal(path, description)
+    journal = Journal(_rewards_path(options, name), description)
     for begin in range(len(journal.records), len(solutions), CHUNK):
         part = solutions[begin : begin + CHUNK]
         try:
@@ -228,8 +234,7 @@ def _scored(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution], op
                 "what is scored so far is kept; run the same again when it is repaired",
             ) from error
         journal.append([{"id": one.id, "step_rewards": list(own)} for one, own in zip(part, rewards, strict=True)])
-    journal.finish()
-    return scored(solutions, [record["step_rewards"] for record in journal.records])
+    return journal
 
 
 def _report(
