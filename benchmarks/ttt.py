@@ -65,9 +65,20 @@ FULL = {
     "held_out": 200,
     "searched": 400,
     "samples": 16,
+    "least_hard": 40,  # fewer tell nothing: the seed has no hard arms then
 }
 SIZES = {"sums": FULL, "dial": FULL | {"arms": 20}}  # a run of `dial` costs several of `sums`
-REDUCED = {"start": 3, "prm": 1, "arms": 2, "every": 1, "train": 32, "held_out": 4, "searched": 40, "samples": 2}
+REDUCED = {
+    "start": 3,
+    "prm": 1,
+    "arms": 2,
+    "every": 1,
+    "train": 32,
+    "held_out": 4,
+    "searched": 40,
+    "samples": 2,
+    "least_hard": 2,
+}
 
 Sizes = Mapping[str, int]
 Curve = Sequence[tuple[int, float]]
@@ -164,8 +175,8 @@ def swept(output: Path, stage: str, base: Sequence[Path | str], overlays: Sequen
         raise SystemExit(f"a run of {output / stage} failed; its log.txt says why")
 
 
-def made_hard(output: Path, family: Family, start: str, seed: int, sizes: Sizes) -> Path:
-    """The folder with train.jsonl and held_out.jsonl, the problems that the seed's start fails in all samples."""
+def made_hard(output: Path, family: Family, start: str, seed: int, sizes: Sizes) -> Path | None:
+    """The folder with train.jsonl and held_out.jsonl, the problems that the seed's start fails in all samples; None: few."""
     folder = output / "hard" / f"seed-{seed}"
     if (folder / "held_out.jsonl").is_file():
         return folder
@@ -178,6 +189,8 @@ def made_hard(output: Path, family: Family, start: str, seed: int, sizes: Sizes)
     if not (folder / "hard.jsonl").is_file():
         repirl(["hard", "--samples", str(folder / "samples.jsonl"), "--output", str(folder / "hard.jsonl")])
     lines = (folder / "hard.jsonl").read_text().splitlines(keepends=True)
+    if len(lines) < sizes["least_hard"]:
+        return None
     half = len(lines) // 2
     (folder / "train.jsonl").write_text("".join(lines[:half]))
     (folder / "held_out.jsonl").write_text("".join(lines[half:]))
@@ -203,8 +216,9 @@ def run_seed(given: argparse.Namespace, seed: int, sizes: Sizes, arms: Sequence[
     base = [CONFIGS / "ttt" / "base.yaml"]
     overlays = [written(made / "arms", arm, arm_overlay(arm, family, models, sizes, hard=False)) for arm in arms]
     swept(output, "arms", base, overlays, seed)
-    if hard_arms:
-        made_hard(output, family, models.start, seed, sizes)
+    if hard_arms and made_hard(output, family, models.start, seed, sizes) is None:
+        print(f"seed {seed}: fewer than {sizes['least_hard']} hard problems, no hard arms")
+    elif hard_arms:
         overlays = [
             written(made / "hard_arms", arm, arm_overlay(arm, family, models, sizes, hard=True)) for arm in hard_arms
         ]

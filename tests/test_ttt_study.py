@@ -95,3 +95,16 @@ def test_the_reduced_form_runs_and_is_not_run_twice(tmp_path: Path) -> None:
     assert other
     assert not own & other
     assert (tmp_path / "ttt.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_few_hard_problems_are_not_trained_on(tmp_path: Path) -> None:
+    """Seven lines: three to train on and four to measure on where seven are enough, none where they are not."""
+    folder = tmp_path / "hard" / "seed-3"
+    folder.mkdir(parents=True)
+    (folder / "samples.jsonl").touch()
+    lines = [f'{{"id": "{n}"}}\n' for n in range(7)]
+    (folder / "hard.jsonl").write_text("".join(lines))
+    made = [ttt.made_hard(tmp_path, FAMILIES["sums"], "start", 3, ttt.REDUCED | {"least_hard": n}) for n in (8, 7)]
+    assert made == [None, folder]
+    assert (folder / "train.jsonl").read_text() == "".join(lines[:3])
+    assert (folder / "held_out.jsonl").read_text() == "".join(lines[3:])
