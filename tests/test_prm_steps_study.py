@@ -1,0 +1,26 @@
+"""benchmarks/worth/language_model/prm_steps.py: what a setting changes, and its table by hand."""
+
+import math
+from pathlib import Path
+
+from benchmarks.worth.language_model.prm_steps import SETTINGS, losses, overlay, table
+
+
+def test_settings_are_told_apart_by_name_and_change_what_they_name() -> None:
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS) == 12
+    by_name = {setting.name: overlay(setting, 5) for setting in SETTINGS}
+    adapters = by_name["q_head-adapters-0.001-warm4"]["model"]["init_args"]
+    assert adapters["prm_optimizer"] == {"init_args": {"lr": 1e-3}}
+    assert adapters["prm_scheduler"]["init_args"]["warmup"] == 4
+    assert "policy" not in adapters
+    whole = by_name["logit_difference-all-2e-05"]
+    assert whole["model"]["init_args"]["policy"] == {"init_args": {"lora": None}}
+    assert whole["model"]["init_args"]["schedule"] == {"policy_updates": 0}
+    assert whole["trainer"]["max_steps"] == 5
+
+
+def test_first_largest_and_last_loss(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("prm/ranking_loss,other\n2.197225,1\n,2\n30.5,3\n1.5,4\n")
+    assert losses(tmp_path) == [2.197225, 30.5, 1.5]
+    rows = table({"up": losses(tmp_path), "down": [math.log(9), 1.0]}).splitlines()[2:]
+    assert rows == ["| `up` | 2.20 | 30.50 | 1.50 | no |", "| `down` | 2.20 | 2.20 | 1.00 | yes |"]
