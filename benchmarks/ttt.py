@@ -328,12 +328,13 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
             curves = [run["curve"] for run in by_seed.values()]
             steps = [iteration for iteration, _ in curves[0]]
             mean = [sum(curve[i][1] for curve in curves) / len(curves) for i in range(len(steps))]
-            (line,) = panel.plot(steps, mean, linewidth=2, label=arm)
+            color = f"C{ARMS.index(arm)}"  # the same in both panels
+            panel.plot(steps, mean, linewidth=2, label=arm, color=color)
             for run in by_seed.values():
-                panel.plot(*zip(*run["curve"], strict=True), linewidth=0.5, color=line.get_color())
+                panel.plot(*zip(*run["curve"], strict=True), linewidth=0.5, color=color)
                 if run["guard_iteration"] is not None:
                     at = min(run["curve"], key=lambda point: abs(point[0] - run["guard_iteration"]))
-                    panel.plot(*at, "x", color=line.get_color())
+                    panel.plot(*at, "x", color=color)
         panel.set(title=titles[stage], xlabel="iterations", ylim=(0, None))
         panel.legend(fontsize=7)
     figure.axes[0].set_ylabel("sampled accuracy, held out")
