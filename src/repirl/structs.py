@@ -93,6 +93,11 @@ class Problem:
     tests: CodeTests | None = None
     prompt: str | None = None
 
+    @property
+    def asked(self) -> str:
+        """What the policy reads: the prompt where there is one, else the text."""
+        return self.prompt or self.text
+
     def __post_init__(self) -> None:
         if not self.id or not self.text.strip():
             raise ValueError(f"problem {self.id!r}: id and text must not be empty")
@@ -105,11 +110,19 @@ class WrittenSolution:
     problem: the problem statement, without any template. steps: joined as they are they give the solution: what
     separates two steps, a newline or a blank line, belongs to the first.
     ended: nothing follows; False for the first steps of a solution that goes on, after which no end token stands.
+    prompt: what the policy read, where that is more than the problem, as in `Problem`. A PRM trained here reads it too;
+    another's reads the problem.
     """
 
     problem: str
     steps: tuple[str, ...]
     ended: bool = True
+    prompt: str | None = None
+
+    @property
+    def asked(self) -> str:
+        """What a PRM that reads the policy's prompt reads: the prompt where there is one, else the problem."""
+        return self.prompt or self.problem
 
     def __post_init__(self) -> None:
         if not self.steps or not all(step.strip() for step in self.steps):

@@ -211,7 +211,7 @@ def _rewards_path(options: argparse.Namespace, name: str) -> Path:
 
 def _digest(solutions: Sequence[LabelledSolution]) -> str:
     """Of what a PRM reads. Ids alone would not do: rows without one are numbered."""
-    content = [[one.id, one.solution.problem, one.solution.steps] for one in solutions]
+    content = [[one.id, one.solution.asked, one.solution.steps] for one in solutions]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -60,7 +60,7 @@ def endpoint_of(asked: Experts) -> ChatEndpoint:
 
 def messages_of(problem: Problem, instruction: str, system: str | None) -> list[dict[str, str]]:
     """The conversation that an endpoint answers."""
-    user = {"role": "user", "content": (problem.prompt or problem.text) + instruction}
+    user = {"role": "user", "content": problem.asked + instruction}
     return [user] if system is None else [{"role": "system", "content": system}, user]
 
 

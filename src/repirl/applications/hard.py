@@ -18,6 +18,7 @@ from repirl import __version__
 from repirl.applications.prm_report import plain
 from repirl.applications.searching import SEARCHED
 from repirl.config import ConfigError
+from repirl.data.fields import PROMPT_TEXT
 from repirl.data.step_labelled import ids_hash
 from repirl.data.tables import read_table
 from repirl.metrics.comparison import mean_interval
@@ -33,6 +34,7 @@ class Sampled:
     problem: str
     gold: str | None
     right: tuple[bool | None, ...]
+    prompt: str | None = None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -93,7 +95,10 @@ def read_samples(path: Path) -> list[Sampled]:
         verdicts.setdefault(str(row["id"]), []).append(row["right"])
     if not first:
         raise ValueError(f"{path}: there are no samples in it")
-    return [Sampled(name, row["problem"], row.get("gold"), tuple(verdicts[name])) for name, row in first.items()]
+    return [
+        Sampled(name, row["problem"], row.get("gold"), tuple(verdicts[name]), row.get(PROMPT_TEXT))
+        for name, row in first.items()
+    ]
 
 
 def hard_of(problems: Sequence[Sampled], n: int) -> tuple[list[Sampled], list[Sampled]]:
@@ -116,11 +121,16 @@ def _rows(hard: Sequence[Sampled], path: str | None) -> dict[str, dict[str, Any]
             raise ValueError(
                 f"problem {bare[0]!r} has no gold answer in the samples: give --rows, a file that has its tests"
             )
-        return {one.id: {"id": one.id, "problem": one.problem, "answer": one.gold} for one in hard}
+        return {one.id: {"id": one.id, "problem": one.problem, "answer": one.gold} | _prompt(one) for one in hard}
     given = {str(row.get("id")): dict(row) for _, row in read_table(path)}
     if unknown := [one.id for one in hard if one.id not in given]:
         raise ValueError(f"--rows: {path} has no row with the id {unknown[0]!r}")
-    return {one.id: given[one.id] for one in hard}
+    return {one.id: given[one.id] | _prompt(one) for one in hard}
+
+
+def _prompt(one: Sampled) -> dict[str, Any]:
+    """What the policy read, where that is more than the problem: who trains on it lets it read the same."""
+    return {} if one.prompt is None else {PROMPT_TEXT: one.prompt}
 
 
 def _write(output: Path, rows: str, summary: str) -> None:

@@ -107,7 +107,12 @@ def _read(asked: LabelSteps) -> list[tuple[PlacedSolution, Problem]]:
                 f"input: {asked.input}, {one.where}: no gold answer as `gold` or `answer`, and no tests",
                 "nothing says what is right: add one of them",
             )
-        found.append((one, Problem(f"{base}/{seen[base]}", one.solution.problem, answer, tests=tests)))
+        found.append(
+            (
+                one,
+                Problem(f"{base}/{seen[base]}", one.solution.problem, answer, tests=tests, prompt=one.solution.prompt),
+            )
+        )
         seen[base] += 1
     return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repirl.data.codec import ChatCodec
+from repirl.data.fields import PROMPT_TEXT
 from repirl.data.step_rows import step_ends_of, step_places
 from repirl.data.steps import join_steps
 from repirl.learning.actor import Actor
@@ -50,7 +51,7 @@ def task_of(problem: Problem, solution: WrittenSolution, number: tuple[int, int]
     last = step_ends_of(step_places(solution, codec), len(solution.steps))
     if last is None:
         raise ValueError("a step has no token of its own: this tokenizer joins it to the step before; cut otherwise")
-    return Task(problem, solution, number, codec.encode_prompt(problem.text), ids, tuple(end + 1 for end in last))
+    return Task(problem, solution, number, codec.encode_prompt(problem.asked), ids, tuple(end + 1 for end in last))
 
 
 class Labeller:
@@ -131,6 +132,7 @@ def _record(
         "row": task.number[0],
         "sample": task.number[1],
         "problem": task.problem.text,
+        **({} if task.problem.prompt is None else {PROMPT_TEXT: task.problem.prompt}),
         "gold": task.problem.answer,
         "steps": list(task.solution.steps),
     }

@@ -156,7 +156,7 @@ def _without(items: Sequence[T], places: Sequence[int]) -> list[T]:
 
 def _hollow(solution: WrittenSolution) -> WrittenSolution:
     first, last = solution.steps[0], len(solution.steps) - 1
-    return WrittenSolution(solution.problem, (*[first] * last, first.rstrip()))
+    return replace(solution, steps=(*[first] * last, first.rstrip()))
 
 
 def _wins(pairs: Sequence[tuple[float, float]]) -> float:

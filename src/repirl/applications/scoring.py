@@ -88,6 +88,17 @@ class Scorer(ABC):
             return []
         return [i for i, length in enumerate(self.lengths(solutions)) if length > self.context]
 
+    def unread(self, solutions: Sequence[WrittenSolution]) -> set[int]:
+        """Which of them it cannot read: longer than its context, or with a text that it refuses."""
+
+        def reads(one: WrittenSolution) -> bool:
+            try:
+                return not self.too_long([one])
+            except ValueError:
+                return False
+
+        return {i for i, one in enumerate(solutions) if not reads(one)}
+
     @torch.no_grad()
     def scores(self, solutions: Sequence[WrittenSolution]) -> list[Score]:
         """The score of each, in order.
@@ -177,13 +188,13 @@ class TokenScorer(Scorer):
         return [len(prompt) + len(response) for prompt, response in zip(*self._encoded(solutions), strict=True)]
 
     def _encoded(self, solutions: Sequence[WrittenSolution]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-        distinct = list(dict.fromkeys(solution.problem for solution in solutions))
+        distinct = list(dict.fromkeys(solution.asked for solution in solutions))
         prompts = dict(zip(distinct, self.codec.encode_prompts(distinct), strict=True))
         responses = [
             ids if solution.ended else ids[:-1]
             for solution, ids in zip(solutions, self.codec.encode_responses([s.text for s in solutions]), strict=True)
         ]
-        return [prompts[solution.problem] for solution in solutions], responses
+        return [prompts[solution.asked] for solution in solutions], responses
 
     @torch.no_grad()
     def token_rewards(

@@ -37,6 +37,7 @@ from repirl.applications.searching import SEARCHED, ResponseScorer, Solver
 from repirl.applications.settings import given_text, parser_of, settings_of
 from repirl.applications.trained import check_device, opened
 from repirl.config import ConfigError
+from repirl.data.fields import PROMPT_TEXT
 from repirl.data.fingerprint import problems_digest
 from repirl.data.preparation import encode_problems
 from repirl.data.token_steps import PATTERNS, separator_ids
@@ -144,7 +145,7 @@ def _from_stored(asked: Search, groups: Sequence[Sequence[Stored]]) -> _Work:
         try:
             for begin in range(first, len(groups), asked.problems_at_once):
                 chosen = groups[begin : begin + asked.problems_at_once]
-                yield stored_units(chosen, scorer, verifier, needs_rewards=asked.needs_prm)
+                yield stored_units(chosen, scorer, verifier, needs_rewards=asked.needs_prm, too_long=asked.too_long)
         finally:
             verifier.close()
 
@@ -157,7 +158,7 @@ def _from_policy(asked: Search, given: config.Config, pattern: str, problems: Se
     actor.load()
     separators = separator_ids(policy.tokenizer, pattern)
     prompts = _prompts(problems, actor)
-    rewards = ResponseScorer(scorer or _NoPRM(), actor.codec, separators)
+    rewards = ResponseScorer(scorer or _NoPRM(), actor.codec, separators, asked.too_long)
     solver = Solver(
         actor,
         rewards,
@@ -266,7 +267,11 @@ def _description(
     files = {
         name: stamp(Path(path)) for name in ("checkpoint", "policy", "prm", "input") if (path := getattr(asked, name))
     }
-    rest = {key: value for key, value in given.items() if key not in ("output", "device", "batch_tokens", "server")}
+    rest = {
+        key: value
+        for key, value in given.items()
+        if key not in ("output", "device", "batch_tokens", "server", "too_long")
+    }
     rest |= {} if asked.server is None else {"served": True}  # wherever it is: an address may change
     content = {"problems": problems_digest(problems), "problems in the input": None if stored is None else len(stored)}
     return {"settings": rest, "files": files} | content
@@ -290,6 +295,7 @@ def _write(asked: Search, given: config.Config, folder: Path, journal: Journal, 
     write_curves(rows, folder / "curves.csv")
     draw(rows, folder / "curves.png")
     unknown = sorted({unit["id"] for unit, of_unit in zip(units, found, strict=True) if not of_unit})
+    unread = sum(_is_unread(sample) for unit in units for sample in unit["samples"])
     settings = {one.name: getattr(asked, one.name) for one in fields(Search)}
     settings |= {name: given.get(name) for name in ("problems", "verifier", "rollout")}
     settings["text"] = None if used.text is None else asdict(used.text)
@@ -297,6 +303,7 @@ def _write(asked: Search, given: config.Config, folder: Path, journal: Journal, 
         "settings": settings,
         "ids": list(dict.fromkeys(unit["id"] for unit in units)),
         "without_verdict": unknown,
+        "unread": unread,
         "parameters": {"policy": used.policy_parameters, "prm": used.prm_parameters},
         "operations": OPERATIONS,
         "versions": {
@@ -310,12 +317,22 @@ def _write(asked: Search, given: config.Config, folder: Path, journal: Journal, 
     (folder / "search.json").write_text(json.dumps(plain(written), indent=2, default=str) + "\n", encoding="utf-8")
     journal.finish(_lines(units))
     _print(rows)
+    if unread:
+        print(f"{unread} solutions were too long for the PRM, or had a text that it refuses: they rank last")
+
+
+def _is_unread(sample: Mapping[str, Any]) -> bool:
+    return bool(sample["steps"]) and sample["step_rewards"] == []
 
 
 def _lines(units: Sequence[Unit]) -> list[Mapping[str, Any]]:
     """A line a solution."""
     return [
-        {name: unit[name] for name in ("id", "problem", "gold", "method", "n", "prompt_tokens")}
+        {
+            name: unit[name]
+            for name in ("id", "problem", PROMPT_TEXT, "gold", "method", "n", "prompt_tokens")
+            if name in unit
+        }
         | {"sample": i}
         | sample
         for unit in units

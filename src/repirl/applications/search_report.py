@@ -84,7 +84,8 @@ def _expected(
     if selection == "best_of_n":
         return expected_best_of_n(scores=scores, right=right, n=n)
     weights = exponential_weights(scores) if selection == "exp_weighted_vote" else scores
-    return expected_vote(answers=[s["answer"] for s in samples], weights=weights, right=right, subsets=drawn)
+    answers = [None if score == -math.inf else s["answer"] for s, score in zip(samples, scores, strict=True)]  # unread
+    return expected_vote(answers=answers, weights=weights, right=right, subsets=drawn)
 
 
 def _scores(samples: Sequence[Mapping[str, Any]], aggregation: str) -> Tensor:

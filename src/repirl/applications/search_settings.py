@@ -7,7 +7,7 @@ from typing import Literal
 
 from repirl.applications.scoring import BATCH_TOKENS
 from repirl.applications.search_report import BY_REWARD, SELECTIONS, Selection
-from repirl.applications.searching import SEARCHED, Searched
+from repirl.applications.searching import SEARCHED, Searched, TooLong
 from repirl.config import ConfigError
 from repirl.data.sources import Source
 from repirl.data.steps import By
@@ -56,6 +56,8 @@ class Search:
         temperature: of what is sampled.
         steps: how solutions are cut; while sampling newline or blank_line.
         step_pattern: a regular expression in place of `steps`: a step ends where a match, or a token that has one, ends.
+        too_long: of a solution that the PRM cannot read, such as one longer than its context: `refuse` ends the search,
+            `skip` ranks it last. It may be changed when a search goes on.
         subsets: most subsets of samples that a vote is averaged over.
         seed: of samples, subsets and intervals.
         problems_at_once: problems between two writes.
@@ -86,6 +88,7 @@ class Search:
     temperature: float = 0.8
     steps: By = "newline"
     step_pattern: str | None = None
+    too_long: TooLong = "refuse"
     subsets: int = 1000
     seed: int = 0
     problems_at_once: int = 16

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from repirl.applications.scoring import Scorer
-from repirl.applications.searching import SAMPLED, SEARCHED, Rewards, final_answer, rewards_of, unit_of
-from repirl.data.fields import as_scalar, as_text, cut, optional, shown
+from repirl.applications.searching import SAMPLED, SEARCHED, UNREAD, Rewards, TooLong, final_answer, rewards_of, unit_of
+from repirl.data.fields import as_scalar, as_text, cut, optional, prompt_text, shown
 from repirl.data.sources import read_plain
 from repirl.data.steps import By, split_steps
 from repirl.data.tables import read_table
@@ -28,7 +28,8 @@ class Stored:
     @property
     def written(self) -> WrittenSolution:
         """For a PRM that reads words."""
-        return WrittenSolution(self.problem.text, self.steps, ended=self.row.get("finished") is not False)
+        ended = self.row.get("finished") is not False
+        return WrittenSolution(self.problem.text, self.steps, ended=ended, prompt=self.problem.prompt)
 
 
 def read_stored(path: str, by: By | re.Pattern[str]) -> list[list[Stored]]:
@@ -83,13 +84,13 @@ def _read_row(row: Mapping[str, Any], by: By | re.Pattern[str]) -> list[Stored]:
     if gold is None and not isinstance(row.get("right"), bool):
         raise ValueError("no gold answer as `gold` or `answer`, and no verdict as `right`: nothing says what is right")
     given = optional(row, "id", required=False)
-    problem = Problem(text if given is None else as_scalar(given, "id"), text, gold)
+    problem = Problem(text if given is None else as_scalar(given, "id"), text, gold, prompt=prompt_text(row))
     return [Stored(problem, steps, row) for steps in parts]
 
 
 def _check_rewards(rewards: Any, steps: int) -> None:
     """Raises ValueError unless there is a finite number for each step, or none at all (null)."""
-    if rewards is None:
+    if rewards is None or rewards == []:  # nobody has read it, or nobody could
         return
     if not isinstance(rewards, list) or not all(_is_number(one) and math.isfinite(one) for one in rewards):
         raise ValueError(f"field 'step_rewards': found {shown(rewards)}, expected a finite number for each step")
@@ -102,7 +103,12 @@ def _is_number(value: Any) -> bool:
 
 
 def stored_units(
-    groups: Sequence[Sequence[Stored]], scorer: Scorer | None, verifier: Verifier, *, needs_rewards: bool
+    groups: Sequence[Sequence[Stored]],
+    scorer: Scorer | None,
+    verifier: Verifier,
+    *,
+    needs_rewards: bool,
+    too_long: TooLong = "refuse",
 ) -> list[dict[str, Any]]:
     """The same as units of samples (searching.py), scored by the PRM; without one by the rewards in their rows.
 
@@ -110,7 +116,7 @@ def stored_units(
         ValueError: there are neither, or a solution cannot be scored.
     """
     flat = [one for group in groups for one in group]
-    rewards: list[Rewards | None] = list(_rewards(flat, scorer)) if needs_rewards else [None] * len(flat)
+    rewards: list[Rewards | None] = list(_rewards(flat, scorer, too_long)) if needs_rewards else [None] * len(flat)
     judged = [one for one in flat if one.problem.answer is not None]
     verdicts = iter(verifier.verify([one.problem for one in judged], ["".join(one.steps) for one in judged]))
     left = iter(rewards)
@@ -151,12 +157,12 @@ def stored_units(
     return units
 
 
-def _rewards(flat: Sequence[Stored], scorer: Scorer | None) -> list[Rewards]:
+def _rewards(flat: Sequence[Stored], scorer: Scorer | None, too_long: TooLong) -> list[Rewards]:
     if scorer is not None:
         some = [one for one in flat if one.steps]
-        found = iter(rewards_of(scorer, [one.written for one in some]))
-        return [next(found) if one.steps else Rewards((), None, 0) for one in flat]
-    missing = [one for one in flat if one.steps and not one.row.get("step_rewards")]
+        found = iter(rewards_of(scorer, [one.written for one in some], too_long))
+        return [next(found) if one.steps else UNREAD for one in flat]
+    missing = [one for one in flat if one.steps and not _has_rewards(one.row)]
     if missing:
         raise ValueError(
             f"the solutions of problem {missing[0].problem.id!r} have no step_rewards, and no PRM is named: give `prm`, or "
@@ -170,6 +176,11 @@ def _rewards(flat: Sequence[Stored], scorer: Scorer | None) -> list[Rewards]:
         )
         for one in flat
     ]
+
+
+def _has_rewards(row: Mapping[str, Any]) -> bool:
+    """Whether a PRM was asked: of a solution that it cannot read a search writes [], `score` null with a null mean."""
+    return row.get("step_rewards") is not None or ("step_rewards" in row and "mean" in row)
 
 
 def _count(row: Mapping[str, Any], number: str, items: str = "") -> int | None:

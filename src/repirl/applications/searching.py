@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from repirl.applications.scoring import Scorer, TokenScorer
 from repirl.data.codec import ChatCodec
+from repirl.data.fields import PROMPT_TEXT
 from repirl.data.token_steps import ends_of_steps, texts_of_steps
 from repirl.learning.actor import Actor
 from repirl.learning.evaluation import number_of
@@ -18,6 +20,7 @@ from repirl.rollout.transformers import row_seed
 from repirl.structs import Problem, Prompt, WrittenSolution
 from repirl.verifiers.answers import EXTRACTION, extract_answer, normalise
 
+TooLong = Literal["refuse", "skip"]
 Searched = Literal["beam_search", "dvts"]
 SAMPLED = "sampled"
 SEARCHED: tuple[Searched, ...] = ("beam_search", "dvts")
@@ -36,6 +39,10 @@ class Rewards:
     read: int | None
 
 
+UNREAD = Rewards((), None, 0)
+"""Of a response without words, or one that the PRM cannot read: it ranks last."""
+
+
 class ResponseScorer:
     """A PRM's rewards of responses in tokens.
 
@@ -45,10 +52,13 @@ class ResponseScorer:
         scorer: the PRM.
         codec: of the policy.
         separators: the tokens that end a step.
+        too_long: of a response that the PRM cannot read, `refuse` raises, `skip` leaves it without rewards.
     """
 
-    def __init__(self, scorer: Scorer, codec: ChatCodec, separators: frozenset[int]) -> None:
-        self.scorer, self.codec, self.separators = scorer, codec, separators
+    def __init__(
+        self, scorer: Scorer, codec: ChatCodec, separators: frozenset[int], too_long: TooLong = "refuse"
+    ) -> None:
+        self.scorer, self.codec, self.separators, self.too_long = scorer, codec, separators, too_long
         self.by_token: TokenScorer | None = None
         if isinstance(scorer, TokenScorer) and _same_tokens(scorer.codec, codec):
             self.by_token = scorer
@@ -74,17 +84,17 @@ class ResponseScorer:
         chosen = [problems[i] for i in some], [responses[i] for i in some]
         if self.by_token is None:
             written = [
-                WrittenSolution(problem.text, self.steps(ids), ended=finished[i])
+                WrittenSolution(problem.text, self.steps(ids), ended=finished[i], prompt=problem.prompt)
                 for i, problem, ids in zip(some, *chosen, strict=True)
             ]
-            found = rewards_of(self.scorer, written)
+            found = rewards_of(self.scorer, written, self.too_long)
         else:
             found = self._by_token(self.by_token, *chosen, [ends[i] for i in some])
         by_place = dict(zip(some, found, strict=True))
-        return [by_place.get(i, Rewards((), None, 0)) for i in range(len(responses))]
+        return [by_place.get(i, UNREAD) for i in range(len(responses))]
 
-    @staticmethod
     def _by_token(
+        self,
         scorer: TokenScorer,
         problems: Sequence[Problem],
         responses: Sequence[Sequence[int]],
@@ -92,29 +102,37 @@ class ResponseScorer:
     ) -> list[Rewards]:
         if not responses:
             return []
-        prompts = scorer.codec.encode_prompts([problem.prompt or problem.text for problem in problems])
+        prompts = scorer.codec.encode_prompts([problem.asked for problem in problems])
         lengths = [len(prompt) + len(ids) for prompt, ids in zip(prompts, responses, strict=True)]
-        if scorer.context is not None and max(lengths) > scorer.context:
+        limit = math.inf if scorer.context is None else scorer.context
+        if max(lengths) > limit and self.too_long == "refuse":
             problem = problems[lengths.index(max(lengths))]
             raise ValueError(
-                f"a response to problem {problem.id!r} has {max(lengths)} tokens with its prompt, and the PRM reads "
-                f"{scorer.context}: lower text.max_response_tokens"
+                f"a response to problem {problem.id!r} has {max(lengths)} tokens with its prompt, and the PRM reads {limit}: "
+                "give too_long: skip, which ranks such responses last"
             )
-        rewards = scorer.token_rewards([tuple(p) for p in prompts], [tuple(ids) for ids in responses])
-        return [
-            Rewards(tuple(float(part.sum()) for part in row[: len(ids)].split(_sizes(of_steps))), len(ids), length)
-            for row, ids, of_steps, length in zip(rewards, responses, ends, lengths, strict=True)
-        ]
+        kept = [i for i, length in enumerate(lengths) if length <= limit]
+        rewards = scorer.token_rewards([tuple(prompts[i]) for i in kept], [tuple(responses[i]) for i in kept])
+        found = [UNREAD] * len(responses)
+        for i, row in zip(kept, rewards, strict=True):
+            count = len(responses[i])
+            of_steps = tuple(float(part.sum()) for part in row[:count].split(_sizes(ends[i])))
+            found[i] = Rewards(of_steps, count, lengths[i])
+        return found
 
 
-def rewards_of(scorer: Scorer, solutions: Sequence[WrittenSolution]) -> list[Rewards]:
-    """A PRM's rewards of solutions in words."""
-    if not solutions:
-        return []
-    return [
-        Rewards(score.step_rewards, len(score.token_rewards) or None, read)
-        for score, read in zip(scorer.scores(solutions), scorer.tokens_read(solutions), strict=True)
-    ]
+def rewards_of(scorer: Scorer, solutions: Sequence[WrittenSolution], too_long: TooLong = "refuse") -> list[Rewards]:
+    """A PRM's rewards of solutions in words.
+
+    too_long: of a solution that the PRM cannot read, `refuse` raises ValueError, `skip` leaves it without rewards.
+    """
+    out = scorer.unread(solutions) if too_long == "skip" else set()
+    kept = [one for i, one in enumerate(solutions) if i not in out]
+    if not kept:
+        return [UNREAD] * len(solutions)
+    scored = zip(scorer.scores(kept), scorer.tokens_read(kept), strict=True)
+    found = iter(Rewards(score.step_rewards, len(score.token_rewards) or None, read) for score, read in scored)
+    return [UNREAD if i in out else next(found) for i in range(len(solutions))]
 
 
 class Solver:
@@ -305,7 +323,14 @@ def unit_of(
     prompt_tokens: int | None,
 ) -> dict[str, Any]:
     """What one problem gave by one method and size, as it is kept until the run is whole."""
-    about = {"id": problem.id, "problem": problem.text, "gold": problem.answer, "method": method, "n": n}
+    about: dict[str, Any] = {
+        "id": problem.id,
+        "problem": problem.text,
+        "gold": problem.answer,
+        "method": method,
+        "n": n,
+    }
+    about |= {} if problem.prompt is None else {PROMPT_TEXT: problem.prompt}
     return {**about, "prompt_tokens": prompt_tokens, "spent": dict(spent), "samples": list(samples)}
 
 

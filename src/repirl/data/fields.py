@@ -10,6 +10,7 @@ from typing import Any
 
 LONGEST_POSITIONAL = 25  # digits of a number that is written without an exponent
 LONGEST_SHOWN = 200  # characters of a list of names in a message
+PROMPT_TEXT = "prompt_text"  # what the policy reads in the place of `problem`, in rows that are written here
 
 
 class WrittenFloat(float):
@@ -57,6 +58,12 @@ def as_text(value: Any, column: str) -> str:
         where = f"field {column!r}: character {error.start + 1}"
         raise ValueError(f"{where} is half a surrogate pair; repair the text") from error
     return value
+
+
+def prompt_text(row: Mapping[str, Any]) -> str | None:
+    """What the policy reads in the place of the problem (`Problem.prompt`); None without that field. Raises ValueError."""
+    value = row.get(PROMPT_TEXT)
+    return None if value is None else as_text(value, PROMPT_TEXT)
 
 
 def as_texts(value: Any, column: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import random
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
@@ -107,7 +107,7 @@ def _edited(solution: WrittenSolution, edit: Edit, kind: str) -> FlawedTwin | No
     changed = step[: start - begin] + text + step[end - begin :]
     steps = (*solution.steps[:place], changed, *solution.steps[place + 1 :])
     assert changed != step, f"a change that changes nothing: {edit}"
-    return FlawedTwin(WrittenSolution(problem=solution.problem, steps=steps), first_wrong=place, kind=kind)
+    return FlawedTwin(replace(solution, steps=steps), first_wrong=place, kind=kind)
 
 
 def _numbers(text: str, domain: Domain, generator: random.Random) -> Iterator[Edit]:

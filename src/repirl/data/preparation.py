@@ -53,7 +53,7 @@ class _Ahead:
         self.codec = codec
         self.encode_prompts, self.encode_responses = codec.encode_prompts, codec.encode_responses
         self.decode = codec.decode
-        asked = [problem.prompt or problem.text for problem in problems]
+        asked = [problem.asked for problem in problems]
         written = [_written(p, solution) for p in problems for solution in p.solutions[:max_experts]]
         self._prompts, self._responses = _table(asked, codec.encode_prompts), _table(written, codec.encode_responses)
 
@@ -95,7 +95,7 @@ def encode_problem(
     """
     experts: list[Expert] = []
     try:
-        token_ids = codec.encode_prompt(problem.prompt or problem.text)
+        token_ids = codec.encode_prompt(problem.asked)
         if len(token_ids) > max_prompt_tokens:
             report.prompts_too_long += 1
             return None

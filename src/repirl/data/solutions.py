@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from repirl.data.fields import as_texts, optional
+from repirl.data.fields import as_texts, optional, prompt_text
 from repirl.data.sources import read_plain
 from repirl.data.steps import By, join_steps, split_steps
 from repirl.data.tables import read_table
@@ -38,7 +38,8 @@ def read_solutions(
 
     A row has a `problem` (text) and one of `solution` (text), `solutions` (list of texts) and `steps` (list of texts, one
     solution; a newline is put after each but the last). In a row that `repirl score` or `search` has written, which has
-    `step_rewards`, the steps are joined as they are; one without steps, a response without words, is left out.
+    `step_rewards`, the steps are joined as they are; one without steps, a response without words, is left out, and
+    one with `finished` false has no end token. A field `prompt_text` is what the policy read in the place of the problem.
 
     Args:
         path: a .jsonl, .jsonl.gz or .parquet file, a folder, or a hub data set.
@@ -79,6 +80,7 @@ def _read_row(
     else:
         given_steps = as_texts(steps, names[-1])
         cut = [given_steps if scored else join_steps(given_steps)]
+    prompt, ended = prompt_text(row), not (scored and row.get("finished") is False)
     others = {name: value for name, value in row.items() if name not in names}
     for sample, parts in enumerate(cut):
-        yield PlacedSolution(where, number, sample, WrittenSolution(problem, parts), others)
+        yield PlacedSolution(where, number, sample, WrittenSolution(problem, parts, ended, prompt), others)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from repirl.data.code import TEST_FIELDS, read_tests
-from repirl.data.fields import as_scalar, as_text, as_texts, cut, optional, required
+from repirl.data.fields import as_scalar, as_text, as_texts, cut, optional, prompt_text, required
 from repirl.data.math import split_gsm8k
 from repirl.data.tables import EXTENSIONS, read_table
 from repirl.structs import CodeTests, Problem
@@ -38,6 +38,7 @@ class _Entry:
     answer: str | None
     solutions: tuple[str, ...]
     tests: CodeTests | None
+    prompt: str | None
 
 
 class Table(Source):
@@ -45,6 +46,7 @@ class Table(Source):
 
     Fields of a row: `problem` (text); one of `solution` (text), `solutions` (list of texts) and `steps` (list of texts,
     joined by newlines), or none; `answer` (text or number, may be missing); `id` (default "<name>/<row number>").
+    `prompt_text` is what the policy reads in the place of `problem`, as a search writes it; may be missing.
     For programs `tests`, with `setup`, `entry_point` and `prefix` (repirl/data/code.py, read_tests).
     Rows with the same problem text become one Problem with all their solutions. Blank lines are skipped.
 
@@ -120,6 +122,7 @@ class Table(Source):
             answer=answer,
             solutions=solutions,
             tests=read_tests(row, self.columns),
+            prompt=prompt_text(row),
         )
 
 
@@ -201,6 +204,11 @@ def _merge(path: str, entries: Iterable[_Entry]) -> list[Problem]:
             raise ValueError(
                 f"{path}: {cut(before.id)!r} and {entry.where} hold the same problem with different tests; keep one"
             )
+        prompt = entry.prompt if before is None or before.prompt is None else before.prompt
+        if entry.prompt not in (None, prompt):
+            raise ValueError(
+                f"{path}: {entry.where} holds the problem of an earlier row with another prompt_text; keep one of them"
+            )
         solutions = (before.solutions if before else ()) + entry.solutions
         merged[key] = Problem(
             id=before.id if before else entry.id,
@@ -208,5 +216,6 @@ def _merge(path: str, entries: Iterable[_Entry]) -> list[Problem]:
             answer=answer,
             solutions=tuple(dict.fromkeys(solutions)),
             tests=entry.tests,
+            prompt=prompt,
         )
     return list(merged.values())

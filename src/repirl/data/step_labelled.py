@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from repirl.data.fields import as_scalar, as_text, as_texts, required, shown
+from repirl.data.fields import as_scalar, as_text, as_texts, prompt_text, required, shown
 from repirl.data.steps import join_steps
 from repirl.data.tables import PlacedRows, read_table
 from repirl.structs import WrittenSolution
@@ -164,9 +164,9 @@ def _prm_bench_row(default_id: str, row: Mapping[str, Any]) -> LabelledSolution:
 
 def own_row(default_id: str, row: Mapping[str, Any]) -> LabelledSolution:
     """A row of one's own, with the fields of `read_labelled_steps`. Raises ValueError naming the field."""
-    solution = _solution(row, problem="problem", steps="steps")
+    solution = replace(_solution(row, problem="problem", steps="steps"), prompt=prompt_text(row))
     if row.get("solution") is not None:
-        solution = WrittenSolution(solution.problem, tuple(row["steps"]))
+        solution = replace(solution, steps=tuple(row["steps"]))
         if solution.text != row["solution"]:
             raise ValueError("field 'solution': it is not the steps joined as they are; leave it out, or cut it anew")
     if ("labels" in row) == ("first_error" in row):

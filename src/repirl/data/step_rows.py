@@ -101,14 +101,14 @@ def encode_labelled(
         ValueError: one has no soft labels where they are asked for, or cannot be encoded; it is named.
     """
     report, found = StepReport(), []
-    problems = {one.solution.problem: one.id for one in reversed(solutions)}
+    problems = {one.solution.asked: one.id for one in reversed(solutions)}
     prompts = dict(zip(problems, _encoded([*problems], [*problems.values()], codec.encode_prompts), strict=True))
     ids = [one.id for one in solutions]
     responses = _encoded([one.solution.text for one in solutions], ids, codec.encode_responses)
     for one, response in zip(solutions, responses, strict=True):
         if targets == "soft" and not one.soft_labels:
             raise ValueError(f"solution {one.id!r} has no soft labels: set data.targets to hard, or add `soft_labels`")
-        prompt = prompts[one.solution.problem]
+        prompt = prompts[one.solution.asked]
         ends = step_ends_of(step_places(one.solution, codec), len(one.solution.steps))
         report.prompts_too_long += (too_long := len(prompt) > max_prompt_tokens)
         report.responses_too_long += not too_long and len(response) > max_response_tokens
