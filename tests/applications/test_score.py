@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ import repirl
 from repirl.__main__ import main
 from repirl.applications import score as command
 from repirl.applications.export import export
+from repirl.applications.scoring import Score, Scorer
 from repirl.config import ConfigError
 from repirl.folders import claimed
 from repirl.models.prm import PRM
+from repirl.structs import WrittenSolution
 from tests.applications.test_scoring import trained
 from tests.data.tokenizers_of_kinds import byte_level
 from tests.models.hub.test_hub import config_of, made
@@ -159,11 +162,9 @@ def test_rows_that_the_prm_cannot_read_are_named(checkpoint: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match="line 4: 65 tokens with the problem, and the PRM reads 64; so have 1 of 5"):
         command.main(given)
     table(tmp_path / "in.jsonl", [*ROWS, {"problem": "zz", "solution": "a"}])
-    (tmp_path / ".o.jsonl.part").unlink()
     with pytest.raises(ConfigError, match="line 4: no token for 'z'"):
         command.main(given)
     table(tmp_path / "in.jsonl", rows)
-    (tmp_path / ".o.jsonl.part").unlink()
     command.main([*given, "--too-long", "skip"])
     records = read(tmp_path / "o.jsonl")
     assert [record["mean"] is None for record in records] == [False] * 4 + [True]
@@ -184,13 +185,60 @@ def test_a_killed_run_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     assert not output.exists()
     with part.open("ab") as file:
         file.write(b'{"row": 1, "sam')  # what a kill leaves of a line
-    with pytest.raises(ConfigError, match="was begun with another input and steps"):
+    with pytest.raises(ConfigError, match="was begun with another input, or steps: its solution 1 is"):
         command.main([*given, "--output", str(output), "--steps", "blank_line"])
     main(["score", *given, "--output", str(output)])
     command.main([*given, "--output", str(tmp_path / "whole.jsonl")])
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert [record["id"] for record in read(output)] == list(range(600))
     assert not part.exists()
+
+
+def test_what_is_repaired_after_what_was_scored_is_scored_alone(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, seen = ["a1", "a2\nb3", "a4"], []
+    scores = Scorer.scores
+
+    def ended(scorer: Scorer, solutions: Sequence[WrittenSolution]) -> list[Score]:
+        if "a4" in solutions[0].text:
+            raise ValueError("nobody can read this")
+        seen.append(solutions[0].text)
+        return scores(scorer, solutions)
+
+    monkeypatch.setattr(Scorer, "scores", ended)
+    rows = [{"problem": "1a2", "solution": text, "about": {"weight": 1e-5}} for text in texts]
+    given = ["--prm", str(checkpoint), "--input", table(tmp_path / "in.jsonl", rows), "--batch-tokens", "1", "--output"]
+    given.append(str(tmp_path / "out.jsonl"))
+    with pytest.raises(ConfigError, match="line 3 and after: nobody can read this"):
+        command.main(given)
+    table(tmp_path / "in.jsonl", [rows[0] | {"solution": "a9"}, *rows[1:]])
+    with pytest.raises(ConfigError, match="another input, or steps: its solution 1 is not that of"):
+        command.main(given)
+    table(tmp_path / "in.jsonl", rows[:1])
+    with pytest.raises(ConfigError, match="its solution 2 is not that of"):
+        command.main(given)
+    table(tmp_path / "in.jsonl", [*rows[:2], rows[2] | {"solution": "a5"}])
+    command.main(given)
+    assert seen == ["a1", "a2\nb3", "a5"]
+    assert [record["steps"] for record in read(tmp_path / "out.jsonl")] == [["a1"], ["a2\n", "b3"], ["a5"]]
+
+
+@pytest.mark.parametrize("values", [[1, "a"], [{}, {}], [10**30, 1], [[1], "a"]])
+def test_a_field_that_parquet_does_not_take_is_named_before_a_model_is_loaded(
+    values: list[Any], tmp_path: Path
+) -> None:
+    rows = [{"problem": "1a2", "solution": "a3", "fine": 1, "mine": value} for value in values]
+    given = ["--prm", "there/is/none", "--input", table(tmp_path / "in.jsonl", rows)]
+    with pytest.raises(ConfigError, match="the field 'mine' has values that Parquet does not take"):
+        command.main([*given, "--output", str(tmp_path / "out.parquet")])
+
+
+def test_a_text_that_cannot_be_written_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"problem": "1a2", "solution": "a3", "note": "\\ud800"}\n')
+    with pytest.raises(ConfigError, match="line 1: a text of it has half a surrogate pair"):
+        command.main(["--prm", "there/is/none", "--input", str(path), "--output", str(tmp_path / "out.jsonl")])
 
 
 def test_an_output_in_the_prm_s_folder_goes_on_too(

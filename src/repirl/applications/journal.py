@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +79,37 @@ class Journal:
         records = self.records if lines is None else lines
         whole = self.output.with_name(f".{self.output.name}.whole")
         if self.output.suffix == ".parquet":
-            import pyarrow  # type: ignore[import-untyped]
-            from pyarrow import parquet
-
-            names = dict.fromkeys(name for record in records for name in record)
-            columns = {name: [record.get(name) for record in records] for name in names}
-            try:
-                parquet.write_table(pyarrow.table(columns), whole)
-            except pyarrow.ArrowException as error:
-                raise ConfigError(
-                    f"--output: fields of the input have values of several kinds, which Parquet does not take: {error}",
-                    "name a .jsonl file; what is scored is kept in " + str(self.part),
-                ) from error
+            _write_parquet(records, whole)
         else:
             texts = [json.dumps(record, ensure_ascii=False) for record in records]
             whole.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
         whole.replace(self.output)
         self.part.unlink()
+
+
+def refuse_unfit_for_parquet(records: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ConfigError where fields of records cannot stand in Parquet, before anything is computed for them."""
+    _write_parquet(records, Path(os.devnull))
+
+
+def _write_parquet(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    def write(names: Iterable[str], to: Path) -> None:
+        parquet.write_table(pyarrow.table({name: [record.get(name) for record in records] for name in names}), to)
+
+    names = dict.fromkeys(name for record in records for name in record)
+    unfit = (pyarrow.ArrowException, OverflowError)
+    try:
+        write(names, path)
+    except unfit:
+        for name in names:  # which of them it is
+            try:
+                write([name], Path(os.devnull))
+            except unfit as error:
+                raise ConfigError(
+                    f"--output: the field {name!r} has values that Parquet does not take, such as of several kinds: {error}",
+                    "name a .jsonl file, or leave the field out",
+                ) from error
+        raise

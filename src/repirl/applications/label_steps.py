@@ -20,13 +20,13 @@ from repirl.applications.label_settings import Export, LabelSteps
 from repirl.applications.labelling import Labeller, Task, task_of
 from repirl.applications.prm_report import plain
 from repirl.applications.processes import alone_in
-from repirl.applications.score import fingerprint, stamp
+from repirl.applications.score import stamp
 from repirl.applications.settings import given_text, parser_of, settings_of
 from repirl.applications.trained import check_device, opened
 from repirl.config import ConfigError
 from repirl.data.code import read_tests
 from repirl.data.fields import as_scalar
-from repirl.data.solutions import PlacedSolution, read_solutions
+from repirl.data.solutions import PlacedSolution, fingerprint, read_solutions
 from repirl.data.step_labelled import ids_hash, own_row
 from repirl.data.step_labels import to_math_shepherd, to_trl
 from repirl.learning.actor import Actor

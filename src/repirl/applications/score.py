@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from repirl.applications.journal import Journal
+from repirl.applications.journal import Journal, refuse_unfit_for_parquet
 from repirl.applications.prms import ALL_KINDS, load_prm
 from repirl.applications.processes import alone_in
 from repirl.applications.scoring import BATCH_TOKENS, Score, Scorer
@@ -36,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         raise ConfigError(f"--input: {error}", "nothing was scored; repair the file, or see --help") from error
     _refuse_taken_names(placed)
+    _refuse_unwritable(placed, options.output)
     with alone_in(options.output):  # two programs would mix their records
         _run(options, placed)
     return 0
@@ -45,15 +45,13 @@ def _run(options: argparse.Namespace, placed: Sequence[PlacedSolution]) -> None:
     prm = options.checkpoint or options.prm
     description: dict[str, Any] = {
         "PRM": [prm, options.kind, options.reference, options.beta, *stamp(Path(prm))],
-        "input": fingerprint(placed),
-        "steps": [options.steps, options.step_pattern],
         "tokens": options.tokens,
-        "too long": options.too_long,
     }
     if options.server is not None:  # wherever it is: an address may change before a run goes on
         description["server"] = True
     journal = Journal(options.output, description)
     before = len(journal.records)
+    _require_scored(journal, placed, options.input)
     try:
         names = ("kind", "reference", "beta", "batch_tokens", "device", *OPTIONS)
         given = {name: getattr(options, name) for name in names}
@@ -124,13 +122,33 @@ def stamp(path: Path) -> list[list[Any]]:
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in kept]
 
 
-def fingerprint(placed: Sequence[PlacedSolution]) -> str:
-    """A digest of solutions, with their places and all fields of their rows."""
-    digest = hashlib.sha256()
+def _refuse_unwritable(placed: Sequence[PlacedSolution], output: Path) -> None:
+    """Raises ConfigError where a field of the input that is only passed on cannot stand in the output."""
     for one in placed:
-        content = [one.row, one.sample, one.solution.problem, one.solution.steps, dict(one.others)]
-        digest.update(json.dumps(content, default=str).encode() + b"\n")
-    return digest.hexdigest()
+        try:
+            json.dumps(dict(one.others), ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"--input: {one.where}: a text of it has half a surrogate pair", "nothing was scored; repair the text"
+            ) from error
+    if output.suffix == ".parquet":
+        refuse_unfit_for_parquet([one.others for one in placed])
+
+
+def _require_scored(journal: Journal, placed: Sequence[PlacedSolution], path: str) -> None:
+    """Raises ConfigError unless the records are of the input's first solutions; what follows them may have changed."""
+    for number, record in enumerate(journal.records):
+        one = placed[number] if number < len(placed) else None
+        if one is None or any(_as_kept(record.get(key)) != _as_kept(value) for key, value in _read(one).items()):
+            raise ConfigError(
+                f"--output: {str(journal.part)!r} was begun with another input, or steps: its solution {number + 1} is not "
+                f"that of {path}",
+                "name another output, or remove that file to begin anew",
+            )
+
+
+def _as_kept(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _score(scorer: Scorer, placed: Sequence[PlacedSolution], journal: Journal, options: argparse.Namespace) -> None:
@@ -181,10 +199,15 @@ def _chunks(lengths: Sequence[int], first: int, budget: int) -> Iterator[tuple[i
         yield start, len(lengths)
 
 
+def _read(one: PlacedSolution) -> dict[str, Any]:
+    """What a line of the output says of the input."""
+    about = {"row": one.row, "sample": one.sample, **one.others, "problem": one.solution.problem}
+    return about | {"steps": list(one.solution.steps)}
+
+
 def _record(one: PlacedSolution, score: Score | None, tokens: bool) -> dict[str, Any]:
     """A line of the output; without a score the rewards are null."""
-    record: dict[str, Any] = {"row": one.row, "sample": one.sample, **one.others, "problem": one.solution.problem}
-    record["steps"] = list(one.solution.steps)
+    record = _read(one)
     record["step_rewards"] = None if score is None else list(score.step_rewards)
     for by in WHOLE:
         record[by] = None if score is None else score.reward(by)  # type: ignore[arg-type]

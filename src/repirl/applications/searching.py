@@ -100,20 +100,20 @@ class ResponseScorer:
         responses: Sequence[Sequence[int]],
         ends: Sequence[tuple[int, ...]],
     ) -> list[Rewards]:
-        if not responses:
-            return []
         prompts = scorer.codec.encode_prompts([problem.asked for problem in problems])
         lengths = [len(prompt) + len(ids) for prompt, ids in zip(prompts, responses, strict=True)]
         limit = math.inf if scorer.context is None else scorer.context
-        if max(lengths) > limit and self.too_long == "refuse":
+        if max(lengths, default=0) > limit and self.too_long == "refuse":
             problem = problems[lengths.index(max(lengths))]
             raise ValueError(
                 f"a response to problem {problem.id!r} has {max(lengths)} tokens with its prompt, and the PRM reads {limit}: "
                 "give too_long: skip, which ranks such responses last"
             )
         kept = [i for i, length in enumerate(lengths) if length <= limit]
-        rewards = scorer.token_rewards([tuple(prompts[i]) for i in kept], [tuple(responses[i]) for i in kept])
         found = [UNREAD] * len(responses)
+        if not kept:
+            return found
+        rewards = scorer.token_rewards([tuple(prompts[i]) for i in kept], [tuple(responses[i]) for i in kept])
         for i, row in zip(kept, rewards, strict=True):
             count = len(responses[i])
             of_steps = tuple(float(part.sum()) for part in row[:count].split(_sizes(ends[i])))

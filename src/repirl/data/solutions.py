@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +63,15 @@ def read_solutions(
     if not placed:
         raise ValueError(f"{path}: no rows, it is empty")
     return placed
+
+
+def fingerprint(placed: Sequence[PlacedSolution]) -> str:
+    """A digest of solutions, with their places and all fields of their rows."""
+    digest = hashlib.sha256()
+    for one in placed:
+        content = [one.row, one.sample, one.solution.problem, one.solution.steps, dict(one.others)]
+        digest.update(json.dumps(content, default=str).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _read_row(
