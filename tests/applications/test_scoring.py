@@ -136,19 +136,25 @@ def test_what_is_longer_than_the_context_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "packs"),
     [
-        {"prm": PRM("linear")},
-        {"prm": PRM("implicit", beta=0.7, granularity="step")},
-        {"prm": PRM("q_head"), "policy": Policy(config=GPT2, tokens=TOKENS)},
+        ({"prm": PRM("linear")}, True),
+        ({"prm": PRM("q_head", rank=3)}, True),
+        ({"prm": PRM("head")}, True),
+        ({"prm": PRM("implicit", beta=0.7, granularity="step")}, False),
+        ({"prm": PRM("q_head"), "policy": Policy(config=GPT2, tokens=TOKENS)}, None),
     ],
-    ids=["a class of transformers", "relative", "positions in a table"],
+    ids=["a class of transformers", "low rank", "after the token", "relative", "positions in a table"],
 )
-def test_an_exported_folder_says_what_the_checkpoint_says(options: dict[str, Any], tmp_path: Path) -> None:
+def test_an_exported_folder_says_what_the_checkpoint_says(
+    options: dict[str, Any], packs: bool | None, tmp_path: Path
+) -> None:
+    """packs: whether the folder's model reads prompts once, without padding; None = as the checkpoint's."""
     trained(tmp_path / "run.ckpt", **options)
     export(tmp_path / "run.ckpt", tmp_path / "folder", part="prm")
     first, second = (repirl.load_prm(tmp_path / name, batch_tokens=30) for name in ("run.ckpt", "folder"))
     assert second.context == first.context == 64
+    assert second.packs == (first.packs if packs is None else packs)
     for one, other in zip(first.scores(written()), second.scores(written()), strict=True):
         assert (other.steps, other.tokens) == (one.steps, one.tokens)
         assert other.step_rewards == pytest.approx(one.step_rewards, abs=1e-5)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from repirl.applications.export import TEXT_FILE
@@ -18,8 +19,8 @@ from repirl.applications.trained import check_device, scorer_of
 from repirl.learning.actor import codec_of
 from repirl.learning.settings import Text
 from repirl.models.hub import KINDS, kind_of
-from repirl.models.modeling_repirl_prm import RepirlPRMConfig, RepirlPRMForTokenClassification
-from repirl.models.packing import join
+from repirl.models.modeling_repirl_prm import AFTER, RELATIVE, RepirlPRMConfig, RepirlPRMForTokenClassification
+from repirl.models.packing import join, pack, packed_states, use_shared_prefix
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.structs import Rows
@@ -152,6 +153,30 @@ def exported(folder: Path, text: Text, batch_tokens: int, device: str) -> TokenS
         logits: Tensor = model(input_ids=joined.ids).logits  # causal: padding comes after all that counts
         return logits[..., 0].gather(1, joined.at).masked_fill(~rows.response_mask, 0)
 
-    codec = codec_of(tokenizer, text)
-    known: dict[str, Any] = {"packs": False, "granularity": granularity, "device": device, "batch_tokens": batch_tokens}
-    return TokenScorer(rewards, codec, context=context_of(read), parameters=count_of(model), **known)
+    packed = _packed_rewards(model)
+    known: dict[str, Any] = {"granularity": granularity, "device": device, "batch_tokens": batch_tokens}
+    known |= {"packs": packed is not None, "context": context_of(read), "parameters": count_of(model)}
+    return TokenScorer(packed or rewards, codec_of(tokenizer, text), **known)
+
+
+def _packed_rewards(model: Any) -> Callable[[Rows], Tensor] | None:
+    """Token rewards by a pass without padding, each prompt read once; None where the model does not permit it."""
+    own = isinstance(model, RepirlPRMForTokenClassification)
+    if (own and model.config.kind in RELATIVE) or not (own or isinstance(getattr(model, "score", None), nn.Module)):
+        return None
+    backbone = model.backbone if own else model
+    if not use_shared_prefix(backbone):
+        return None
+    after = not own or model.config.kind in AFTER
+
+    @torch.no_grad()
+    def rewards(rows: Rows) -> Tensor:
+        packed = pack(rows, with_last=after)
+        states = packed_states(backbone.base_model, packed)[packed.read]
+        tokens = rows.response_ids[rows.response_mask]
+        values: Tensor = model.reward_head(states, tokens) if own else model.score(states)[..., 0]
+        return torch.zeros(rows.response_mask.shape, device=values.device).masked_scatter(
+            rows.response_mask, values.float()
+        )
+
+    return rewards
