@@ -83,6 +83,7 @@ class Problem:
     id: unique in its data set. text: the problem statement, without any template.
     prompt: what the policy reads, where that is more than the text: a benchmark's usual prompt around it.
     answer: the gold answer, None where unknown. solutions: expert solutions, without any template.
+    flawed: solutions that are wrong by how they were made, whatever their final answer (data/twins.py).
     tests: what a program must pass, where the problem asks for one.
     """
 
@@ -92,6 +93,7 @@ class Problem:
     solutions: tuple[str, ...] = ()
     tests: CodeTests | None = None
     prompt: str | None = None
+    flawed: tuple[str, ...] = ()
 
     @property
     def asked(self) -> str:
@@ -150,7 +152,7 @@ class StepScorer(Protocol):
 class Expert:
     """One expert trajectory in tokens: the response part only, EOS included.
 
-    correct: the verifier's word on it; None where it was not verified.
+    correct: the verifier's word on it; None where it was not verified. False without asking for a flawed one.
     """
 
     text: str
@@ -167,14 +169,18 @@ class Prompt:
     """One problem in tokens: what the policy reads, and the expert trajectories that answer it.
 
     dataset: the name of the set, or of the part of a mixture, that it belongs to; empty where there is one alone.
+    flawed: wrong trajectories, which are no experts: a PRM may learn to rank them below.
     """
 
     problem: Problem
     token_ids: tuple[int, ...]
     experts: tuple[Expert, ...] = ()
     dataset: str = ""
+    flawed: tuple[Expert, ...] = ()
 
     def __post_init__(self) -> None:
+        if any(one.correct is not False for one in self.flawed):
+            raise ValueError(f"problem {self.problem.id!r}: a flawed trajectory must have correct=False")
         if not self.token_ids:
             raise ValueError(f"problem {self.problem.id!r}: the prompt has no tokens")
 

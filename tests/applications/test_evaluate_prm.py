@@ -14,7 +14,16 @@ import pytest
 from repirl.__main__ import main
 from repirl.applications import evaluate_prm
 from repirl.applications.journal import Journal
-from repirl.applications.prm_report import by_length, controls, f1_interval, figures, scored, threshold_of
+from repirl.applications.prm_report import (
+    by_length,
+    controls,
+    expert_controls,
+    f1_interval,
+    figures,
+    scored,
+    threshold_of,
+)
+from repirl.applications.prms import load_prm
 from repirl.applications.scoring import Scorer
 from repirl.data.step_labelled import LabelledSolution
 from repirl.models.prm import PRM
@@ -101,6 +110,39 @@ def test_twins_tell_what_is_right_from_what_looks_alike() -> None:
     assert found["right_solutions"] == 20
     assert found["twin_step_wins"] == 0.5  # a digit or a sign for another: as long
     assert math.isnan(controls(knows, FOUR[1:3], [(1.0,) * 3, (1.0,) * 2])["twin_step_wins"])
+
+
+def solution(problem: str, *steps: str) -> WrittenSolution:
+    return WrittenSolution(problem, steps)
+
+
+EXPERTS = [
+    solution("How  many?\n", "So a"),  # the same words
+    solution("How many?", "b\n", "So c"),
+    solution("How long?", "So d"),  # whose only solution is wrong
+    solution("How far?", "So e"),  # of no set
+]
+OF_TWO = [
+    LabelledSolution("half", solution("How many?", "So f\n", "g"), ()),
+    LabelledSolution("none", solution("How many?", "h"), ()),
+    LabelledSolution("wrong", solution("How many?", "i"), (0,)),
+    LabelledSolution("long", solution("How long?", "j"), (0,)),
+]
+
+
+@pytest.mark.parametrize(("scorer", "wins"), [
+    (By(lambda step: float(step.startswith("So"))), 3.5 / 4),  # 1 and 1/2 against 1/2 and 0: a tie of the second pair
+    (By(lambda step: -float(step.startswith("So"))), 0.5 / 4),
+    (By(lambda step: 7.0), 1 / 2),  # of both kinds alike: style is not told
+])  # fmt: skip
+def test_experts_against_right_solutions_of_their_problem(scorer: By, wins: float) -> None:
+    rewards = scorer.step_rewards([one.solution for one in OF_TWO])
+    found = expert_controls(scorer, OF_TWO, rewards, EXPERTS)
+    assert found == {"expert_wins": wins, "expert_pairs": 4, "expert_problems": 1}
+    first = expert_controls(scorer, OF_TWO, rewards, EXPERTS, too_long=lambda texts: [1])
+    assert (first["expert_pairs"], first["expert_problems"]) == (2, 1)
+    none = expert_controls(scorer, OF_TWO, rewards, EXPERTS[2:])
+    assert (math.isnan(none["expert_wins"]), none["expert_pairs"], none["expert_problems"]) == (True, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -211,9 +253,41 @@ def test_solutions_of_ones_own_need_no_threshold(checkpoint: str, tmp_path: Path
     assert "f1" not in found
 
 
+def test_experts_of_a_file(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two sets the second has no right solution of the experts' problem, which is no mistake."""
+    paths = [f"gsm8k={table(tmp_path / 'a.jsonl', ROWS)}", f"other={table(tmp_path / 'b.jsonl', ROWS[2:])}"]
+    written = ["a1\na2", "b3\nb4"]
+    experts = table(tmp_path / "experts.jsonl", [{"problem": "1a2", "solution": text} for text in written])
+    output = tmp_path / "report.json"
+    words = ["evaluate-prm", "--prm", checkpoint, "--path", *paths, "--output", str(output), "--domain", "arithmetic"]
+    main([*words, "--experts", experts])
+    report = json.loads(output.read_text())
+    assert report["experts"] == experts
+    # By hand: the only right solution of 1a2 is that of row p.
+    texts = [solution("1a2", "a3\n", "b4"), *(solution("1a2", *text.splitlines(keepends=True)) for text in written)]
+    right, *of_experts = (sum(one) / len(one) for one in load_prm(checkpoint).step_rewards(texts))
+    control = report["controls"]["gsm8k"]
+    assert control["expert_wins"] == sum(one > right for one in of_experts) / 2
+    assert (control["expert_pairs"], control["expert_problems"]) == (2, 1)
+    assert (report["controls"]["other"]["expert_wins"], report["controls"]["other"]["expert_pairs"]) == (None, 0)
+    assert "expert wins" in " ".join(capsys.readouterr().out.split())
+    main(words)
+    assert "expert_wins" not in json.loads(output.read_text())["controls"]["gsm8k"]
+    assert "expert" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["--path", "gsm8k={file}", "--experts", "{folder}/none.jsonl"],
+            "--experts: {folder}/none.jsonl: no such file",
+        ),
+        (
+            ["--path", "gsm8k={file}", "--experts", "{others}"],
+            "--experts: none of its 1 solutions is of a problem that has",
+        ),
+        (["--path", "gsm8k={file}", "--experts", "{own}"], "r.gsm8k.jsonl' is where step rewards go"),
         (["--path", "math={file}"], "no threshold, and no part 'gsm8k' to choose it on"),
         (["--path", "{file}"], "is not NAME=FILE"),
         (["--set", "labelled"], "--set labelled needs files"),
@@ -240,12 +314,14 @@ def test_mistakes_are_told_in_two_lines(
     (folder := tmp_path / "folder").mkdir()
     (tmp_path / "folder.json").mkdir()
     own = table(tmp_path / "r.gsm8k.jsonl", ROWS)
-    given = [word.format(file=file, long=long, own=own, folder=folder) for word in words]
+    others = table(tmp_path / "others.jsonl", [{"problem": "4d4", "solution": "d8"}])
+    named = {"file": file, "long": long, "own": own, "folder": folder, "others": others}
+    given = [word.format(**named) for word in words]
     with pytest.raises(SystemExit):
         main(["evaluate-prm", "--prm", checkpoint, "--output", str(tmp_path / "r.json"), *given])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert message in lines[0]
+    assert message.format(**named) in lines[0]
 
 
 def test_controls_that_do_not_fit_are_left_out(checkpoint: str, tmp_path: Path) -> None:

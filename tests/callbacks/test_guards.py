@@ -12,8 +12,10 @@ from lightning.pytorch import Callback
 
 from repirl import checkpoints
 from repirl.callbacks.checkpoint import Checkpoint
-from repirl.callbacks.guards import ENTROPY, LENGTH, REWARD, Bounds, Guards
+from repirl.callbacks.guards import ENTROPY, LENGTH, REWARD, ROLLOUTS, Bounds, Guards
+from repirl.callbacks.probes import RewardProbes
 from repirl.callbacks.validation import Validation
+from repirl.models.prm import PRM
 from repirl.structs import Problem, Verdict, Verifier
 from tests.modules.tiny import EvenDigits, Problems, Run, distance, make_data, make_module, problems, run
 
@@ -75,6 +77,40 @@ def test_an_entropy_below_its_floor() -> None:
     assert said == [None, None, None, None, f"{ENTROPY} is 0.1 nats, below 0.25"]
 
 
+def test_a_hollow_response_that_leads_the_rollouts() -> None:
+    """The lead is that of the highest probe. .25 above is within the bound; a probe of a validation stands until the next."""
+    guard = bounds(max_hollow_lead=0.25, patience=2)
+    probes = {"probe/empty": 0.5, "probe/one_token": -1.0}
+    said = [guard.iterated(probes | {ROLLOUTS: value}) for value in (0.25, 0.0, 0.25, 0.125)]
+    assert said == [None] * 4  # leads of .25, .5, .25, .375: beyond once, within, beyond once
+    probes["probe/repeated"] = 2.0
+    assert guard.iterated(probes | {ROLLOUTS: 1.0}) == (
+        "probe/repeated is 2, above the 1 of prm/reward_policy by more than 0.25: a response that says nothing is rewarded "
+        "above the rollouts, so that the reward is exploited or soon will be"
+    )
+
+
+def test_before_a_validation_and_without_rollouts_no_probe_speaks() -> None:
+    guard = bounds(max_hollow_lead=0.0)
+    assert guard.iterated({ROLLOUTS: -5.0}) is None
+    assert guard.iterated({"probe/empty": 5.0}) is None
+    assert guard.iterated({"probe/empty": math.nan, ROLLOUTS: -5.0}) is None
+    assert guard.iterated({"probe/empty": 5.0, ROLLOUTS: 5.0}) is None  # a tie is no lead
+    assert bounds(min_entropy=0.1).iterated({"probe/empty": 5.0, ROLLOUTS: -5.0}) is None  # not watched unless set
+
+
+def test_figures_beyond_their_bounds_at_the_same_time_are_all_counted() -> None:
+    """The length is beyond in the first three iterations, the entropy from the second on: its second is the third."""
+    guard = bounds(max_length_ratio=2.0, min_entropy=0.25, patience=2)
+    said = [
+        guard.iterated({LENGTH: length, ENTROPY: entropy})
+        for length, entropy in [(10, 1.0), (30, 1.0), (30, 0.1), (10, 0.1)]
+    ]
+    assert said[:2] == [None, None]
+    assert str(said[2]).startswith(LENGTH)
+    assert str(said[3]).startswith(ENTROPY)
+
+
 def test_an_unknown_accuracy_says_nothing() -> None:
     guard = bounds(max_drop=0.1)
     assert [guard.validated(n, value) for n, value in enumerate([0.5, math.nan, 0.45])] == [None] * 3
@@ -102,6 +138,7 @@ def test_what_was_seen_is_taken_up_again() -> None:
         ({"max_length_ratio": 1.0}, "max_length_ratio must be above 1, not 1.0"),
         ({"min_entropy": 0.0}, "min_entropy must be a number of nats above 0, not 0.0"),
         ({"patience": 0}, "patience must be at least 1 iteration, not 0"),
+        ({"max_hollow_lead": -0.5}, "max_hollow_lead must be a reward of 0 or more, not -0.5"),
         ({"max_drop": None, "max_length_ratio": None}, "nothing is watched"),
     ],
 )
@@ -130,14 +167,26 @@ class Turning(Verifier, Callback):
         self.done = trainer.global_step
 
 
-def guarded(folder: Path, guard: Guards, *, steps: int = 9, verifier: Any = None, **options: Any) -> Run:
+class LikesTheEnd(PRM):
+    """Rewards the end token with 1 and nothing else: of a response of n tokens the mean is 1/n, of the empty one 1."""
+
+    def forward(self, rows: Any) -> Any:
+        end = self.backbone.tokenizer.eos_token_id  # type: ignore[union-attr]
+        return ((rows.response_ids == end) & rows.response_mask).float() + 0 * super().forward(rows)
+
+
+def guarded(
+    folder: Path, guard: Guards, *, steps: int = 9, verifier: Any = None, prm: PRM | None = None,
+    others: Sequence[Callback] = (), **options: Any,
+) -> Run:  # fmt: skip
     verifier = EvenDigits() if verifier is None else verifier
-    callbacks = [guard, Validation(2), Checkpoint(str(folder), "{step}", every_n_iterations=2, keep_all=True)]
+    prm = PRM(kind="q_head") if prm is None else prm
+    callbacks = [guard, Validation(2), Checkpoint(str(folder), "{step}", every_n_iterations=2, keep_all=True), *others]
     if isinstance(verifier, Callback):
         callbacks.append(verifier)
     data = make_data(val=Problems(problems(4, "test")))
     settings = {"callbacks": callbacks, "limit_val_batches": 1.0, "enable_checkpointing": True}
-    return run(make_module(verifier=verifier), data, steps, **(settings | options))
+    return run(make_module(verifier=verifier, prm=prm), data, steps, **(settings | options))
 
 
 def test_a_fall_ends_the_fit_saved_and_in_two_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,6 +214,32 @@ def test_figures_of_iterations_end_it_after_patience(tmp_path: Path) -> None:
     assert guard.ended is not None
     assert guard.ended.startswith(ENTROPY)
     assert checkpoints.read(tmp_path / "last.ckpt")["global_step"] == 3
+
+
+def test_a_probe_ends_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Validated before the first iteration; from then on the end token alone leads, and after three in a row it ends."""
+    guard = Guards(max_drop=None, max_length_ratio=None, max_hollow_lead=0.25, patience=3)
+    done = guarded(tmp_path, guard, prm=LikesTheEnd(kind="q_head"), others=[RewardProbes(limit=2)])
+    assert done.trainer.global_step == 3
+    assert checkpoints.read(tmp_path / "last.ckpt")["global_step"] == 3
+    said = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("guard: "))
+    assert said.startswith("guard: ended after iteration 3: probe/empty is 1, above the 0.")
+    # With a bound that the lead, at most 1, cannot leave, the run goes on.
+    free = Guards(max_drop=None, max_length_ratio=None, max_hollow_lead=1.0, patience=3)
+    done = guarded(
+        tmp_path / "free", free, steps=5, prm=LikesTheEnd(kind="q_head"), others=[RewardProbes(limit=2)]
+    )  # fmt: skip
+    assert done.trainer.global_step == 5
+    assert free.ended is None
+
+
+def test_probes_that_nobody_scores_are_not_watched(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="max_hollow_lead is set, but no hollow response is scored"):
+        guarded(tmp_path, Guards(max_drop=None, max_hollow_lead=0.5))
+    with pytest.raises(ValueError, match="max_hollow_lead is set, but no hollow response is scored"):
+        guarded(
+            tmp_path, Guards(max_drop=None, max_hollow_lead=0.5), others=[RewardProbes()], limit_val_batches=0
+        )  # fmt: skip
 
 
 def test_a_resumed_run_is_held_to_the_same_best(tmp_path: Path) -> None:

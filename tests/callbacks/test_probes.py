@@ -70,5 +70,10 @@ def test_without_experts_the_policy_is_asked_and_a_bounded_prm_reports_saturatio
 def test_a_module_without_prm_and_a_limit_of_none_are_refused(tmp_path, data):
     with pytest.raises(ValueError, match="RePIRL has no prm to probe"):
         make_trainer(tmp_path, [RewardProbes()], limit_val_batches=1).validate(make_module(), data, verbose=False)
+    # Where an overlay decides whether there is one, it is nothing to complain about.
+    (found,) = make_trainer(tmp_path, [RewardProbes(needs_prm=False)], limit_val_batches=1).validate(
+        make_module(), data, verbose=False
+    )
+    assert not [name for name in found if name.startswith("probe/")]
     with pytest.raises(ValueError, match="limit must be at least 1, not 0"):
         RewardProbes(limit=0)

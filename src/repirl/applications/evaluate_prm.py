@@ -19,8 +19,10 @@ from repirl.applications.prm_report import (
     all_right,
     by_length,
     controls,
+    expert_controls,
     plain,
     report,
+    same_problem,
     scored,
     threshold_of,
 )
@@ -31,6 +33,7 @@ from repirl.applications.scoring import BATCH_TOKENS, Scorer
 from repirl.applications.served import OPTIONS, add_options
 from repirl.config import ConfigError
 from repirl.data.flawed import Domain
+from repirl.data.solutions import read_solutions
 from repirl.data.step_labelled import (
     PRM_BENCH,
     PROCESS_BENCH,
@@ -42,6 +45,7 @@ from repirl.data.step_labelled import (
     read_process_bench,
 )
 from repirl.metrics.prm_bench import CATEGORIES, UNMODIFIED, PRMBench
+from repirl.structs import WrittenSolution
 
 CHUNK = 32  # solutions between two writes
 CHOSEN_ON = "gsm8k"
@@ -53,12 +57,15 @@ def main(arguments: Sequence[str]) -> int:
     _check(options)
     sets = _sets(options)
     _require_threshold(options, sets)
+    experts = _experts(options, sets)
     with alone_in(options.output):  # two programs would mix their records
-        _run(options, sets)
+        _run(options, sets, experts)
     return 0
 
 
-def _run(options: argparse.Namespace, sets: dict[str, list[LabelledSolution]]) -> None:
+def _run(
+    options: argparse.Namespace, sets: dict[str, list[LabelledSolution]], experts: Sequence[WrittenSolution]
+) -> None:
     scorer = _loaded(options)
     for name, solutions in sets.items():
         _refuse_unfit(scorer, name, solutions)
@@ -69,7 +76,7 @@ def _run(options: argparse.Namespace, sets: dict[str, list[LabelledSolution]]) -
         name: scored(solutions, [record["step_rewards"] for record in journals[name].records])
         for name, solutions in sets.items()
     }
-    written = _report(options, sets, found) | {"controls": _controls(options, scorer, sets, found)}
+    written = _report(options, sets, found) | {"controls": _controls(options, scorer, sets, found, experts)}
     draw_reliability(
         {name: one["calibration"] for name, one in written["sets"].items()}, options.output.with_suffix(".png")
     )
@@ -98,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         "--controls", type=int, default=CONTROLS, help=f"right solutions of a set that style is asked of ({CONTROLS})"
     )
     parser.add_argument("--domain", choices=get_args(Domain), default="prose", help="of flawed twins (prose)")
+    parser.add_argument(
+        "--experts", metavar="FILE", help="experts of the sets' problems: does style tell them from right solutions?"
+    )
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=f"of a forward pass ({BATCH_TOKENS})")
     parser.add_argument("--device", default="cpu", help="where the PRM runs (cpu)")
     parser.add_argument("--seed", type=int, default=0, help="of intervals and twins (0)")
@@ -159,6 +169,27 @@ def by_category(solutions: Iterable[LabelledSolution]) -> dict[str, list[Labelle
             )
         found.get(one.category, []).append(one)
     return {category: some for category, some in found.items() if some}
+
+
+def _experts(options: argparse.Namespace, sets: Mapping[str, Sequence[LabelledSolution]]) -> list[WrittenSolution]:
+    """Those of --experts whose problem has a right solution in a set. Raises ConfigError where there is none."""
+    if options.experts is None:
+        return []
+    try:
+        read = [placed.solution for placed in read_solutions(options.experts)]
+    except ValueError as error:
+        raise ConfigError(f"--experts: {error}", "nothing was scored; repair the file, or name another") from error
+    if Path(options.experts).expanduser().resolve() in {_rewards_path(options, name).resolve() for name in sets}:
+        raise ConfigError(f"--experts: {options.experts!r} is where step rewards go", "name another --output")
+    right = [one.solution for solutions in sets.values() for one in solutions if one.first_error < 0]
+    problems = {same_problem(solution.problem) for solution in right}
+    met = [expert for expert in read if same_problem(expert.problem) in problems]
+    if not met:
+        raise ConfigError(
+            f"--experts: none of its {len(read)} solutions is of a problem that has a right solution in a set",
+            f"nothing was scored; give experts of the problems of {', '.join(sets)}, worded as there",
+        )
+    return met
 
 
 def _require_threshold(options: argparse.Namespace, sets: Mapping[str, Sequence[LabelledSolution]]) -> None:
@@ -255,6 +286,7 @@ def _report(
         "kind": options.kind,
         "set": options.set,
         "limit": options.limit,
+        "experts": options.experts,
         "seed": options.seed,
         "threshold": threshold,
         "threshold_chosen_on": CHOSEN_ON if chosen else None,
@@ -284,8 +316,9 @@ def _controls(
     scorer: Scorer,
     sets: dict[str, list[LabelledSolution]],
     found: dict[str, Scored],
+    experts: Sequence[WrittenSolution],
 ) -> dict[str, dict[str, float]]:
-    """Of each set. Raises ConfigError where the PRM cannot read a twin."""
+    """Of each set. Raises ConfigError where the PRM cannot read a twin or an expert."""
     measured = {}
     for name, solutions in sets.items():
         rewards = [row[mask].tolist() for row, mask in zip(found[name].rewards, found[name].mask, strict=True)]
@@ -297,6 +330,12 @@ def _controls(
                 f"{name}: a flawed twin or hollow text cannot be read: {error}",
                 "say by --domain what the solutions are, or leave the controls out (--controls 0)",
             ) from error
+        if not experts:
+            continue
+        try:
+            measured[name] |= expert_controls(scorer, solutions, rewards, experts, too_long=scorer.too_long)
+        except ValueError as error:
+            raise ConfigError(f"--experts: {error}", "leave that solution out of the file") from error
     return measured
 
 
@@ -304,14 +343,16 @@ def _print(written: dict[str, Any]) -> None:
     if written["set"] == "prmbench":
         _print_prm_bench(written)
         return
-    columns = ("F1", "95 % interval", "F1 of length", "wrong-step AUROC", "of length", "twin step", "hollow wins")
+    columns = ["F1", "95 % interval", "F1 of length", "wrong-step AUROC", "of length", "twin step", "hollow wins"]
+    asked = ["expert_wins"] if written["experts"] else []
     rows = []
     for name, one in written["sets"].items():
         prm, length, control = one["prm"], one["length_alone"], written["controls"][name]
         interval = f"{prm['f1_low']:.3f} to {prm['f1_high']:.3f}" if "f1" in prm else "-"
         values = [prm.get("f1"), interval, length.get("f1"), prm["wrong_step_auroc"], length["wrong_step_auroc"]]
-        rows.append([name, one["solutions"], *values, control["twin_step_wins"], control["hollow_wins"]])
-    _print_table(("set", "n", *columns), rows)
+        asked_of = [control[key] for key in ("twin_step_wins", "hollow_wins", *asked)]
+        rows.append([name, one["solutions"], *values, *asked_of])
+    _print_table(("set", "n", *columns, *(["expert wins"] if asked else [])), rows)
     if written["threshold"] is not None:
         by = f"chosen on {written['threshold_chosen_on']}" if written["threshold_chosen_on"] else "given"
         print(f"threshold {written['threshold']:.4g}, {by}; a mean F1 of {written['mean_f1_prm']:.3f}")

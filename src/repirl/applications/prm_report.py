@@ -149,6 +149,44 @@ def controls(
     }
 
 
+def expert_controls(
+    scorer: StepScorer,
+    solutions: Sequence[LabelledSolution],
+    rewards: Sequence[Sequence[float]],
+    experts: Sequence[WrittenSolution],
+    *,
+    too_long: Callable[[Sequence[WrittenSolution]], Sequence[int]] = lambda solutions: (),
+) -> dict[str, float]:
+    """Experts against right solutions of the same problem, by mean reward: both are right, so that style alone can tell.
+
+    expert_wins: share of the pairs whose expert has the higher mean, ties counted half; .5 where the PRM does not tell them
+    apart, 1 where it always prefers the expert, NaN of no pair. expert_pairs, expert_problems: how many there are.
+
+    Every expert is paired with every right solution of its problem. Experts that are too long for the PRM, as `too_long` says
+    by their places, are left out.
+    """
+    means: dict[str, list[float]] = {}
+    for one, given in zip(solutions, rewards, strict=True):
+        if one.first_error < 0:
+            means.setdefault(same_problem(one.solution.problem), []).append(_mean(given))
+    met = [expert for expert in experts if same_problem(expert.problem) in means]
+    met = _without(met, too_long(met))
+    of_experts = [
+        (same_problem(one.problem), _mean(own)) for one, own in zip(met, scorer.step_rewards(met), strict=True)
+    ]
+    pairs = [(own, other) for problem, own in of_experts for other in means[problem]]
+    return {
+        "expert_wins": _wins(pairs),
+        "expert_pairs": float(len(pairs)),
+        "expert_problems": float(len({problem for problem, _ in of_experts})),
+    }
+
+
+def same_problem(text: str) -> str:
+    """What two statements of one problem have in common: their words, whatever the white space between them."""
+    return " ".join(text.split())
+
+
 def _without(items: Sequence[T], places: Sequence[int]) -> list[T]:
     out = set(places)
     return [item for place, item in enumerate(items) if place not in out]

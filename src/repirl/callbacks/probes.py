@@ -31,18 +31,22 @@ class RewardProbes(Callback):
 
     Args:
         limit: prompts of the validation data, from its start.
+        needs_prm: a module without a PRM is refused; False = nothing is probed there, as in a configuration whose overlays
+            say whether there is one.
     """
 
-    def __init__(self, limit: int = 64) -> None:
+    def __init__(self, limit: int = 64, needs_prm: bool = True) -> None:
         if limit < 1:
             raise ValueError(f"RewardProbes: limit must be at least 1, not {limit}")
-        self.limit = limit
+        self.limit, self.needs_prm = limit, needs_prm
         self._prompts: list[Prompt] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts anew."""
-        if getattr(pl_module, "prm", None) is None:
-            raise ValueError(f"RewardProbes: {type(pl_module).__name__} has no prm to probe; remove the callback")
+        if self.needs_prm and getattr(pl_module, "prm", None) is None:
+            raise ValueError(
+                f"RewardProbes: {type(pl_module).__name__} has no prm to probe; remove the callback, or set needs_prm: false"
+            )
         self._prompts = []
 
     def on_validation_batch_end(
@@ -61,6 +65,8 @@ class RewardProbes(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Scores and logs, all ranks together."""
         module: Any = pl_module
+        if getattr(module, "prm", None) is None:
+            return
         real = self._real(module)
         rows = [
             (prompt.token_ids, response)

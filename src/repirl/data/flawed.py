@@ -55,7 +55,7 @@ def flawed_twin(
     solution: WrittenSolution,
     domain: Domain,
     *,
-    seed: int = 0,
+    seed: int | str = 0,
     kinds: Sequence[str] = ("number", "operator", "constant"),
     others: Sequence[WrittenSolution] = (),
     accept: Callable[[WrittenSolution], bool] = lambda flawed: True,

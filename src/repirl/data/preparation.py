@@ -37,6 +37,8 @@ class PreparationReport:
     experts_too_long: int = 0
     experts_beyond_limit: int = 0
     answers_appended: int = 0
+    flawed: int = 0
+    flawed_too_long: int = 0
 
 
 def final_answer_appended(solution: str, answer: str | None) -> str:
@@ -54,7 +56,8 @@ class _Ahead:
         self.encode_prompts, self.encode_responses = codec.encode_prompts, codec.encode_responses
         self.decode = codec.decode
         asked = [problem.asked for problem in problems]
-        written = [_written(p, solution) for p in problems for solution in p.solutions[:max_experts]]
+        given = [(p, solution) for p in problems if max_experts for solution in (*p.solutions[:max_experts], *p.flawed)]
+        written = [_written(p, solution) for p, solution in given]
         self._prompts, self._responses = _table(asked, codec.encode_prompts), _table(written, codec.encode_responses)
 
     def encode_prompt(self, problem: str) -> tuple[int, ...]:
@@ -88,7 +91,7 @@ def encode_problem(
 ) -> Prompt | None:
     """The problem in tokens with its first `max_experts` solutions that fit; None where the prompt is too long.
 
-    With 0, as in evaluation, solutions are neither read nor counted.
+    With 0, as in evaluation, solutions are neither read nor counted. Flawed ones that fit come along, all of them.
 
     Nothing is ever cut. Outer whitespace of solutions goes, so that it cannot tell experts from rollouts. Drops and
     appended answers are added to `report`. Raises ValueError, naming the problem, where the codec cannot encode it.
@@ -110,9 +113,23 @@ def encode_problem(
                 continue
             report.answers_appended += text != solution.strip()
             experts.append(Expert(text=text, token_ids=tuple(response_ids)))
+        flawed = _flawed(problem, codec, max_response_tokens) if max_experts else []
+        report.flawed += len(flawed)
+        report.flawed_too_long += len(problem.flawed) - len(flawed) if max_experts else 0
     except ValueError as error:
         raise ValueError(f"problem {problem.id!r}: {error}") from error
-    return Prompt(problem=problem, token_ids=tuple(token_ids), experts=tuple(experts))
+    return Prompt(problem=problem, token_ids=tuple(token_ids), experts=tuple(experts), flawed=tuple(flawed))
+
+
+def _flawed(problem: Problem, codec: Codec, max_response_tokens: int) -> list[Expert]:
+    """The problem's flawed solutions that fit, written as experts are."""
+    texts = [_written(problem, text) for text in problem.flawed]
+    tokens = [tuple(codec.encode_response(text)) for text in texts]
+    return [
+        Expert(text, ids, correct=False)
+        for text, ids in zip(texts, tokens, strict=True)
+        if len(ids) <= max_response_tokens
+    ]
 
 
 def encode_problems(

@@ -109,6 +109,9 @@ class UsableExperts:
     """Experts with the verifier's word on each, asked once; those it rejects are left out with `drop_wrong`.
 
     judged: False = nobody is asked, as where gold answers must not reach training.
+
+    Flawed solutions (Prompt.flawed) come after a prompt's experts, wrong without asking. With `drop_wrong` they would come in
+    vain, and are refused.
     """
 
     def __init__(self, actor: Actor, *, drop_wrong: bool, judged: bool = True) -> None:
@@ -116,9 +119,15 @@ class UsableExperts:
         self._known: dict[tuple[str, str], bool | None] = {}
 
     def of(self, prompts: Sequence[Prompt]) -> list[list[Expert]]:
-        """Each prompt's; the verifier gets all that it has not judged yet at once."""
+        """Each prompt's; the verifier gets all that it has not judged yet at once. Raises ValueError for flawed ones."""
+        flawed = next((prompt.problem.id for prompt in prompts if prompt.flawed), None)
+        if flawed is not None and self.drop_wrong:
+            raise ValueError(
+                f"problem {flawed!r} has flawed solutions, and the PRM's objective leaves wrong ones out: set "
+                "model.objective to IRL or Discriminator with wrong_experts: background, or give data.train without them"
+            )
         if not self.judged:
-            return [list(prompt.experts) for prompt in prompts]
+            return [[*prompt.experts, *prompt.flawed] for prompt in prompts]
         unknown = [[e.text for e in p.experts if (p.problem.id, e.text) not in self._known] for p in prompts]
         verdicts = self.actor.verify([prompt.problem for prompt in prompts], unknown)
         for prompt, texts, row in zip(prompts, unknown, verdicts, strict=True):
@@ -128,7 +137,7 @@ class UsableExperts:
 
     def _usable(self, prompt: Prompt) -> list[Expert]:
         judged = [replace(e, correct=self._known[prompt.problem.id, e.text]) for e in prompt.experts]
-        return [e for e in judged if e.correct is not False or not self.drop_wrong]
+        return [e for e in judged if e.correct is not False or not self.drop_wrong] + list(prompt.flawed)
 
 
 def outcome_of(verdict: Verdict | None) -> float:

@@ -162,8 +162,10 @@ def _prompt(values: dict[str, Any]) -> Prompt:
     problem = dict(values["problem"])
     if problem["tests"] is not None:
         problem["tests"] = CodeTests(**_tuples(problem["tests"]))
-    experts = tuple(Expert(**_tuples(expert)) for expert in values["experts"])
-    return Prompt(**_tuples(values | {"problem": Problem(**_tuples(problem)), "experts": experts}))
+    written = {
+        kind: tuple(Expert(**_tuples(expert)) for expert in values.get(kind, ())) for kind in ("experts", "flawed")
+    }
+    return Prompt(**_tuples(values | {"problem": Problem(**_tuples(problem))} | written))
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def rollout_figures(
     given = [v for row in verdicts for v in row if v is not None]
     timed_out = sum(v.status == "answer_timeout" for v in given)
     assert batch.shard is not None
-    dropped = sum(len(p.experts) for p in batch.shard.prompts) - int(batch.is_expert[batch.owner == rank()].sum())
+    written = sum(len(p.experts) + len(p.flawed) for p in batch.shard.prompts)
+    dropped = written - int(batch.is_expert[batch.owner == rank()].sum())
     judged, timeouts, experts_dropped = sum_over_ranks(outcome.new_tensor([len(given), timed_out, dropped]))
     if judged:
         known = ~outcome.isnan()
