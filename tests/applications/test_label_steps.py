@@ -190,7 +190,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def test_labels_are_written_read_and_learned_from(checkpoint: Path, tmp_path: Path) -> None:
-    main(["label-steps", *words(tmp_path, checkpoint, "labels.jsonl", "--exports=[trl, math_shepherd]")])
+    main(["label-steps", *words(tmp_path, checkpoint, "labels.jsonl", "--exports=[trl, math_shepherd, prm800k]")])
     records = read(tmp_path / "labels.jsonl")
     assert [record["id"] for record in records] == ["one/0", "one/1", "row-3/0", "row-3/1", "row-4/0"]
     assert records[0]["steps"] == ["\\boxed{b3", "c6", "}"]
@@ -211,9 +211,9 @@ def test_labels_are_written_read_and_learned_from(checkpoint: Path, tmp_path: Pa
     assert report["settings"]["seed"] == 0
     trl = read(tmp_path / "labels.trl.jsonl")
     assert [row["labels"] for row in trl] == [record["labels"] for record in records]
-    assert LabelledSteps(str(tmp_path / "labels.math_shepherd.jsonl"), "math_shepherd").load()[0].labels == tuple(
-        records[0]["labels"]
-    )
+    for name in ("math_shepherd", "prm800k"):
+        exported = LabelledSteps(str(tmp_path / f"labels.{name}.jsonl"), name).load()  # type: ignore[arg-type]
+        assert [list(one.labels) for one in exported] == [record["labels"] for record in records]
     with pytest.raises(ConfigError, match="exists"):
         label_steps.main(words(tmp_path, checkpoint, "labels.jsonl"))
     data = StepLabelData(LabelledSteps(str(tmp_path / "labels.jsonl")), targets="soft", batch_solutions=5)
@@ -254,6 +254,12 @@ def test_a_run_that_was_ended_goes_on_whatever_is_beside_it(
         ([], [{"problem": "a4b4", "solution": "b8"}], "in.jsonl, line 1: no gold answer as `gold` or `answer`"),
         ([], [{"problem": "a4b4", "answer": "b8", "solution": "b8" * 9}], "line 1: the solution has 19 tokens"),
         ([], [{"problem": "a4b4", "answer": "b8", "solution": "\u00e9"}], "line 1: no token for"),
+        (
+            ["--exports=[trl, math_shepherd]"],
+            [{"problem": "a4", "answer": "4", "solution": "ки"}],
+            "exports: math_shepherd: ",
+        ),
+        (["--exports=[openai]"], ROWS, "exports"),
         (["--unfit=skip"], [{"problem": "a4b4", "answer": "b8", "solution": "b8" * 9}], "all 1 solutions are unfit"),
         (["--step_pattern='['"], ROWS, "not a regular expression"),
         (["--device=abacus"], ROWS, "device 'abacus' is not to be had here"),

@@ -8,11 +8,10 @@ from typing import Literal
 
 from repirl.applications.journal import FORMATS
 from repirl.config import ConfigError
+from repirl.data.step_labels import Export
 from repirl.data.steps import By
 from repirl.learning.settings import Text
 from repirl.structs import Generator, Verifier
-
-Export = Literal["trl", "math_shepherd"]
 
 
 @dataclass(frozen=True)
