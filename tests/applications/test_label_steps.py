@@ -12,6 +12,7 @@ import pytest
 
 from repirl.__main__ import main
 from repirl.applications import label_steps
+from repirl.applications.journal import Journal
 from repirl.applications.labelling import Labeller, Task, task_of
 from repirl.config import ConfigError
 from repirl.data.step_data import StepLabelData
@@ -243,6 +244,29 @@ def test_a_run_that_was_ended_goes_on_whatever_is_beside_it(
         label_steps.main(words(tmp_path, checkpoint, "part.jsonl", "--seed=1"))
     label_steps.main(words(tmp_path, checkpoint, "part.jsonl", "--solutions_at_once=2"))
     assert (tmp_path / "part.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_run_that_was_ended_before_its_output_was_there_writes_all_anew(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = words(tmp_path, checkpoint, "labels.jsonl", "--exports=[trl]")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "finish", lambda journal, lines: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            label_steps.main(asked)
+    assert not (tmp_path / "labels.jsonl").exists()
+    beside = {name: (tmp_path / name).read_bytes() for name in ("labels.json", "labels.trl.jsonl")}
+    label_steps.main(asked)
+    assert len(read(tmp_path / "labels.jsonl")) == 5
+    assert {name: (tmp_path / name).read_bytes() for name in beside} == beside
+
+
+@pytest.mark.parametrize("name", ["labels.json", "labels.trl.jsonl"])
+def test_what_stands_beside_the_output_is_not_overwritten(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{name}', which goes with it, exists"):
+        label_steps.main(words(tmp_path, checkpoint, "labels.jsonl", "--exports=[trl]"))
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(asked: LabelSteps, given: config.Config) -> None:
     placed = _read(asked)
     _refuse_unwritable(asked, placed)
-    journal = Journal(Path(asked.output), _description(asked, given, placed))
+    journal = Journal(Path(asked.output), _description(asked, given, placed), asked.beside)
     before = len(journal.records)
     policy, text = _model(asked, given)
     actor = Actor(policy, text, asked.rollout or InProcess(), asked.verifier or MathVerifier())
