@@ -14,7 +14,7 @@ import pytest
 from repirl.__main__ import main
 from repirl.applications import evaluate_prm
 from repirl.applications.journal import Journal
-from repirl.applications.prm_report import by_length, controls, f1_interval, figures, scored, threshold_of
+from repirl.applications.prm_report import by_length, controls, f1_interval, figures, plain, scored, threshold_of
 from repirl.applications.scoring import Scorer
 from repirl.data.step_labelled import LabelledSolution
 from repirl.models.prm import PRM
@@ -200,6 +200,59 @@ def test_a_report_of_two_parts(checkpoint: str, tmp_path: Path, capsys: pytest.C
     assert (again["threshold"], again["threshold_chosen_on"], again["limit"]) == (0.5, None, 2)
 
 
+def test_a_part_of_one_kind_alone_has_no_f1(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The harmonic mean of two accuracies needs both; the mean is that of the other parts."""
+    both, right = table(tmp_path / "both.jsonl", ROWS), table(tmp_path / "right.jsonl", [ROWS[0], ROWS[3]])
+    words = ["evaluate-prm", "--prm", checkpoint, "--domain", "arithmetic", "--output", str(tmp_path / "r.json")]
+    main([*words, "--path", f"gsm8k={both}", f"math={right}"])
+    text = (tmp_path / "r.json").read_text()
+    written = json.loads(text)
+    assert "NaN" not in text
+    assert written["sets"]["math"]["prm"]["f1"] is None
+    assert written["sets"]["math"]["prm"]["accuracy_correct"] is not None
+    assert written["mean_f1_prm"] == written["sets"]["gsm8k"]["prm"]["f1"]
+    assert written["mean_f1_length_alone"] == written["sets"]["gsm8k"]["length_alone"]["f1"]
+    shown = capsys.readouterr().out
+    (row,) = [line for line in shown.splitlines() if "math" in line]
+    assert "nan" not in shown
+    assert [cell.strip() for cell in row.split("│")[3:6]] == ["-", "-", "-"]
+    main([*words, "--path", f"math={right}", "--threshold", "0"])
+    assert json.loads((tmp_path / "r.json").read_text())["mean_f1_prm"] is None
+    assert "threshold 0, given; no F1" in capsys.readouterr().out
+
+
+def test_no_number_that_json_has_not_is_written() -> None:
+    given = {"a": [1.0, math.nan, {"b": math.inf}], "c": ("d", -math.inf), "e": 2}
+    assert plain(given) == {"a": [1.0, None, {"b": None}], "c": ["d", None], "e": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("report.json", '{"model": "mine"}', "report.json' is no report of evaluate-prm"),
+        ("report.json", "[1", "report.json' is no report of evaluate-prm"),
+        ("report.own.jsonl", "mine", "report.own.jsonl', which goes with it, exists, and no report beside it"),
+        ("report.png", "mine", "report.png', which goes with it, exists, and no report beside it"),
+    ],
+)
+def test_what_it_has_not_written_is_left_as_it_is(
+    name: str, content: str, message: str, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = table(tmp_path / "rows.jsonl", [{"problem": "1a2", "steps": ["a3", "b4"], "first_error": -1}])
+    (tmp_path / "report.own.jsonl").write_text("mine")
+    (tmp_path / name).write_text(content)
+    if name == "report.png":
+        (tmp_path / "report.own.jsonl").unlink()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(SystemExit):
+        main(["evaluate-prm", "--prm", checkpoint, "--set=labelled", f"--path=own={rows}",
+              "--output", str(tmp_path / "report.json")])  # fmt: skip
+    assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if not path.name.endswith(".lock")} == before
+
+
 def test_solutions_of_ones_own_need_no_threshold(checkpoint: str, tmp_path: Path) -> None:
     rows = [{"problem": "1a2", "steps": ["a3", "b5"], "labels": [True, False]}, ROWS[0] | {"labels": [True, True]}]
     path = table(tmp_path / "own.jsonl", [{k: v for k, v in row.items() if k != "label"} for row in rows])
@@ -228,7 +281,7 @@ def test_solutions_of_ones_own_need_no_threshold(checkpoint: str, tmp_path: Path
         (["--path", "gsm8k={file}", "--output", "{folder}.json"], "is no .json file"),
         (["--path", "gsm8k={file}", "--limit", "1"], "'gsm8k' has 0 erroneous solutions of 1"),
         (["--path", "gsm8k={long}", "--domain", "arithmetic"], "gsm8k: 1 of 5 solutions are longer than the 64 tokens"),
-        (["--path", "gsm8k={own}"], "r.gsm8k.jsonl' is where step rewards go"),
+        (["--path", "gsm8k={own}", "--output", "{folder}/own.json"], "own.gsm8k.jsonl' is where step rewards go"),
         (["--path", "gsm8k={file}", "--device", "abacus"], "device 'abacus' is not to be had here"),
     ],
 )
@@ -239,7 +292,7 @@ def test_mistakes_are_told_in_two_lines(
     long = table(tmp_path / "long.jsonl", [*ROWS, ROWS[0] | {"id": "t", "steps": ["a" * 64]}])
     (folder := tmp_path / "folder").mkdir()
     (tmp_path / "folder.json").mkdir()
-    own = table(tmp_path / "r.gsm8k.jsonl", ROWS)
+    own = table(folder / "own.gsm8k.jsonl", ROWS)
     given = [word.format(file=file, long=long, own=own, folder=folder) for word in words]
     with pytest.raises(SystemExit):
         main(["evaluate-prm", "--prm", checkpoint, "--output", str(tmp_path / "r.json"), *given])

@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace, sets: dict[str, list[LabelledSolution]]) -> None:
+    _refuse_others(options, sets)
     scorer = _loaded(options)
     for name, solutions in sets.items():
         _refuse_unfit(scorer, name, solutions)
@@ -189,6 +190,32 @@ def _loaded(options: argparse.Namespace) -> Scorer:
         raise ConfigError(f"--prm: {error}", "give another, or --kind") from error
 
 
+def _refuse_others(options: argparse.Namespace, sets: Iterable[str]) -> None:
+    """Raises ConfigError where a file that would be written anew is not this command's."""
+    report: Path = options.output
+    if report.exists() and not _is_report(report):
+        raise ConfigError(
+            f"--output: {str(report)!r} is no report of evaluate-prm, which alone is written anew",
+            "name another file, or remove this one",
+        )
+    rewards = [_rewards_path(options, name) for name in sets]
+    if report.exists() or any(path.with_name(f".{path.name}.part").exists() for path in rewards):
+        return  # what stands beside it is of an earlier run, or of one that was ended
+    if there := [path for path in (*rewards, report.with_suffix(".png")) if path.exists()]:
+        raise ConfigError(
+            f"--output: {str(there[0])!r}, which goes with it, exists, and no report beside it",
+            "name another --output, or remove that file",
+        )
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"version", "prm", "sets"} <= content.keys()
+
+
 def _refuse_unfit(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution]) -> None:
     """Raises ConfigError, before anything is scored, where the PRM cannot read a solution."""
     try:
@@ -267,7 +294,7 @@ def _report(
         written["prmbench_all_right"] = _prm_bench({name: all_right(one) for name, one in found.items()}, 0.0)
     elif threshold is not None:
         for kind in ("prm", "length_alone"):
-            values = [one[kind]["f1"] for one in figures.values() if "f1" in one[kind]]
+            values = [f1 for one in figures.values() if not math.isnan(f1 := one[kind].get("f1", math.nan))]
             written[f"mean_f1_{kind}"] = sum(values) / len(values) if values else None
     return written
 
@@ -308,13 +335,15 @@ def _print(written: dict[str, Any]) -> None:
     rows = []
     for name, one in written["sets"].items():
         prm, length, control = one["prm"], one["length_alone"], written["controls"][name]
-        interval = f"{prm['f1_low']:.3f} to {prm['f1_high']:.3f}" if "f1" in prm else "-"
+        known = not math.isnan(prm.get("f1", math.nan))
+        interval = f"{prm['f1_low']:.3f} to {prm['f1_high']:.3f}" if known else "-"
         values = [prm.get("f1"), interval, length.get("f1"), prm["wrong_step_auroc"], length["wrong_step_auroc"]]
         rows.append([name, one["solutions"], *values, control["twin_step_wins"], control["hollow_wins"]])
     _print_table(("set", "n", *columns), rows)
     if written["threshold"] is not None:
         by = f"chosen on {written['threshold_chosen_on']}" if written["threshold_chosen_on"] else "given"
-        print(f"threshold {written['threshold']:.4g}, {by}; a mean F1 of {written['mean_f1_prm']:.3f}")
+        mean = "no F1" if (f1 := written["mean_f1_prm"]) is None else f"a mean F1 of {f1:.3f}"
+        print(f"threshold {written['threshold']:.4g}, {by}; {mean}")
 
 
 def _print_prm_bench(written: dict[str, Any]) -> None:
