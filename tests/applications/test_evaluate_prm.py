@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 
+import repirl
 from repirl.__main__ import main
 from repirl.applications import evaluate_prm
 from repirl.applications.journal import Journal
 from repirl.applications.prm_report import by_length, controls, f1_interval, figures, plain, scored, threshold_of
 from repirl.applications.scoring import Scorer
 from repirl.data.step_labelled import LabelledSolution
+from repirl.data.steps import join_steps
 from repirl.models.prm import PRM
 from repirl.structs import WrittenSolution
 from tests.applications.test_scoring import trained
+from tests.models.hub.test_hub import implicit_pair
 
 
 def labelled(name: str, steps: Sequence[str], first_error: int) -> LabelledSolution:
@@ -262,6 +265,48 @@ def test_solutions_of_ones_own_need_no_threshold(checkpoint: str, tmp_path: Path
     found = json.loads(output.read_text())["sets"]["own"]["prm"]
     assert found["wrong_step_auroc"] is not None
     assert "f1" not in found
+
+
+def test_a_prm_of_two_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned, start = implicit_pair(tmp_path)
+    steps = ["2 + 3 = 5", "5 + 1 = 7"]
+    path = table(tmp_path / "own.jsonl", [{"problem": "2 + 3 + 1?", "steps": steps, "labels": [True, False]}])
+    words = ["evaluate-prm", "--prm", tuned, "--set=labelled", f"--path=own={path}", "--controls=0"]
+    words += ["--output", str(tmp_path / "report.json")]
+    two = ["--kind", "implicit", "--reference", start]
+    for more, message in [
+        (two[:2], "is two models, and no other is: give `reference`"),
+        (["--kind", "rlhflow", "--beta", "2"], "beta 2 is of a PRM of kind 'implicit'"),
+    ]:
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+        assert message in capsys.readouterr().err
+    expected = repirl.load_prm(tuned, "implicit", reference=start).score("2 + 3 + 1?", join_steps(steps)).step_rewards
+    for more, beta in (([], 1), (["--beta", "0.05"], 0.05)):
+        main([*words, *two, *more])
+        (record,) = [json.loads(line) for line in (tmp_path / "report.own.jsonl").read_text().splitlines()]
+        assert record["step_rewards"] == pytest.approx([beta * value for value in expected], abs=1e-5)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert (written["kind"], written["reference"], written["beta"]) == ("implicit", start, 0.05)
+
+
+@pytest.mark.parametrize("changed", ["--beta=0.5", "weights"])
+def test_two_prms_do_not_share_a_journal(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned, start = implicit_pair(tmp_path)
+    path = table(tmp_path / "own.jsonl", [{"problem": "2 + 3?", "steps": ["5"], "first_error": -1}])
+    words = ["evaluate-prm", "--prm", tuned, "--kind=implicit", "--reference", start, "--set=labelled"]
+    words += [f"--path=own={path}", "--controls=0", "--output", str(tmp_path / "report.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_prm, "draw_reliability", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(words)
+    if changed == "weights":
+        (Path(start) / "model.safetensors").write_bytes((Path(tuned) / "model.safetensors").read_bytes())
+    with pytest.raises(SystemExit):
+        main([*words, changed] if changed.startswith("--") else words)
+    assert "was begun with another " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

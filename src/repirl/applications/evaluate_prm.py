@@ -24,11 +24,10 @@ from repirl.applications.prm_report import (
     scored,
     threshold_of,
 )
-from repirl.applications.prms import ALL_KINDS, load_prm
+from repirl.applications.prms import add_options, given_options, load_prm
 from repirl.applications.processes import alone_in
-from repirl.applications.score import stamp
-from repirl.applications.scoring import BATCH_TOKENS, Scorer
-from repirl.applications.served import OPTIONS, add_options
+from repirl.applications.score import stamps
+from repirl.applications.scoring import Scorer
 from repirl.config import ConfigError
 from repirl.data.flawed import Domain
 from repirl.data.step_labelled import (
@@ -83,7 +82,6 @@ def _run(options: argparse.Namespace, sets: dict[str, list[LabelledSolution]]) -
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="repirl evaluate-prm", description=__doc__, allow_abbrev=False)
     parser.add_argument("--prm", required=True, help="a checkpoint, a folder of `repirl export`, or another's PRM")
-    parser.add_argument("--kind", choices=ALL_KINDS, help="of another's PRM, where its config.json does not tell")
     parser.add_argument("--set", choices=("processbench", "prmbench", "labelled"), default="processbench")
     parser.add_argument(
         "--path", nargs="*", default=[], metavar="NAME=FILE", help="files in place of the hub's, such as gsm8k=FILE"
@@ -99,8 +97,6 @@ def _parser() -> argparse.ArgumentParser:
         "--controls", type=int, default=CONTROLS, help=f"right solutions of a set that style is asked of ({CONTROLS})"
     )
     parser.add_argument("--domain", choices=get_args(Domain), default="prose", help="of flawed twins (prose)")
-    parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=f"of a forward pass ({BATCH_TOKENS})")
-    parser.add_argument("--device", default="cpu", help="where the PRM runs (cpu)")
     parser.add_argument("--seed", type=int, default=0, help="of intervals and twins (0)")
     add_options(parser)
     return parser
@@ -184,8 +180,7 @@ def _require_threshold(options: argparse.Namespace, sets: Mapping[str, Sequence[
 
 def _loaded(options: argparse.Namespace) -> Scorer:
     try:
-        given = {name: getattr(options, name) for name in ("kind", "batch_tokens", "device", *OPTIONS)}
-        return load_prm(options.prm, **given)
+        return load_prm(options.prm, **given_options(options))
     except ValueError as error:
         raise ConfigError(f"--prm: {error}", "give another, or --kind") from error
 
@@ -245,9 +240,11 @@ def _digest(solutions: Sequence[LabelledSolution]) -> str:
 def _scored(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution], options: argparse.Namespace) -> Journal:
     """The rewards of one set, those of a run that was ended among them."""
     description: dict[str, Any] = {
-        "PRM": [options.prm, options.kind, *stamp(Path(options.prm))],
+        "PRM": [options.prm, options.kind, *stamps(options.prm, options.reference)],
         "solutions": _digest(solutions),
     }
+    if options.reference is not None:
+        description["reference"] = [options.reference, options.beta]
     if options.server is not None:
         description["server"] = True
     journal = Journal(_rewards_path(options, name), description)
@@ -280,6 +277,8 @@ def _report(
         "version": __version__,
         "prm": options.prm,
         "kind": options.kind,
+        "reference": options.reference,
+        "beta": options.beta,
         "set": options.set,
         "limit": options.limit,
         "seed": options.seed,
