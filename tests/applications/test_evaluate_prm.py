@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import repirl
 from repirl.__main__ import main
 from repirl.applications import evaluate_prm
 from repirl.applications.journal import Journal
@@ -20,15 +21,18 @@ from repirl.applications.prm_report import (
     expert_controls,
     f1_interval,
     figures,
+    plain,
     scored,
     threshold_of,
 )
 from repirl.applications.prms import load_prm
 from repirl.applications.scoring import Scorer
 from repirl.data.step_labelled import LabelledSolution
+from repirl.data.steps import join_steps
 from repirl.models.prm import PRM
 from repirl.structs import WrittenSolution
 from tests.applications.test_scoring import trained
+from tests.models.hub.test_hub import implicit_pair
 
 
 def labelled(name: str, steps: Sequence[str], first_error: int) -> LabelledSolution:
@@ -242,6 +246,59 @@ def test_a_report_of_two_parts(checkpoint: str, tmp_path: Path, capsys: pytest.C
     assert (again["threshold"], again["threshold_chosen_on"], again["limit"]) == (0.5, None, 2)
 
 
+def test_a_part_of_one_kind_alone_has_no_f1(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The harmonic mean of two accuracies needs both; the mean is that of the other parts."""
+    both, right = table(tmp_path / "both.jsonl", ROWS), table(tmp_path / "right.jsonl", [ROWS[0], ROWS[3]])
+    words = ["evaluate-prm", "--prm", checkpoint, "--domain", "arithmetic", "--output", str(tmp_path / "r.json")]
+    main([*words, "--path", f"gsm8k={both}", f"math={right}"])
+    text = (tmp_path / "r.json").read_text()
+    written = json.loads(text)
+    assert "NaN" not in text
+    assert written["sets"]["math"]["prm"]["f1"] is None
+    assert written["sets"]["math"]["prm"]["accuracy_correct"] is not None
+    assert written["mean_f1_prm"] == written["sets"]["gsm8k"]["prm"]["f1"]
+    assert written["mean_f1_length_alone"] == written["sets"]["gsm8k"]["length_alone"]["f1"]
+    shown = capsys.readouterr().out
+    (row,) = [line for line in shown.splitlines() if "math" in line]
+    assert "nan" not in shown
+    assert [cell.strip() for cell in row.split("│")[3:6]] == ["-", "-", "-"]
+    main([*words, "--path", f"math={right}", "--threshold", "0"])
+    assert json.loads((tmp_path / "r.json").read_text())["mean_f1_prm"] is None
+    assert "threshold 0, given; no F1" in capsys.readouterr().out
+
+
+def test_no_number_that_json_has_not_is_written() -> None:
+    given = {"a": [1.0, math.nan, {"b": math.inf}], "c": ("d", -math.inf), "e": 2}
+    assert plain(given) == {"a": [1.0, None, {"b": None}], "c": ["d", None], "e": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("report.json", '{"model": "mine"}', "report.json' is no report of evaluate-prm"),
+        ("report.json", "[1", "report.json' is no report of evaluate-prm"),
+        ("report.own.jsonl", "mine", "report.own.jsonl', which goes with it, exists, and no report beside it"),
+        ("report.png", "mine", "report.png', which goes with it, exists, and no report beside it"),
+    ],
+)
+def test_what_it_has_not_written_is_left_as_it_is(
+    name: str, content: str, message: str, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = table(tmp_path / "rows.jsonl", [{"problem": "1a2", "steps": ["a3", "b4"], "first_error": -1}])
+    (tmp_path / "report.own.jsonl").write_text("mine")
+    (tmp_path / name).write_text(content)
+    if name == "report.png":
+        (tmp_path / "report.own.jsonl").unlink()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(SystemExit):
+        main(["evaluate-prm", "--prm", checkpoint, "--set=labelled", f"--path=own={rows}",
+              "--output", str(tmp_path / "report.json")])  # fmt: skip
+    assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if not path.name.endswith(".lock")} == before
+
+
 def test_solutions_of_ones_own_need_no_threshold(checkpoint: str, tmp_path: Path) -> None:
     rows = [{"problem": "1a2", "steps": ["a3", "b5"], "labels": [True, False]}, ROWS[0] | {"labels": [True, True]}]
     path = table(tmp_path / "own.jsonl", [{k: v for k, v in row.items() if k != "label"} for row in rows])
@@ -276,6 +333,48 @@ def test_experts_of_a_file(checkpoint: str, tmp_path: Path, capsys: pytest.Captu
     assert "expert" not in capsys.readouterr().out
 
 
+def test_a_prm_of_two_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned, start = implicit_pair(tmp_path)
+    steps = ["2 + 3 = 5", "5 + 1 = 7"]
+    path = table(tmp_path / "own.jsonl", [{"problem": "2 + 3 + 1?", "steps": steps, "labels": [True, False]}])
+    words = ["evaluate-prm", "--prm", tuned, "--set=labelled", f"--path=own={path}", "--controls=0"]
+    words += ["--output", str(tmp_path / "report.json")]
+    two = ["--kind", "implicit", "--reference", start]
+    for more, message in [
+        (two[:2], "is two models, and no other is: give `reference`"),
+        (["--kind", "rlhflow", "--beta", "2"], "beta 2 is of a PRM of kind 'implicit'"),
+    ]:
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+        assert message in capsys.readouterr().err
+    expected = repirl.load_prm(tuned, "implicit", reference=start).score("2 + 3 + 1?", join_steps(steps)).step_rewards
+    for more, beta in (([], 1), (["--beta", "0.05"], 0.05)):
+        main([*words, *two, *more])
+        (record,) = [json.loads(line) for line in (tmp_path / "report.own.jsonl").read_text().splitlines()]
+        assert record["step_rewards"] == pytest.approx([beta * value for value in expected], abs=1e-5)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert (written["kind"], written["reference"], written["beta"]) == ("implicit", start, 0.05)
+
+
+@pytest.mark.parametrize("changed", ["--beta=0.5", "weights"])
+def test_two_prms_do_not_share_a_journal(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned, start = implicit_pair(tmp_path)
+    path = table(tmp_path / "own.jsonl", [{"problem": "2 + 3?", "steps": ["5"], "first_error": -1}])
+    words = ["evaluate-prm", "--prm", tuned, "--kind=implicit", "--reference", start, "--set=labelled"]
+    words += [f"--path=own={path}", "--controls=0", "--output", str(tmp_path / "report.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_prm, "draw_reliability", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(words)
+    if changed == "weights":
+        (Path(start) / "model.safetensors").write_bytes((Path(tuned) / "model.safetensors").read_bytes())
+    with pytest.raises(SystemExit):
+        main([*words, changed] if changed.startswith("--") else words)
+    assert "was begun with another " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -287,7 +386,10 @@ def test_experts_of_a_file(checkpoint: str, tmp_path: Path, capsys: pytest.Captu
             ["--path", "gsm8k={file}", "--experts", "{others}"],
             "--experts: none of its 1 solutions is of a problem that has",
         ),
-        (["--path", "gsm8k={file}", "--experts", "{own}"], "r.gsm8k.jsonl' is where step rewards go"),
+        (
+            ["--path", "gsm8k={file}", "--experts", "{own}", "--output", "{folder}/own.json"],
+            "own.gsm8k.jsonl' is where step rewards go",
+        ),
         (["--path", "math={file}"], "no threshold, and no part 'gsm8k' to choose it on"),
         (["--path", "{file}"], "is not NAME=FILE"),
         (["--set", "labelled"], "--set labelled needs files"),
@@ -302,7 +404,7 @@ def test_experts_of_a_file(checkpoint: str, tmp_path: Path, capsys: pytest.Captu
         (["--path", "gsm8k={file}", "--output", "{folder}.json"], "is no .json file"),
         (["--path", "gsm8k={file}", "--limit", "1"], "'gsm8k' has 0 erroneous solutions of 1"),
         (["--path", "gsm8k={long}", "--domain", "arithmetic"], "gsm8k: 1 of 5 solutions are longer than the 64 tokens"),
-        (["--path", "gsm8k={own}"], "r.gsm8k.jsonl' is where step rewards go"),
+        (["--path", "gsm8k={own}", "--output", "{folder}/own.json"], "own.gsm8k.jsonl' is where step rewards go"),
         (["--path", "gsm8k={file}", "--device", "abacus"], "device 'abacus' is not to be had here"),
     ],
 )
@@ -313,7 +415,7 @@ def test_mistakes_are_told_in_two_lines(
     long = table(tmp_path / "long.jsonl", [*ROWS, ROWS[0] | {"id": "t", "steps": ["a" * 64]}])
     (folder := tmp_path / "folder").mkdir()
     (tmp_path / "folder.json").mkdir()
-    own = table(tmp_path / "r.gsm8k.jsonl", ROWS)
+    own = table(folder / "own.gsm8k.jsonl", ROWS)
     others = table(tmp_path / "others.jsonl", [{"problem": "4d4", "solution": "d8"}])
     named = {"file": file, "long": long, "own": own, "folder": folder, "others": others}
     given = [word.format(**named) for word in words]

@@ -12,6 +12,7 @@ import pytest
 
 from repirl.__main__ import main
 from repirl.applications import label_steps
+from repirl.applications.journal import Journal
 from repirl.applications.labelling import Labeller, Task, task_of
 from repirl.config import ConfigError
 from repirl.data.step_data import StepLabelData
@@ -190,7 +191,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def test_labels_are_written_read_and_learned_from(checkpoint: Path, tmp_path: Path) -> None:
-    main(["label-steps", *words(tmp_path, checkpoint, "labels.jsonl", "--exports=[trl, math_shepherd]")])
+    main(["label-steps", *words(tmp_path, checkpoint, "labels.jsonl", "--exports=[trl, math_shepherd, prm800k]")])
     records = read(tmp_path / "labels.jsonl")
     assert [record["id"] for record in records] == ["one/0", "one/1", "row-3/0", "row-3/1", "row-4/0"]
     assert records[0]["steps"] == ["\\boxed{b3", "c6", "}"]
@@ -211,9 +212,9 @@ def test_labels_are_written_read_and_learned_from(checkpoint: Path, tmp_path: Pa
     assert report["settings"]["seed"] == 0
     trl = read(tmp_path / "labels.trl.jsonl")
     assert [row["labels"] for row in trl] == [record["labels"] for record in records]
-    assert LabelledSteps(str(tmp_path / "labels.math_shepherd.jsonl"), "math_shepherd").load()[0].labels == tuple(
-        records[0]["labels"]
-    )
+    for name in ("math_shepherd", "prm800k"):
+        exported = LabelledSteps(str(tmp_path / f"labels.{name}.jsonl"), name).load()  # type: ignore[arg-type]
+        assert [list(one.labels) for one in exported] == [record["labels"] for record in records]
     with pytest.raises(ConfigError, match="exists"):
         label_steps.main(words(tmp_path, checkpoint, "labels.jsonl"))
     data = StepLabelData(LabelledSteps(str(tmp_path / "labels.jsonl")), targets="soft", batch_solutions=5)
@@ -245,6 +246,29 @@ def test_a_run_that_was_ended_goes_on_whatever_is_beside_it(
     assert (tmp_path / "part.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_a_run_that_was_ended_before_its_output_was_there_writes_all_anew(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = words(tmp_path, checkpoint, "labels.jsonl", "--exports=[trl]")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "finish", lambda journal, lines: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            label_steps.main(asked)
+    assert not (tmp_path / "labels.jsonl").exists()
+    beside = {name: (tmp_path / name).read_bytes() for name in ("labels.json", "labels.trl.jsonl")}
+    label_steps.main(asked)
+    assert len(read(tmp_path / "labels.jsonl")) == 5
+    assert {name: (tmp_path / name).read_bytes() for name in beside} == beside
+
+
+@pytest.mark.parametrize("name", ["labels.json", "labels.trl.jsonl"])
+def test_what_stands_beside_the_output_is_not_overwritten(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{name}', which goes with it, exists"):
+        label_steps.main(words(tmp_path, checkpoint, "labels.jsonl", "--exports=[trl]"))
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+
+
 @pytest.mark.parametrize(
     ("more", "rows", "message"),
     [
@@ -254,6 +278,12 @@ def test_a_run_that_was_ended_goes_on_whatever_is_beside_it(
         ([], [{"problem": "a4b4", "solution": "b8"}], "in.jsonl, line 1: no gold answer as `gold` or `answer`"),
         ([], [{"problem": "a4b4", "answer": "b8", "solution": "b8" * 9}], "line 1: the solution has 19 tokens"),
         ([], [{"problem": "a4b4", "answer": "b8", "solution": "\u00e9"}], "line 1: no token for"),
+        (
+            ["--exports=[trl, math_shepherd]"],
+            [{"problem": "a4", "answer": "4", "solution": "ки"}],
+            "exports: math_shepherd: ",
+        ),
+        (["--exports=[openai]"], ROWS, "exports"),
         (["--unfit=skip"], [{"problem": "a4b4", "answer": "b8", "solution": "b8" * 9}], "all 1 solutions are unfit"),
         (["--step_pattern='['"], ROWS, "not a regular expression"),
         (["--device=abacus"], ROWS, "device 'abacus' is not to be had here"),

@@ -26,7 +26,7 @@ from repirl.models.prm import PRM
 from repirl.structs import WrittenSolution
 from tests.applications.test_scoring import trained
 from tests.data.tokenizers_of_kinds import byte_level
-from tests.models.hub.test_hub import config_of, made
+from tests.models.hub.test_hub import config_of, implicit_pair, made
 from tests.processes import wait_for
 
 ROWS: list[dict[str, Any]] = [
@@ -278,3 +278,27 @@ def test_another_s_prm_gives_rewards_of_steps_alone(tmp_path: Path) -> None:
     # p1 - p0 = 2 p1 - 1
     assert pure["step_rewards"] == pytest.approx([2 * value - 1 for value in trl["step_rewards"]], abs=1e-5)
     assert trl["min"] == min(trl["step_rewards"])
+
+
+def test_the_second_model_of_implicit_is_the_same_throughout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned, start = implicit_pair(tmp_path)
+    rows = table(tmp_path / "in.jsonl", [{"problem": "2 + 3?", "solution": "2 + 3 = 5\nThe answer is 5."}])
+    given = ["--prm", tuned, "--kind", "implicit", "--reference", start, "--input", rows, "--output"]
+    command.main([*given, str(tmp_path / "one.jsonl")])
+    command.main([*given, str(tmp_path / "half.jsonl"), "--beta", "0.5"])
+    (one,), (half,) = read(tmp_path / "one.jsonl"), read(tmp_path / "half.jsonl")
+    assert half["step_rewards"] == pytest.approx([value / 2 for value in one["step_rewards"]], abs=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(command.Journal, "finish", lambda journal: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            command.main([*given, str(tmp_path / "again.jsonl")])
+    weights = Path(start) / "model.safetensors"
+    weights.write_bytes((Path(tuned) / "model.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match="was begun with another PRM"):
+        command.main([*given, str(tmp_path / "again.jsonl")])
+
+
+def test_beta_of_another_kind_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    given = ["--prm", str(checkpoint), "--input", table(tmp_path / "in.jsonl", ROWS), "--beta", "0.5"]
+    with pytest.raises(ConfigError, match=r"beta 0\.5 is of a PRM of kind 'implicit'"):
+        command.main([*given, "--output", str(tmp_path / "out.jsonl")])

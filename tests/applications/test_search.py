@@ -33,6 +33,7 @@ from repirl.rollout.transformers import InProcess
 from repirl.structs import Problem, Prompt, WrittenSolution
 from repirl.verifiers.exact import ExactVerifier
 from tests.applications.test_scoring import trained
+from tests.models.hub.test_hub import implicit_pair
 from tests.modules.tiny import TEXT
 from tests.processes import limited, wait_for
 
@@ -323,6 +324,10 @@ def test_scored_solutions_need_neither_policy_nor_prm(tmp_path: Path) -> None:
         ({"prm": "there/is/none.ckpt"}, "no such checkpoint"),
         ({"checkpoint": "none.ckpt"}, "none.ckpt"),
         ({"widht": 3}, "widht"),
+        ({"beta": 0.5}, "beta: it is of the PRM that prm names, and there is none"),
+        ({"kind": "trl"}, "kind: it is of the PRM that prm names"),
+        ({"prm": "folder", "beta": 0.5}, r"prm: beta 0\.5 is of a PRM of kind 'implicit'"),
+        ({"prm": "folder", "kind": "implicit"}, "is two models, and no other is: give `reference`"),
         ({"device": "abacus"}, "device 'abacus' is not to be had here"),
     ],
 )
@@ -363,6 +368,42 @@ def test_solutions_that_do_not_do_are_named(tmp_path: Path, content: str, messag
     (tmp_path / "in.jsonl").write_text(content)
     with pytest.raises(ConfigError, match=message):
         main_of(["--input", str(tmp_path / "in.jsonl"), "--n=[1,3]"], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--problems=repirl.data.arithmetic.RunningSums", "--problems.count=2", "--problems.seed=1"], "problems"),
+        (["--text.max_response_tokens=9"], "text"),
+        (["--samples=4"], "samples"),
+        (["--temperature=0.8"], "temperature"),
+        (["--rollout=repirl.rollout.transformers.InProcess"], "rollout"),
+    ],
+)
+def test_what_an_input_leaves_unread_is_refused(tmp_path: Path, words: list[str], name: str) -> None:
+    (tmp_path / "in.jsonl").write_text(SCORED.format("[1]"))
+    given = ["--input", str(tmp_path / "in.jsonl"), "--n=[1]", "--methods=[best_of_n]"]
+    with pytest.raises(ConfigError, match=f"{name}: input is sampled already, and nothing would read it"):
+        main_of([*given, *words], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    main_of(given, tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "search.json").read_text())["settings"]
+    assert settings[name] is settings["beams"] is settings["children"] is None
+    assert settings["aggregation"] == "mean"
+
+
+def test_the_second_model_of_implicit_is_the_same_throughout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned, start = implicit_pair(tmp_path)
+    (tmp_path / "in.jsonl").write_text(json.dumps({"problem": "2 + 3?", "solutions": ["5", "6"], "answer": 5}))
+    given = ["--input", str(tmp_path / "in.jsonl"), "--n=[1,2]", "--methods=[best_of_n]"]
+    given += ["--prm", tuned, "--kind=implicit", "--reference", start]
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "finish", lambda journal, lines: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main_of(given, tmp_path / "out")
+    (Path(start) / "model.safetensors").write_bytes((Path(tuned) / "model.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match="was begun with another files"):
+        main_of(given, tmp_path / "out")
 
 
 @pytest.mark.parametrize("aggregation", ["product", "token_mean"])

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from repirl.data.step_labelled import LabelledSolution
 from repirl.data.step_labels import (
+    Export,
     from_math_shepherd,
     from_prm800k,
     from_trl,
     to_math_shepherd,
+    to_prm800k,
     to_trl,
+    write_labelled,
 )
+from repirl.data.step_sources import LabelledSteps
 from repirl.structs import WrittenSolution
 
 TRL = {"prompt": "What is 2 + 3?", "completions": ["Add 2 and 3.", "It is 6."], "labels": [True, False]}
@@ -72,6 +79,68 @@ def test_prm800k() -> None:
     went_on = from_prm800k(prm800k(step(-1, chosen=0), step(1, chosen=0)))
     assert went_on is not None
     assert (went_on.labels, went_on.only_first) == ((False, True), False)
+
+
+def test_prm800k_is_written_as_its_labellers_leave_it() -> None:
+    """They choose what they follow, and stop at a wrong step without choosing it."""
+    written = to_prm800k(from_trl(TRL))
+    assert written["question"] == {"problem": "What is 2 + 3?"}
+    assert written["label"]["finish_reason"] == "found_error"
+    assert [one["chosen_completion"] for one in written["label"]["steps"]] == [0, None]
+    assert [one["completions"] for one in written["label"]["steps"]] == [
+        [{"text": "Add 2 and 3.", "rating": 1, "flagged": False}],
+        [{"text": "It is 6.", "rating": -1, "flagged": False}],
+    ]
+
+
+SOLUTIONS = [
+    LabelledSolution("right", WrittenSolution("Why?", ("a\n", "b")), ()),
+    LabelledSolution("first", WrittenSolution("Why?\nSay.", ("  a\n", "b\n\n", "c\n")), (1,), only_first=True),
+    LabelledSolution("whole", WrittenSolution("Why?", ("a +\n", "b -\nb\n", "c")), (0, 2)),
+    LabelledSolution("prose", WrittenSolution("Why?", ("Step by step.\n", "Steps: b\n", "Step 3: c")), (0,)),
+    LabelledSolution("dots", WrittenSolution("Step 2?", ("Step 1. a\n", "Step 2. b")), ()),
+    LabelledSolution("later", WrittenSolution("Why?", ("Step 2: a\n", "As in Step 1: b")), (1,)),
+]
+
+
+def bare(step: str) -> str:
+    return re.sub(r"^(Step \d+: )+", "", step.strip())
+
+
+@pytest.mark.parametrize("format", get_args(Export))
+@pytest.mark.parametrize("one", SOLUTIONS, ids=lambda one: one.id)
+def test_what_is_written_is_read_back(one: LabelledSolution, format: Export, tmp_path: Path) -> None:
+    """Steps may gain a number and lose white space at their ends; written again, the row is the same."""
+    write_labelled(tmp_path / "one.jsonl", [one], format)
+    (read,) = LabelledSteps(str(tmp_path / "one.jsonl"), format).load()
+    assert read.labels == one.labels
+    assert read.solution.problem == one.solution.problem
+    assert [bare(step) for step in read.solution.steps] == [
+        bare(step) for step in one.solution.steps[: one.labelled_steps]
+    ]
+    write_labelled(tmp_path / "again.jsonl", [read], format)
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("problem", "steps", "where"),
+    [
+        ("Где книжки?", ("a",), r"solution 'p', problem: 'Где книжки\?' holds 'ки'"),
+        ("Why?", ("a\n", "руки"), "solution 'p', step 2: 'руки' holds 'ки'"),
+        ("Continue. Step 1: a", ("b",), "problem: 'Continue. Step 1: a' holds 'Step 1:'"),
+    ],
+)
+def test_what_math_shepherd_could_not_tell_apart_is_refused(
+    problem: str, steps: tuple[str, ...], where: str, tmp_path: Path
+) -> None:
+    one = LabelledSolution("p", WrittenSolution(problem, steps), ())
+    with pytest.raises(ValueError, match=where):
+        write_labelled(tmp_path / "out.jsonl", [SOLUTIONS[0], one], "math_shepherd")
+    assert not (tmp_path / "out.jsonl").exists()
+    write_labelled(tmp_path / "out.jsonl", [one], "trl")
+    assert json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))["prompt"] == problem
+    with pytest.raises(ValueError, match="format 'openai' is none of trl, math_shepherd, prm800k"):
+        write_labelled(tmp_path / "out.jsonl", [one], "openai")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,38 @@ class Clock:
     def wait(self, seconds: float) -> None:
         self.waits.append(seconds)
         self.now += seconds
+
+
+class SharedClock:
+    """Time of so many threads, which passes where all of them wait."""
+
+    def __init__(self, threads: int) -> None:
+        self.now, self._running = 0.0, threads
+        self._ends: list[float] = []  # of waits
+        self._passed = threading.Condition()
+
+    def read(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        with self._passed:
+            end = self.now + seconds
+            self._ends.append(end)
+            self._pass()
+            while self.now < end:
+                self._passed.wait()
+
+    def leave(self) -> None:
+        """The thread that calls it waits no more."""
+        with self._passed:
+            self._running -= 1
+            self._pass()
+
+    def _pass(self) -> None:
+        if self._ends and len(self._ends) == self._running:
+            self.now = min(self._ends)
+            self._ends = [end for end in self._ends if end > self.now]
+            self._passed.notify_all()
 
 
 def endpoint_at(url: str, **settings: Any) -> tuple[ChatEndpoint, Clock]:
@@ -153,10 +186,32 @@ def test_turns_come_at_even_distances_and_not_in_a_pause() -> None:
     turns.pause(9)
     turns.take()
     assert clock.waits == [2, 2, 9]
-    turns.take()  # its turn was due in the pause: 104 + 2 + 2 < 113
-    assert clock.waits == [2, 2, 9]
+    turns.take()  # at 115
+    assert clock.waits == [2, 2, 9, 2]
     turns.take(after_s=5)
-    assert clock.waits == [2, 2, 9, 5]
+    assert clock.waits == [2, 2, 9, 2, 5]
+
+
+def test_turns_that_fell_into_a_pause_come_after_it_one_by_one() -> None:
+    """One in .5 s; the first is told at .25 to wait 3 s, when the others have turns at .5, 1, 1.5, 2 and 2.5."""
+    clock = SharedClock(6)
+    sent: list[float] = []
+    turns = Turns(120, clock.read, clock.wait)
+
+    def send() -> None:
+        turns.take()
+        sent.append(clock.read())
+        if clock.read() == 0:
+            clock.wait(0.25)
+            turns.pause(3)
+        clock.leave()
+
+    threads = [threading.Thread(target=send, daemon=True) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sent == [0, 3.25, 3.75, 4.25, 4.75, 5.25]
 
 
 def test_a_program_that_ends_waits_for_no_turn() -> None:

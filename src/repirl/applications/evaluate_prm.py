@@ -26,11 +26,10 @@ from repirl.applications.prm_report import (
     scored,
     threshold_of,
 )
-from repirl.applications.prms import ALL_KINDS, load_prm
+from repirl.applications.prms import add_options, given_options, load_prm
 from repirl.applications.processes import alone_in
-from repirl.applications.score import stamp
-from repirl.applications.scoring import BATCH_TOKENS, Scorer
-from repirl.applications.served import OPTIONS, add_options
+from repirl.applications.score import stamps
+from repirl.applications.scoring import Scorer
 from repirl.config import ConfigError
 from repirl.data.flawed import Domain
 from repirl.data.solutions import read_solutions
@@ -66,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(
     options: argparse.Namespace, sets: dict[str, list[LabelledSolution]], experts: Sequence[WrittenSolution]
 ) -> None:
+    _refuse_others(options, sets)
     scorer = _loaded(options)
     for name, solutions in sets.items():
         _refuse_unfit(scorer, name, solutions)
@@ -89,7 +89,6 @@ def _run(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="repirl evaluate-prm", description=__doc__, allow_abbrev=False)
     parser.add_argument("--prm", required=True, help="a checkpoint, a folder of `repirl export`, or another's PRM")
-    parser.add_argument("--kind", choices=ALL_KINDS, help="of another's PRM, where its config.json does not tell")
     parser.add_argument("--set", choices=("processbench", "prmbench", "labelled"), default="processbench")
     parser.add_argument(
         "--path", nargs="*", default=[], metavar="NAME=FILE", help="files in place of the hub's, such as gsm8k=FILE"
@@ -108,8 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--experts", metavar="FILE", help="experts of the sets' problems: does style tell them from right solutions?"
     )
-    parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=f"of a forward pass ({BATCH_TOKENS})")
-    parser.add_argument("--device", default="cpu", help="where the PRM runs (cpu)")
     parser.add_argument("--seed", type=int, default=0, help="of intervals and twins (0)")
     add_options(parser)
     return parser
@@ -214,10 +211,35 @@ def _require_threshold(options: argparse.Namespace, sets: Mapping[str, Sequence[
 
 def _loaded(options: argparse.Namespace) -> Scorer:
     try:
-        given = {name: getattr(options, name) for name in ("kind", "batch_tokens", "device", *OPTIONS)}
-        return load_prm(options.prm, **given)
+        return load_prm(options.prm, **given_options(options))
     except ValueError as error:
         raise ConfigError(f"--prm: {error}", "give another, or --kind") from error
+
+
+def _refuse_others(options: argparse.Namespace, sets: Iterable[str]) -> None:
+    """Raises ConfigError where a file that would be written anew is not this command's."""
+    report: Path = options.output
+    if report.exists() and not _is_report(report):
+        raise ConfigError(
+            f"--output: {str(report)!r} is no report of evaluate-prm, which alone is written anew",
+            "name another file, or remove this one",
+        )
+    rewards = [_rewards_path(options, name) for name in sets]
+    if report.exists() or any(path.with_name(f".{path.name}.part").exists() for path in rewards):
+        return  # what stands beside it is of an earlier run, or of one that was ended
+    if there := [path for path in (*rewards, report.with_suffix(".png")) if path.exists()]:
+        raise ConfigError(
+            f"--output: {str(there[0])!r}, which goes with it, exists, and no report beside it",
+            "name another --output, or remove that file",
+        )
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"version", "prm", "sets"} <= content.keys()
 
 
 def _refuse_unfit(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution]) -> None:
@@ -249,9 +271,11 @@ def _digest(solutions: Sequence[LabelledSolution]) -> str:
 def _scored(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution], options: argparse.Namespace) -> Journal:
     """The rewards of one set, those of a run that was ended among them."""
     description: dict[str, Any] = {
-        "PRM": [options.prm, options.kind, *stamp(Path(options.prm))],
+        "PRM": [options.prm, options.kind, *stamps(options.prm, options.reference)],
         "solutions": _digest(solutions),
     }
+    if options.reference is not None:
+        description["reference"] = [options.reference, options.beta]
     if options.server is not None:
         description["server"] = True
     journal = Journal(_rewards_path(options, name), description)
@@ -284,6 +308,8 @@ def _report(
         "version": __version__,
         "prm": options.prm,
         "kind": options.kind,
+        "reference": options.reference,
+        "beta": options.beta,
         "set": options.set,
         "limit": options.limit,
         "experts": options.experts,
@@ -299,7 +325,7 @@ def _report(
         written["prmbench_all_right"] = _prm_bench({name: all_right(one) for name, one in found.items()}, 0.0)
     elif threshold is not None:
         for kind in ("prm", "length_alone"):
-            values = [one[kind]["f1"] for one in figures.values() if "f1" in one[kind]]
+            values = [f1 for one in figures.values() if not math.isnan(f1 := one[kind].get("f1", math.nan))]
             written[f"mean_f1_{kind}"] = sum(values) / len(values) if values else None
     return written
 
@@ -348,14 +374,16 @@ def _print(written: dict[str, Any]) -> None:
     rows = []
     for name, one in written["sets"].items():
         prm, length, control = one["prm"], one["length_alone"], written["controls"][name]
-        interval = f"{prm['f1_low']:.3f} to {prm['f1_high']:.3f}" if "f1" in prm else "-"
+        known = not math.isnan(prm.get("f1", math.nan))
+        interval = f"{prm['f1_low']:.3f} to {prm['f1_high']:.3f}" if known else "-"
         values = [prm.get("f1"), interval, length.get("f1"), prm["wrong_step_auroc"], length["wrong_step_auroc"]]
         asked_of = [control[key] for key in ("twin_step_wins", "hollow_wins", *asked)]
         rows.append([name, one["solutions"], *values, *asked_of])
     _print_table(("set", "n", *columns, *(["expert wins"] if asked else [])), rows)
     if written["threshold"] is not None:
         by = f"chosen on {written['threshold_chosen_on']}" if written["threshold_chosen_on"] else "given"
-        print(f"threshold {written['threshold']:.4g}, {by}; a mean F1 of {written['mean_f1_prm']:.3f}")
+        mean = "no F1" if (f1 := written["mean_f1_prm"]) is None else f"a mean F1 of {f1:.3f}"
+        print(f"threshold {written['threshold']:.4g}, {by}; {mean}")
 
 
 def _print_prm_bench(written: dict[str, Any]) -> None:

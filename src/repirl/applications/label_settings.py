@@ -8,11 +8,10 @@ from typing import Literal
 
 from repirl.applications.journal import FORMATS
 from repirl.config import ConfigError
+from repirl.data.step_labels import Export
 from repirl.data.steps import By
 from repirl.learning.settings import Text
 from repirl.structs import Generator, Verifier
-
-Export = Literal["trl", "math_shepherd"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,11 @@ class LabelSteps:
         """The file of the labels in another's form."""
         return Path(self.output).with_suffix(f".{name}.jsonl")
 
+    @property
+    def beside(self) -> list[Path]:
+        """The files that go with the output."""
+        return [self.report, *map(self.export, self.exports)]
+
     def check(self) -> None:
         """Raises ConfigError where settings do not go together."""
         if (self.checkpoint is None) == (self.policy is None):
@@ -90,6 +94,3 @@ class LabelSteps:
             raise ConfigError(
                 f"output: {self.output!r} is no {' or '.join(FORMATS)} file", "name a file that ends in one of them"
             )
-        for path in (self.report, *map(self.export, self.exports)):
-            if path.exists():
-                raise ConfigError(f"output: {str(path)!r}, which goes with it, exists", "name another, or remove it")

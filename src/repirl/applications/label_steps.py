@@ -16,7 +16,7 @@ import transformers
 
 from repirl import __version__, config
 from repirl.applications.journal import Journal
-from repirl.applications.label_settings import Export, LabelSteps
+from repirl.applications.label_settings import LabelSteps
 from repirl.applications.labelling import Labeller, Task, task_of
 from repirl.applications.prm_report import plain
 from repirl.applications.processes import alone_in
@@ -27,8 +27,8 @@ from repirl.config import ConfigError
 from repirl.data.code import read_tests
 from repirl.data.fields import as_scalar
 from repirl.data.solutions import PlacedSolution, fingerprint, read_solutions
-from repirl.data.step_labelled import ids_hash, own_row
-from repirl.data.step_labels import to_math_shepherd, to_trl
+from repirl.data.step_labelled import LabelledSolution, ids_hash, own_row
+from repirl.data.step_labels import exported_rows, write_labelled
 from repirl.learning.actor import Actor
 from repirl.learning.settings import Text
 from repirl.models.policy import Policy
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(asked: LabelSteps, given: config.Config) -> None:
     placed = _read(asked)
-    journal = Journal(Path(asked.output), _description(asked, given, placed))
+    _refuse_unwritable(asked, placed)
+    journal = Journal(Path(asked.output), _description(asked, given, placed), asked.beside)
     before = len(journal.records)
     policy, text = _model(asked, given)
     actor = Actor(policy, text, asked.rollout or InProcess(), asked.verifier or MathVerifier())
@@ -115,6 +116,19 @@ def _read(asked: LabelSteps) -> list[tuple[PlacedSolution, Problem]]:
         )
         seen[base] += 1
     return found
+
+
+def _refuse_unwritable(asked: LabelSteps, placed: Sequence[tuple[PlacedSolution, Problem]]) -> None:
+    """Raises ConfigError, before anything is sampled, where an export cannot hold a solution whatever its labels are."""
+    for one, problem in placed:
+        right = LabelledSolution(problem.id, one.solution, wrong_steps=())
+        for name in asked.exports:
+            try:
+                exported_rows([right], name)
+            except ValueError as error:
+                raise ConfigError(
+                    f"exports: {name}: {asked.input}, {one.where}: {error}", f"or leave {name} out of exports"
+                ) from error
 
 
 def _model(asked: LabelSteps, given: config.Config) -> tuple[Policy, Text]:
@@ -184,7 +198,7 @@ def _write(
 ) -> None:
     """The files beside the output, then the output itself."""
     for name in asked.exports:
-        _export(name, labelled, asked.export(name))
+        write_labelled(asked.export(name), [own_row(record["id"], record) for record in labelled], name)
     settings: dict[str, Any] = {one.name: getattr(asked, one.name) for one in fields(LabelSteps)}
     settings |= {name: given.get(name) for name in CLASSES} | {"text": asdict(text)}
     steps = [label for record in labelled for label in record["labels"]]
@@ -207,9 +221,3 @@ def _write(
     }
     asked.report.write_text(json.dumps(plain(written), indent=2, default=str) + "\n", encoding="utf-8")
     journal.finish(labelled)
-
-
-def _export(name: Export, labelled: Sequence[Mapping[str, Any]], path: Path) -> None:
-    to = {"trl": to_trl, "math_shepherd": to_math_shepherd}[name]
-    lines = [json.dumps(to(own_row(record["id"], record)), ensure_ascii=False) for record in labelled]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -72,6 +72,7 @@ def figures(given: Scored, threshold: float | None) -> dict[str, float]:
     """How well the rewards find wrong steps; the accuracies and F1 need a threshold, and are left out without one.
 
     wrong_step_auroc: chance that a wrong step has a lower reward than a right one, of all solutions pooled.
+    f1: harmonic mean of the two accuracies; like them NaN where there are only right or only erroneous solutions.
     first_error_accuracy: share of the erroneous solutions whose lowest step is the first wrong one.
     correct_solution_auroc: chance that the lowest step of a right solution is above that of an erroneous one.
     length_correlation, step_count_correlation: of a solution's mean reward with its characters and its steps.
@@ -221,4 +222,6 @@ def plain(node: Any) -> Any:
     """For JSON, which has no NaN."""
     if isinstance(node, Mapping):
         return {key: plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [plain(value) for value in node]
     return None if isinstance(node, float) and not math.isfinite(node) else node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from repirl.applications import served
 from repirl.applications.export import TEXT_FILE
 from repirl.applications.scoring import BATCH_TOKENS, HubScorer, Scorer, TokenScorer, context_of, count_of
 from repirl.applications.served import CONCURRENCY, SERVED, TIMEOUT_S, PoolingServer, served_steps, served_tokens
@@ -27,6 +29,33 @@ from repirl.structs import Rows
 
 IMPLICIT = "implicit"
 ALL_KINDS = (*KINDS, IMPLICIT)
+BETA = 1.0
+OPTIONS = ("kind", "reference", "beta", "batch_tokens", "device", *served.OPTIONS)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that say which PRM `--prm` is and where it runs, by the names of `load_prm`."""
+    parser.add_argument("--kind", choices=ALL_KINDS, help="of another's PRM, where its config.json does not tell")
+    parser.add_argument("--reference", help="of kind implicit: the model that the PRM was trained from")
+    parser.add_argument("--beta", type=float, help=f"of kind implicit: times the log-ratio ({BETA:g})")
+    parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=f"of a forward pass ({BATCH_TOKENS})")
+    parser.add_argument("--device", default="cpu", help="where the PRM runs (cpu)")
+    served.add_options(parser)
+
+
+def given_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_options` read, for `load_prm`."""
+    return {name: getattr(options, name) for name in OPTIONS}
+
+
+def check_implicit(kind: str | None, reference: str | None, beta: float | None) -> None:
+    """Raises ValueError where a PRM of kind implicit has no second model, or another has what belongs to that kind."""
+    if (reference is not None) != (kind == IMPLICIT):
+        raise ValueError(
+            "a PRM of kind 'implicit' is two models, and no other is: give `reference`, the second, with it alone"
+        )
+    if beta is not None and kind != IMPLICIT:
+        raise ValueError(f"beta {beta:g} is of a PRM of kind 'implicit', and does nothing with another: leave it out")
 
 
 def load_prm(
@@ -35,7 +64,7 @@ def load_prm(
     *,
     text: Text | None = None,
     reference: str | None = None,
-    beta: float = 1.0,
+    beta: float | None = None,
     batch_tokens: int = BATCH_TOKENS,
     device: str = "cpu",
     server: str | None = None,
@@ -49,9 +78,10 @@ def load_prm(
         name: the .ckpt file of a run, a folder, or a hub id.
         kind: of another's PRM, where its config.json does not tell: a name of `models/hub`, or `implicit`: two causal LMs,
             whose log-ratio, times `beta`, rewards each token.
-        text: how problems become prompts, for a run's PRM that does not say it, and for `implicit`.
+        text: how problems become prompts, for a run's PRM that does not say it, and for `implicit`, where the folder's
+            repirl_text.json says it too; refused for other kinds, which have a form of their own.
         reference: the second model of `implicit`, a folder or hub id.
-        beta: of `implicit`.
+        beta: of `implicit`; None = 1. Refused for others.
         batch_tokens: most tokens of a forward pass.
         device: where the model goes.
         server: the address of a vLLM that serves the PRM; its weights are not loaded here (served.py).
@@ -63,10 +93,7 @@ def load_prm(
         ValueError: there is no such PRM, it is of no known kind, or it does not say how problems become prompts; vLLM cannot
             serve it, or the server does not answer; this machine has no such device.
     """
-    if (reference is not None) != (kind == IMPLICIT):
-        raise ValueError(
-            "a PRM of kind 'implicit' is two models, and no other is: give `reference`, the second, with it alone"
-        )
+    check_implicit(kind, reference, beta)
     if kind is not None and kind not in ALL_KINDS:
         raise ValueError(f"kind {kind!r} of a PRM is none of {', '.join(ALL_KINDS)}")
     path = Path(name).expanduser()
@@ -86,13 +113,16 @@ def load_prm(
             raise ValueError(f"{str(path)!r} is a file, a run's checkpoint: leave kind {kind!r} out, or give a folder")
         return scorer_of(path, text, batch_tokens=batch_tokens, device=device)
     if reference is not None:
-        return _implicit(str(name), reference, beta, text or Text(), batch_tokens, device)
+        text = text or (_text_of(path) if (path / TEXT_FILE).is_file() else Text())
+        return _implicit(str(name), reference, BETA if beta is None else beta, text, batch_tokens, device)
     place = str(path) if path.is_dir() else str(name)
     try:
         kind = kind or _recognised(path, str(name))
         if kind is None:
             text = text or _text_of(path)
             return served_tokens(path, text, connect) if connect else exported(path, text, batch_tokens, device)
+        if text is not None:
+            raise ValueError(f"a PRM of kind {kind!r} has a form of its own for problems: leave `text` out")
         if connect is not None:
             return served_steps(place, kind, connect)
         return HubScorer(KINDS[kind].load(place, device=device, batch_tokens=batch_tokens))
@@ -129,13 +159,17 @@ def _implicit(name: str, reference: str, beta: float, text: Text, batch_tokens: 
 
 
 def _text_of(folder: Path) -> Text:
-    """How problems become prompts, by an exported folder. Raises ValueError where it does not say."""
+    """How problems become prompts, by a folder's own file. Raises ValueError where it does not say."""
     file = folder / TEXT_FILE
     if not file.is_file():
         raise ValueError(
-            f"the PRM {str(folder)!r} does not say how problems become prompts, in {TEXT_FILE}: give `text`, that of the run"
+            f"the PRM {str(folder)!r} does not say how problems become prompts, in {TEXT_FILE}: write the run's model.text "
+            "there as JSON, as `repirl export` does, or in Python give `text`"
         )
-    return Text(**json.loads(file.read_text(encoding="utf-8")))
+    try:
+        return Text(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{str(file)!r} is not the JSON of settings of model.text: {error}; repair it") from error
 
 
 def exported(folder: Path, text: Text, batch_tokens: int, device: str) -> TokenScorer:

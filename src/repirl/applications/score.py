@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from repirl.applications.journal import Journal, refuse_unfit_for_parquet
-from repirl.applications.prms import ALL_KINDS, load_prm
+from repirl.applications.prms import BETA, add_options, given_options, load_prm
 from repirl.applications.processes import alone_in
-from repirl.applications.scoring import BATCH_TOKENS, Score, Scorer
-from repirl.applications.served import OPTIONS, add_options
+from repirl.applications.scoring import Score, Scorer
 from repirl.config import ConfigError
 from repirl.data.solutions import PlacedSolution, read_solutions
 from repirl.data.steps import By
@@ -43,8 +42,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace, placed: Sequence[PlacedSolution]) -> None:
     prm = options.checkpoint or options.prm
+    beta = BETA if options.beta is None else options.beta
     description: dict[str, Any] = {
-        "PRM": [prm, options.kind, options.reference, options.beta, *stamp(Path(prm))],
+        "PRM": [prm, options.kind, options.reference, beta, *stamps(prm, options.reference)],
         "tokens": options.tokens,
     }
     if options.server is not None:  # wherever it is: an address may change before a run goes on
@@ -53,9 +53,7 @@ def _run(options: argparse.Namespace, placed: Sequence[PlacedSolution]) -> None:
     before = len(journal.records)
     _require_scored(journal, placed, options.input)
     try:
-        names = ("kind", "reference", "beta", "batch_tokens", "device", *OPTIONS)
-        given = {name: getattr(options, name) for name in names}
-        scorer = load_prm(prm, **given)
+        scorer = load_prm(prm, **given_options(options))
         _score(scorer, placed, journal, options)
     except ValueError as error:
         raise ConfigError(
@@ -75,9 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--checkpoint", help="a .ckpt file of a run that trained a PRM")
     which.add_argument("--prm", help="a folder of `repirl export --part prm`, another's PRM, or a checkpoint")
-    parser.add_argument("--kind", choices=ALL_KINDS, help="of another's PRM, where its config.json does not tell")
-    parser.add_argument("--reference", help="of kind implicit: the model that the PRM was trained from")
-    parser.add_argument("--beta", type=float, default=1.0, help="of kind implicit: times the log-ratio (1)")
     parser.add_argument("--input", required=True, help="rows of a problem with solution, solutions or steps")
     parser.add_argument("--output", type=Path, required=True, help="the .jsonl or .parquet file to write")
     parser.add_argument(
@@ -89,8 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--too-long", choices=("refuse", "skip"), default="refuse", help="solutions longer than the PRM's context"
     )
-    parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=f"of a forward pass ({BATCH_TOKENS})")
-    parser.add_argument("--device", default="cpu", help="where the PRM runs (cpu)")
     add_options(parser)
     return parser
 
@@ -120,6 +113,11 @@ def stamp(path: Path) -> list[list[Any]]:
     files = sorted(path.iterdir()) if inside else [path] if path.is_file() else []
     kept = [file for file in files if file.is_file() and not (inside and file.name.startswith("."))]
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in kept]
+
+
+def stamps(*models: str | None) -> list[list[Any]]:
+    """The stamps of all models that are given, one after another; a hub id has none."""
+    return [one for model in models if model is not None for one in stamp(Path(model).expanduser())]
 
 
 def _refuse_unwritable(placed: Sequence[PlacedSolution], output: Path) -> None:

@@ -31,7 +31,7 @@ from repirl.applications.search_report import (
     outcomes_of,
     write_curves,
 )
-from repirl.applications.search_settings import Search
+from repirl.applications.search_settings import OF_SAMPLING, Search
 from repirl.applications.search_stored import Stored, read_stored, stored_units
 from repirl.applications.searching import SEARCHED, ResponseScorer, Solver
 from repirl.applications.settings import given_text, parser_of, settings_of
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     asked, given = parsed(parser, arguments)
     asked.check()
+    _refuse_unread(asked, given)
     with alone_in(Path(asked.output)):
         _run(asked, given)
     return 0
@@ -74,6 +75,15 @@ def _parser() -> ArgumentParser:
 def parsed(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Search, config.Config]:
     """The settings of YAML files and the command line, and the mapping they came from. Raises ConfigError."""
     return settings_of(parser, Search, arguments, classes=CLASSES)
+
+
+def _refuse_unread(asked: Search, given: config.Config) -> None:
+    """Raises ConfigError where a setting of sampling is given beside an input."""
+    if asked.input is not None and (names := [name for name in OF_SAMPLING if given.get(name) is not None]):
+        raise ConfigError(
+            f"{names[0]}: input is sampled already, and nothing would read it",
+            "leave it out, or give --checkpoint or --policy in place of --input",
+        )
 
 
 def _run(asked: Search, given: config.Config) -> None:
@@ -265,7 +275,9 @@ def _description(
 ) -> dict[str, Any]:
     """What decides the records; another search's journal is refused."""
     files = {
-        name: stamp(Path(path)) for name in ("checkpoint", "policy", "prm", "input") if (path := getattr(asked, name))
+        name: stamp(Path(path))
+        for name in ("checkpoint", "policy", "prm", "reference", "input")
+        if (path := getattr(asked, name))
     }
     rest = {
         key: value
@@ -299,6 +311,7 @@ def _write(asked: Search, given: config.Config, folder: Path, journal: Journal, 
     settings = {one.name: getattr(asked, one.name) for one in fields(Search)}
     settings |= {name: given.get(name) for name in ("problems", "verifier", "rollout")}
     settings["text"] = None if used.text is None else asdict(used.text)
+    settings |= dict.fromkeys(asked.unread)
     written = {
         "settings": settings,
         "ids": list(dict.fromkeys(unit["id"] for unit in units)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from repirl.applications.prms import check_implicit
 from repirl.applications.scoring import BATCH_TOKENS
 from repirl.applications.search_report import BY_REWARD, SELECTIONS, Selection
 from repirl.applications.searching import SEARCHED, Searched, TooLong
@@ -27,6 +28,11 @@ Method = Literal[
     "dvts",
 ]
 
+OF_SAMPLING = ("text", "problems", "rollout", "samples", "temperature")
+"""Settings that do nothing with an input, which is sampled already."""
+BEAMS = ("beams", "children")
+"""Settings of searches by steps."""
+
 
 @dataclass(frozen=True)
 class Search:
@@ -37,23 +43,24 @@ class Search:
         checkpoint: of a run: its policy samples, and its PRM scores unless `prm` names another.
         policy: in place of a checkpoint, a model folder or hub id.
         input: in place of both, solutions that are there: rows of a problem with solution, solutions or steps.
-        text: how problems become prompts, and how long responses may be; what is not given is as the checkpoint says.
+        text: how problems become prompts, and how long responses may be; what is not given is as the checkpoint says. Not
+            with `input`.
         problems: where they come from; not with `input`.
         prm: a checkpoint, an exported folder, or another's PRM (docs/score.md).
         kind: of another's PRM, where its config.json does not tell.
         reference: of kind implicit.
-        beta: of kind implicit.
+        beta: of kind implicit; None = 1.
         server: the address of a vLLM that serves the PRM, such as http://127.0.0.1:8000 (docs/score.md).
         server_model: the PRM's name there, where it serves several models.
         verifier: of final answers; None = repirl.verifiers.math.MathVerifier.
-        rollout: the sampler; None = in this process.
+        rollout: the sampler; None = in this process. Not with `input`.
         methods: ways to choose among samples, and searches by steps.
         n: numbers of samples to choose from.
-        samples: sampled a problem; None = the largest n.
+        samples: sampled a problem; None = the largest n. Not with `input`.
         beams: sizes of beam_search and dvts, multiples of children.
         children: of each beam, M; beams / M beams go on, or in dvts grow apart.
         aggregation: how step rewards become the score of a solution, and of the beginning of one.
-        temperature: of what is sampled.
+        temperature: of what is sampled; not with `input`.
         steps: how solutions are cut; while sampling newline or blank_line.
         step_pattern: a regular expression in place of `steps`: a step ends where a match, or a token that has one, ends.
         too_long: of a solution that the PRM cannot read, such as one longer than its context: `refuse` ends the search,
@@ -74,7 +81,7 @@ class Search:
     prm: str | None = None
     kind: str | None = None
     reference: str | None = None
-    beta: float = 1.0
+    beta: float | None = None
     server: str | None = None
     server_model: str | None = None
     verifier: Verifier | None = None
@@ -110,6 +117,11 @@ class Search:
         """Whether a method reads rewards."""
         return bool(self.searches) or any(name in BY_REWARD for name in self.methods)
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Settings that do nothing, given the others."""
+        return (*(OF_SAMPLING if self.input is not None else ()), *(BEAMS if not self.searches else ()))
+
     def check(self) -> None:
         """Raises ConfigError where settings do not go together."""
         sources = [name for name in ("checkpoint", "policy", "input") if getattr(self, name) is not None]
@@ -119,6 +131,7 @@ class Search:
                 "give --checkpoint RUN.ckpt, --policy FOLDER, or --input SOLUTIONS.jsonl",
             )
         self._check_numbers()
+        self._check_prm()
         self._check_methods()
         if self.input is None and self.problems is None:
             raise ConfigError(
@@ -144,9 +157,18 @@ class Search:
         if not self.temperature > 0:
             raise ConfigError(f"temperature: {self.temperature} gives one solution again and again", "give one above 0")
 
-    def _check_methods(self) -> None:
+    def _check_prm(self) -> None:
         if self.server is not None and self.prm is None:
             raise ConfigError("server: it serves a PRM, and there is none", "give --prm, its folder, too")
+        for name in ("kind", "reference", "beta", "server_model"):
+            if self.prm is None and getattr(self, name) is not None:
+                raise ConfigError(f"{name}: it is of the PRM that prm names, and there is none", "give --prm too")
+        try:
+            check_implicit(self.kind, self.reference, self.beta)
+        except ValueError as error:
+            raise ConfigError(f"prm: {error}", "see docs/score.md for the kinds") from error
+
+    def _check_methods(self) -> None:
         if not self.methods:
             raise ConfigError("methods: there is none", f"give some of {', '.join((*SELECTIONS, *SEARCHED))}")
         if self.searches and self.input is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
-from repirl.data.fields import as_text, as_texts, required, shown
+from repirl.data.fields import as_text, as_texts, cut, required, shown
 from repirl.data.step_labelled import LabelledSolution
 from repirl.data.steps import join_steps
 from repirl.structs import WrittenSolution
@@ -14,6 +16,10 @@ from repirl.structs import WrittenSolution
 TAG = "ки"
 """What stands after each step in Math-Shepherd's texts."""
 _FIRST_STEP = re.compile(r"\s*(?=Step 1:)")
+_NUMBERED = re.compile(r"Step \d+:")
+
+Export = Literal["trl", "math_shepherd", "prm800k"]
+"""The formats of others that are written."""
 
 
 def from_trl(row: Mapping[str, Any], id: str = "") -> LabelledSolution:
@@ -28,8 +34,11 @@ def from_trl(row: Mapping[str, Any], id: str = "") -> LabelledSolution:
 
 def to_trl(labelled: LabelledSolution) -> dict[str, Any]:
     """The row that TRL's PRMTrainer reads, of the steps that have a label; it puts a separator of its own after each."""
-    completions = [step.rstrip() for step in labelled.solution.steps[: labelled.labelled_steps]]
-    return {"prompt": labelled.solution.problem, "completions": completions, "labels": list(labelled.labels)}
+    return {
+        "prompt": labelled.solution.problem,
+        "completions": _labelled_texts(labelled),
+        "labels": list(labelled.labels),
+    }
 
 
 def from_math_shepherd(row: Mapping[str, Any], id: str = "") -> LabelledSolution:
@@ -61,15 +70,39 @@ def from_math_shepherd(row: Mapping[str, Any], id: str = "") -> LabelledSolution
 
 
 def to_math_shepherd(labelled: LabelledSolution) -> dict[str, Any]:
-    """The row of `input` and `label`, of the steps that have one; a step that does not say its number gets it."""
-    steps = [step.strip() for step in labelled.solution.steps[: labelled.labelled_steps]]
-    numbered = [step if step.startswith("Step ") else f"Step {k}: {step}" for k, step in enumerate(steps, start=1)]
+    """The row of `input` and `label`, of the steps that have one; a step that does not say its number gets it.
+
+    Raises ValueError naming the text, where it holds what the format tells its parts by: it could not be read back.
+    """
+    steps = [text.strip() for text in _labelled_texts(labelled)]
+    _refuse_marks(labelled.id, labelled.solution.problem, steps)
+    numbered = [step if _says_number(step, k) else f"Step {k}: {step}" for k, step in enumerate(steps, start=1)]
     signs = ["+" if label else "-" for label in labelled.labels]
     return {
         "input": f"{labelled.solution.problem} " + "\n".join(f"{step} {TAG}" for step in numbered),
         "label": f"{labelled.solution.problem} "
         + "\n".join(f"{step} {sign}" for step, sign in zip(numbered, signs, strict=True)),
     }
+
+
+def _says_number(step: str, place: int) -> bool:
+    """Whether it begins as steps of Math-Shepherd do; the problem ends where the first says that it is the first."""
+    return step.startswith("Step 1:") if place == 1 else _NUMBERED.match(step) is not None
+
+
+def _refuse_marks(id: str, problem: str, steps: Iterable[str]) -> None:
+    for where, text in (("problem", problem), *((f"step {k}", step) for k, step in enumerate(steps, start=1))):
+        marks = (TAG, "Step 1:") if where == "problem" else (TAG,)
+        if found := [mark for mark in marks if mark in text]:
+            raise ValueError(
+                f"solution {id!r}, {where}: {cut(text)!r} holds {found[0]!r}, by which Math-Shepherd's format tells where "
+                "a step begins or ends; reword it, leave the solution out, or write another format"
+            )
+
+
+def _labelled_texts(labelled: LabelledSolution) -> list[str]:
+    """The steps that have a label, without the newlines that join them."""
+    return [step.rstrip() for step in labelled.solution.steps[: labelled.labelled_steps]]
 
 
 def from_prm800k(row: Mapping[str, Any], id: str = "") -> LabelledSolution | None:
@@ -109,3 +142,47 @@ def from_prm800k(row: Mapping[str, Any], id: str = "") -> LabelledSolution | Non
     wrong = tuple(place for place, right in enumerate(labels) if not right)
     ends_wrong = wrong == (len(steps) - 1,)  # labellers stop there, so that nothing after it has a label
     return LabelledSolution(id, WrittenSolution(problem, join_steps(steps)), wrong, only_first=ends_wrong)
+
+
+def to_prm800k(labelled: LabelledSolution) -> dict[str, Any]:
+    """The row of PRM800K, with the fields that `from_prm800k` reads, of the steps that have a label.
+
+    Each step is the one completion, rated 1 or -1, and chosen, but for a wrong one at the end: labellers stop at it.
+    """
+    *labels, last = labelled.labels
+    chosen = [0] * len(labels) + [0 if last else None]
+    steps = [
+        {
+            "completions": [{"text": text, "rating": 1 if label else -1, "flagged": False}],
+            "human_completion": None,
+            "chosen_completion": place,
+        }
+        for text, label, place in zip(_labelled_texts(labelled), labelled.labels, chosen, strict=True)
+    ]
+    return {
+        "question": {"problem": labelled.solution.problem},
+        "label": {"steps": steps, "finish_reason": "solution" if last else "found_error"},
+    }
+
+
+_TO: dict[Export, Callable[[LabelledSolution], dict[str, Any]]] = {
+    "trl": to_trl,
+    "math_shepherd": to_math_shepherd,
+    "prm800k": to_prm800k,
+}
+
+
+def exported_rows(solutions: Iterable[LabelledSolution], format: Export) -> list[dict[str, Any]]:
+    """The rows of a format, one a solution. Raises ValueError naming the solution that it cannot hold."""
+    if format not in _TO:
+        raise ValueError(f"format {format!r} is none of {', '.join(_TO)}")
+    return [_TO[format](one) for one in solutions]
+
+
+def write_labelled(path: str | Path, solutions: Iterable[LabelledSolution], format: Export) -> None:
+    """Writes labelled solutions as JSON lines in a format of others; a file that is there is written anew.
+
+    Raises ValueError as `exported_rows`, having written nothing.
+    """
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in exported_rows(solutions, format)]
+    Path(path).write_text("".join(lines), encoding="utf-8")

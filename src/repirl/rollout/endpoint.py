@@ -80,12 +80,19 @@ class Turns:
 
     def take(self, after_s: float = 0.0) -> None:
         """Waits for a turn, at least so many seconds. Raises Stopped."""
-        with self._lock:
-            start = max(self._clock() + after_s, self._next)
-            self._next = start + self._gap_s
-        while (left := max(start, self._paused_until) - self._clock()) > 0:
+        start = self._given(self._clock() + after_s)
+        while (left := start - self._clock()) > 0:
             if self._wait(left):
                 raise Stopped
+            if start < self._paused_until:  # else all turns within a pause would come at its end
+                start = self._given(self._paused_until)
+
+    def _given(self, earliest: float) -> float:
+        """When the next free turn is, which is taken by this."""
+        with self._lock:
+            start = max(earliest, self._next, self._paused_until)
+            self._next = start + self._gap_s
+            return start
 
     def pause(self, seconds: float) -> None:
         """Lets nobody have a turn for so long."""

@@ -7,6 +7,7 @@ the solution, here its id is appended.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 import repirl
+from repirl.learning.settings import Text
 from repirl.models.hub import KINDS
 from repirl.models.hub.base import HubPRM
 from repirl.structs import WrittenSolution
@@ -69,6 +71,15 @@ def config_of(model_type: str, tokenizer: PreTrainedTokenizerBase, **changes: An
 def made(auto: Any, config: Any, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return auto.from_config(config).eval()
+
+
+def implicit_pair(folder: Path) -> tuple[str, str]:
+    """A PRM of kind implicit: two tiny causal LMs in folders of their own."""
+    tokenizer = chat_tokenizer()
+    for seed, name in enumerate(("tuned", "start")):
+        made(AutoModelForCausalLM, config_of("qwen2", tokenizer), seed).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return str(folder / "tuned"), str(folder / "start")
 
 
 def with_head(folder: Path, decoder: nn.Module, head: dict[str, Tensor], architecture: str) -> None:
@@ -278,9 +289,39 @@ def test_implicit(tmp_path: Path) -> None:
     score = scorer.score(PROBLEM, STEPS)
     assert score.step_rewards == pytest.approx(expected, abs=1e-5)
     assert score.token_rewards == pytest.approx((0.05 * (tuned - start)).tolist(), abs=1e-5)
+    assert repirl.load_prm(tmp_path / "tuned", "implicit", reference=options["reference"]).score(
+        PROBLEM, STEPS
+    ).step_rewards == pytest.approx([value / 0.05 for value in expected], abs=1e-4)  # a beta of 1
     for kind, reference in (("implicit", None), ("trl", "start")):
         with pytest.raises(ValueError, match="is two models, and no other is"):
             repirl.load_prm(tmp_path / "tuned", kind, reference=reference)
+
+
+def test_the_prompts_of_implicit_are_as_its_folder_says(tmp_path: Path) -> None:
+    tuned, start = implicit_pair(tmp_path)
+    load = partial(repirl.load_prm, tuned, "implicit", reference=start)
+    chat, plain = (load(text=Text(template=one)).score(PROBLEM, STEPS).step_rewards for one in ("chat", "plain"))
+    assert load().score(PROBLEM, STEPS).step_rewards == chat != plain
+    (tmp_path / "tuned" / "repirl_text.json").write_text('{"template": "plain"}')
+    assert load().score(PROBLEM, STEPS).step_rewards == plain
+    assert load(text=Text(template="chat")).score(PROBLEM, STEPS).step_rewards == chat
+    for wrong in ('{"tempalte": "plain"}', "plain"):
+        (tmp_path / "tuned" / "repirl_text.json").write_text(wrong)
+        with pytest.raises(
+            ValueError, match=r"repirl_text\.json' is not the JSON of settings of model\.text: .*repair it"
+        ):
+            load()
+
+
+def test_what_would_do_nothing_is_refused(tmp_path: Path) -> None:
+    made(AutoModelForTokenClassification, config_of("qwen2", byte_level(), num_labels=2)).save_pretrained(tmp_path)
+    byte_level().save_pretrained(tmp_path)
+    for kind in (None, "trl"):
+        with pytest.raises(ValueError, match=r"beta 0\.5 is of a PRM of kind 'implicit', .* leave it out"):
+            repirl.load_prm(tmp_path, kind, beta=0.5)
+        with pytest.raises(ValueError, match="kind 'trl' has a form of its own for problems: leave `text` out"):
+            repirl.load_prm(tmp_path, kind, text=Text())
+        assert repirl.load_prm(tmp_path, kind).score(PROBLEM, STEPS).step_rewards
 
 
 def test_unknown_kinds_and_missing_heads(tmp_path: Path) -> None:
