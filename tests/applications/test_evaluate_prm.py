@@ -437,7 +437,7 @@ def test_controls_that_do_not_fit_are_left_out(checkpoint: str, tmp_path: Path) 
 
 
 def test_rewards_of_an_ended_run_are_those_of_the_same_texts(
-    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rows without an id are numbered, so that a repaired file has the ids of the one before."""
     rows = [
@@ -449,15 +449,23 @@ def test_rewards_of_an_ended_run_are_those_of_the_same_texts(
     words += ["--output", str(output), "--domain=arithmetic"]
     table(tmp_path / "own.jsonl", rows)
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "finish", lambda journal: 1 / 0)
+        patch.setattr(Journal, "finish", lambda journal, lines: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main(words)
     table(tmp_path / "own.jsonl", [rows[0], rows[1] | {"steps": ["a3"]}])
     with pytest.raises(SystemExit):
         main(words)
-    table(tmp_path / "own.jsonl", rows)
+    table(tmp_path / "own.jsonl", rows[:1])
+    with pytest.raises(SystemExit):
+        main(words)
+    assert capsys.readouterr().err.count("was begun with other solutions: its 'row-1' is not that of own") == 2
+    kept = (tmp_path / ".report.own.jsonl.part").read_text().splitlines()[1:]
+    table(tmp_path / "own.jsonl", [*rows, {"problem": "1a2", "steps": ["a3"], "first_error": -1}])  # what comes after
     main(words)
-    assert json.loads(output.read_text())["sets"]["own"]["solutions"] == 2
+    assert json.loads(output.read_text())["sets"]["own"]["solutions"] == 3
+    lines = [json.loads(line) for line in (tmp_path / "report.own.jsonl").read_text().splitlines()]
+    assert [line["step_rewards"] for line in lines[:2]] == [json.loads(line)["step_rewards"] for line in kept]
+    assert all(set(line) == {"id", "step_rewards"} for line in lines)
 
 
 def test_a_set_is_scored_once_whenever_the_run_is_ended(

@@ -82,7 +82,7 @@ def _run(
     )
     options.output.write_text(json.dumps(plain(written), indent=2) + "\n", encoding="utf-8")
     for journal in journals.values():  # not before the report: what was scored would be scored again after a crash
-        journal.finish()
+        journal.finish([{name: record[name] for name in ("id", "step_rewards")} for record in journal.records])
     _print(written)
 
 
@@ -262,23 +262,32 @@ def _rewards_path(options: argparse.Namespace, name: str) -> Path:
     return output.with_suffix(f".{name}.jsonl")
 
 
-def _digest(solutions: Sequence[LabelledSolution]) -> str:
-    """Of what a PRM reads. Ids alone would not do: rows without one are numbered."""
-    content = [[one.id, one.solution.asked, one.solution.steps] for one in solutions]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _about(one: LabelledSolution) -> dict[str, str]:
+    """A solution's id, and a digest of what a PRM reads. Ids alone would not do: rows without one are numbered."""
+    content = json.dumps([one.solution.asked, one.solution.steps])
+    return {"id": one.id, "read": hashlib.sha256(content.encode()).hexdigest()[:16]}
+
+
+def _require_read(journal: Journal, name: str, solutions: Sequence[LabelledSolution]) -> None:
+    """Raises ConfigError unless the records are of the set's first solutions; what follows them may have changed."""
+    for number, record in enumerate(journal.records):
+        own = _about(solutions[number]) if number < len(solutions) else {"id": ""}
+        if any(record[key] != value for key, value in own.items()):
+            raise ConfigError(
+                f"--output: {str(journal.part)!r} was begun with other solutions: its {record['id']!r} is not that of {name}",
+                "name another output, or remove that file to begin anew",
+            )
 
 
 def _scored(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution], options: argparse.Namespace) -> Journal:
     """The rewards of one set, those of a run that was ended among them."""
-    description: dict[str, Any] = {
-        "PRM": [options.prm, options.kind, *stamps(options.prm, options.reference)],
-        "solutions": _digest(solutions),
-    }
+    description: dict[str, Any] = {"PRM": [options.prm, options.kind, *stamps(options.prm, options.reference)]}
     if options.reference is not None:
         description["reference"] = [options.reference, options.beta]
     if options.server is not None:
         description["server"] = True
     journal = Journal(_rewards_path(options, name), description)
+    _require_read(journal, name, solutions)
     for begin in range(len(journal.records), len(solutions), CHUNK):
         part = solutions[begin : begin + CHUNK]
         try:
@@ -288,7 +297,7 @@ def _scored(scorer: Scorer, name: str, solutions: Sequence[LabelledSolution], op
                 f"{name}, {part[0].id!r} and after: {error}",
                 "what is scored so far is kept; run the same again when it is repaired",
             ) from error
-        journal.append([{"id": one.id, "step_rewards": list(own)} for one, own in zip(part, rewards, strict=True)])
+        journal.append([_about(one) | {"step_rewards": list(own)} for one, own in zip(part, rewards, strict=True)])
     return journal
 
 
