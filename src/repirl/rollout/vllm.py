@@ -92,8 +92,12 @@ class VLLM(Generator):
         eos_ids: Sequence[int],
         max_response_tokens: int,
     ) -> None:
-        """Says whose weights to use and when a response ends; weights that changed are sent at the next call."""
-        self.close()
+        """Says whose weights to use and when a response ends; weights that changed are sent at the next call.
+
+        The engine of the same model goes on, as where a search ends responses at steps: it is told the ends with each call.
+        """
+        if model is not getattr(self, "model", None):
+            self.close()
         self.model, self.decode = model, decode
         self.eos_ids, self.max_response_tokens = tuple(eos_ids), max_response_tokens
 
