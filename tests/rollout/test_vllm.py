@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import math
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -480,3 +481,27 @@ def test_the_probe_ignores_autocast(server: EngineServer) -> None:
     made, same = attached(policy, server=address(server)), expected(policy)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # as in a training step of bf16-mixed
         assert ids(made.generate(PROMPTS, samples=4, seeds=SEEDS)) == same
+
+
+def test_a_temperature_that_vllm_lacks_is_refused_before_an_engine_starts() -> None:
+    for temperature in (2.5, -0.1, math.nan):
+        with pytest.raises(ValueError, match=r"vLLM samples at 0 to 2 alone"):
+            VLLM().generate([[1]], samples=1, seeds=[0], temperature=temperature)
+
+
+def test_the_engine_goes_on_where_only_the_ends_of_responses_change() -> None:
+    made, engine = VLLM(), Closing()
+    policy, other = tiny_policy(1), tiny_policy(2)
+    made.attach(policy.model, decode=str, pad_id=0, eos_ids=(1,), max_response_tokens=4)
+    made._engine = engine  # type: ignore[assignment]
+    made.attach(policy.model, decode=str, pad_id=0, eos_ids=(1, 7), max_response_tokens=4)
+    assert (made._engine, made.eos_ids, engine.closed) == (engine, (1, 7), 0)
+    made.attach(other.model, decode=str, pad_id=0, eos_ids=(1,), max_response_tokens=4)
+    assert (made._engine, engine.closed) == (None, 1)
+
+
+class Closing:
+    closed = 0
+
+    def close(self) -> None:
+        self.closed += 1

@@ -35,7 +35,7 @@ def searched(folder: Path, checkpoint: Path, rollout: dict[str, Any] | None) -> 
         "n": [4],
         "beams": [4],
         "children": 2,
-        "temperature": 3.0,  # else this policy's responses end at once
+        "temperature": 2.0,  # else this policy's responses end at once
     }
     if rollout is not None:
         settings["rollout"] = rollout

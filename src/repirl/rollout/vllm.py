@@ -35,6 +35,7 @@ class Stamps(NamedTuple):
 
 
 NOTHING = Stamps(None, None)
+HOTTEST = 2  # temperature of vLLM
 
 
 class VLLM(Generator):
@@ -117,8 +118,13 @@ class VLLM(Generator):
         the batch by a rounding.
 
         Raises:
-            ValueError: vLLM is missing, or a prompt leaves no room for a whole response.
+            ValueError: vLLM is missing, it has no such temperature, or a prompt leaves no room for a whole response.
         """
+        if not 0 <= temperature <= HOTTEST:
+            raise ValueError(
+                f"temperature {temperature}: vLLM samples at 0 to {HOTTEST} alone; lower it, or give the rollout "
+                "repirl.rollout.transformers.InProcess"
+            )
         most = limits_of(prompts, seeds, limits, self.max_response_tokens)
         if not prompts:
             return []
