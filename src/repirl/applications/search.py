@@ -311,7 +311,7 @@ def _write(asked: Search, given: config.Config, folder: Path, journal: Journal, 
     settings = {one.name: getattr(asked, one.name) for one in fields(Search)}
     settings |= {name: given.get(name) for name in ("problems", "verifier", "rollout")}
     settings["text"] = None if used.text is None else asdict(used.text)
-    settings |= dict.fromkeys(asked.unread)
+    settings |= dict.fromkeys(asked.without_effect)
     written = {
         "settings": settings,
         "ids": list(dict.fromkeys(unit["id"] for unit in units)),

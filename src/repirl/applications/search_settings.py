@@ -118,7 +118,7 @@ class Search:
         return bool(self.searches) or any(name in BY_REWARD for name in self.methods)
 
     @property
-    def unread(self) -> tuple[str, ...]:
+    def without_effect(self) -> tuple[str, ...]:
         """Settings that do nothing, given the others."""
         return (*(OF_SAMPLING if self.input is not None else ()), *(BEAMS if not self.searches else ()))
 
