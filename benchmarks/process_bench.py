@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checkpoint = trained(given.output, sizes, given.threads)
     report = evaluated(checkpoint, given.data, given.output, sizes)
     within = within_generators(checkpoint, given.data, given.output, sizes)
-    plain = {"sizes": sizes, "report": report, "within_generators": within}
+    plain = {"sizes": sizes, "report": report | {"prm": checkpoint.name}, "within_generators": within}
     (given.output / "process_bench.json").write_text(json.dumps(plain, indent=1).replace("NaN", "null") + "\n")
     print(text_of(report, within))
     return 0
