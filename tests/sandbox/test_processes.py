@@ -311,6 +311,7 @@ def test_as_an_ordinary_user(tmp_path, layer):
     else:
         found = _run_as(python, source, drops, layer, tmp_path, more)
         held = layer is None and _bubblewrap_works(more)
+    assert found.returncode == 0, found.stderr
     attempts, *sets, bubblewrap = found.stdout.splitlines()
     assert attempts == "['passed', 'failed', 'error', 'error', 'error', 'passed']", found.stderr
     # Canonical solutions; `return None`; objects that are equal to everything.

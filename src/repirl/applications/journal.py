@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from repirl.config import ConfigError
 
@@ -89,24 +90,26 @@ class Journal:
 
 def refuse_unfit_for_parquet(records: Sequence[Mapping[str, Any]]) -> None:
     """Raises ConfigError where fields of records cannot stand in Parquet, before anything is computed for them."""
-    _write_parquet(records, Path(os.devnull))
+    with tempfile.TemporaryFile() as nowhere:  # a file, not a path: pyarrow removes a path at which it fails
+        _write_parquet(records, nowhere)
 
 
-def _write_parquet(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _write_parquet(records: Sequence[Mapping[str, Any]], to: Path | IO[bytes]) -> None:
     import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
-    def write(names: Iterable[str], to: Path) -> None:
+    def write(names: Iterable[str], to: Path | IO[bytes]) -> None:
         parquet.write_table(pyarrow.table({name: [record.get(name) for record in records] for name in names}), to)
 
     names = dict.fromkeys(name for record in records for name in record)
     unfit = (pyarrow.ArrowException, OverflowError)
     try:
-        write(names, path)
+        write(names, to)
     except unfit:
         for name in names:  # which of them it is
             try:
-                write([name], Path(os.devnull))
+                with tempfile.TemporaryFile() as nowhere:
+                    write([name], nowhere)
             except unfit as error:
                 raise ConfigError(
                     f"--output: the field {name!r} has values that Parquet does not take, such as of several kinds: {error}",
