@@ -437,7 +437,7 @@ def test_a_row_may_have_fields_of_others(tmp_path: Path) -> None:
 def test_a_server_that_does_not_answer_is_told_in_two_lines(settings: dict[str, Any], tmp_path: Path) -> None:
     server = {"class_path": "repirl.rollout.vllm.VLLM", "init_args": {"server": "http://127.0.0.1:9", "timeout_s": 0.5}}
     with pytest.raises(ConfigError, match=r"127.0.0.1:9: no answer to 'start'") as raised:
-        main_of(written(tmp_path / "s.yaml", settings | {"rollout": server}), tmp_path / "out")
+        main_of(written(tmp_path / "s.yaml", settings | {"rollout": server, "temperature": 1.0}), tmp_path / "out")
     assert len(str(raised.value).splitlines()) == 2
 
 
