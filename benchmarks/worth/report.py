@@ -17,7 +17,7 @@ from repirl.metrics import equivalence, exact_sign_flip, holm, paired_t_interval
 
 HERE = Path(__file__).resolve().parent
 CELLS = ("few_experts", "many_experts")
-ARMS = ("sft", "rloo_from_start", "rloo", "prm_only", "rloo_and_prm", "rloo_and_frozen")
+ARMS = ("sft", "rloo_from_start", "rloo", "prm_only", "rloo_and_prm", "rloo_and_frozen", "rloo_and_kl")
 CONTRASTS = (("prm_only", "sft"), ("rloo_and_prm", "rloo"), ("rloo_and_prm", "rloo_and_frozen"))
 SOURCES = ("prm", "policy_over_start", "policy_over_own_start")
 RANKING = ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum", "best_of_n")
