@@ -2,14 +2,16 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from benchmarks.worth.report import RANKING, contrasts, remedies, tables
 from benchmarks.worth.stories import WordProblems
-from benchmarks.worth.study import HERE
+from benchmarks.worth.study import CHOSEN, HERE, RESULTS, RL_ARMS, RL_RATES, SFT_RATES
 from benchmarks.worth.task import DialProblems, fact_table, judge, tokens
 
 from repirl.models.tokenizers import character_tokenizer
@@ -191,3 +193,28 @@ def test_remedies_are_means_and_ranges_over_seeds(tmp_path: Path) -> None:
     first, second = remedies(tmp_path).splitlines()[2:]
     assert first.startswith("| `prm_only` | 2 | 0.200 (0.100 to 0.300) | 0.550 (0.500 to 0.600) | - | 0.900 (0.900")
     assert second == "| `styled_half` | 1 | 0.200 (0.200 to 0.200) | - | - | - | - |"
+
+
+def test_rates_are_those_that_tuning_gives() -> None:
+    """chosen.yaml and the plan's table, from the results of the tuning's seed."""
+    chosen = yaml.safe_load(CHOSEN.read_text())
+    figures = {"sft": "worth/expert_log_prob"} | dict.fromkeys(RL_ARMS, "worth/sampled")
+    tuned: dict[str, dict[float, dict[str, str]]] = {}
+    for stage in ("sft", "rl"):
+        with (RESULTS / f"{stage}.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                name = re.fullmatch(r"few_experts(?:-([a-z_]+))?-([\de.-]+)", row["run"])
+                if name and row["seed"] == "10":
+                    tuned.setdefault(name[1] or "sft", {})[float(name[2])] = row
+    assert set(tuned) == {"sft", "rloo", "prm_only", "rloo_from_start", "rloo_and_prm", "rloo_and_frozen"}
+    table = (HERE / "plan.md").read_text().partition("## What tuning showed")[2].splitlines()
+    for arm, by_rate in tuned.items():
+        assert set(by_rate) == set(RL_RATES) == set(SFT_RATES["few_experts"])
+        best = max(by_rate, key=lambda rate, by_rate=by_rate, arm=arm: float(by_rate[rate][figures[arm]]))
+        assert chosen["few_experts"][arm] == best
+        assert arm == "sft" or chosen["many_experts"][arm] == best
+        line = next(line for line in table if line.startswith("| SFT (" if arm == "sft" else f"| `{arm}`"))
+        printed = [float(cell.split()[0]) for cell in line.split("|")[2:5]]
+        assert printed == [pytest.approx(float(by_rate[rate]["worth/sampled"]), abs=6e-4) for rate in sorted(by_rate)]
+    for follower, arm in (("prm_only_swapped", "prm_only"), ("rloo_and_kl", "rloo_and_prm")):
+        assert all(of_cell[follower] == of_cell[arm] for of_cell in chosen.values())
