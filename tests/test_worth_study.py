@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from benchmarks.worth.measure import WorthMeasures
 from benchmarks.worth.report import RANKING, contrasts, remedies, tables
 from benchmarks.worth.stories import WordProblems
 from benchmarks.worth.study import CHOSEN, HERE, RESULTS, RL_ARMS, RL_RATES, SFT_RATES
@@ -182,17 +185,40 @@ def test_contrasts_are_paired_by_seed_and_corrected_for_their_number() -> None:
     assert "| `few_experts` | `prm_only - sft` | 3 | +0.267 | -0.020 to +0.554 | 0.250 | 0.500 |" in table
 
 
-def test_remedies_are_means_and_ranges_over_seeds(tmp_path: Path) -> None:
-    names = "run,seed,worth/sampled,worth/prm/wrong_step_auroc,prm/auroc_expert_correct"
+def test_remedies_are_means_and_ranges_over_seeds_beside_sft(tmp_path: Path) -> None:
+    names = "run,seed,worth/sampled,worth/prm/wrong_step_auroc,worth/prm/expert_correct_auroc_sum"
     rows = [
         "few_experts-prm_only,10,0.1,0.5,",
         "few_experts-prm_only,11,0.3,0.6,0.9",
         "few_experts-styled_half,10,0.2,,",
     ]
     (tmp_path / "remedies.csv").write_text("\n".join([names, *rows]) + "\n")
-    first, second = remedies(tmp_path).splitlines()[2:]
-    assert first.startswith("| `prm_only` | 2 | 0.200 (0.100 to 0.300) | 0.550 (0.500 to 0.600) | - | 0.900 (0.900")
+    names = "run,seed,worth/sampled,worth/policy_over_start/expert_correct_auroc_sum"
+    rows = [
+        "first_half,10,0.1,0.8",
+        "first_half,12,0.9,0.9",
+        "many_experts,10,0.9,0.9",
+    ]  # of another seed, another cell
+    (tmp_path / "sft.csv").write_text("\n".join([names, *rows]) + "\n")
+    first, second, sft = remedies(tmp_path).splitlines()[2:]
+    assert first.startswith(
+        "| `prm_only` | 2 | 0.200 (0.100 to 0.300) | 0.550 (0.500 to 0.600) | - | 0.900 (0.900 to 0.900) |"
+    )
     assert second == "| `styled_half` | 1 | 0.200 (0.200 to 0.200) | - | - | - | - |"
+    assert sft == "| `SFT, first_half` | 1 | 0.100 (0.100 to 0.100) | - | - | 0.800 (0.800 to 0.800) | - |"
+
+
+def test_experts_are_written_in_the_style_of_the_training_experts() -> None:
+    dial, stories = DialProblems(30, seed=3, split="val", with_solutions=0), WordProblems(30, seed=3, with_solutions=0)
+    for source, other in (
+        (dial, DialProblems(5, seed=1, wording=1, with_solutions=1, twins=2)),
+        (stories, WordProblems(5, seed=1, symbols=1.0)),
+    ):
+        written = source.written_like(other).load()
+        assert [(p.text, p.answer) for p in written] == [(p.text, p.answer) for p in source.load()]
+        lines = [line for p in written for line in p.solutions[0].split("\n")[:-1]]
+        assert all(line.startswith("From ") if source is dial else " = " in line for line in lines)
+        assert all(len(p.solutions) == 1 and all(source.judge(p.text, p.solutions[0])) for p in written)
 
 
 def test_rates_are_those_that_tuning_gives() -> None:
@@ -218,3 +244,14 @@ def test_rates_are_those_that_tuning_gives() -> None:
         assert printed == [pytest.approx(float(by_rate[rate]["worth/sampled"]), abs=6e-4) for rate in sorted(by_rate)]
     for follower, arm in (("prm_only_swapped", "prm_only"), ("rloo_and_kl", "rloo_and_prm")):
         assert all(of_cell[follower] == of_cell[arm] for of_cell in chosen.values())
+
+
+def test_style_is_told_from_right_rollouts_alone() -> None:
+    measures = WorthMeasures("start", *[DialProblems(1, seed=0)] * 3)
+    problem = SimpleNamespace(problem=SimpleNamespace(answer="8"))
+    texts = [r"\boxed{8}", r"\boxed{8}", r"\boxed{7}"]
+    measures.held_out = [(problem, SimpleNamespace(text=text)) for text in texts]  # type: ignore[misc]
+    rewards = torch.tensor([[0.5, 0.5], [2.0, 1.0], [9.0, 0.0]])  # sums 1 and 3 are of right ones
+    for of_experts, expected in (([[2.0]], 0.5), ([[4.0]], 1.0), ([[4.0], [0.0]], 0.5), ([[1.0]], 0.25)):
+        found = measures.style(rewards, torch.tensor(of_experts))
+        assert found == {"expert_correct_auroc_sum": pytest.approx(expected)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Self
 
 from repirl.data.sources import Source
 
@@ -13,3 +14,7 @@ class JudgedProblems(Source):
     @abstractmethod
     def judge(self, problem: str, response: str) -> list[bool]:
         """Whether each line is right, given the lines before it as they were written: an error is counted once."""
+
+    @abstractmethod
+    def written_like(self, other: Self) -> Self:
+        """The same problems, each with one right solution in the style of another source's."""

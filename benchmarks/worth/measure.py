@@ -1,7 +1,7 @@
 """What the study measures when training ends: the policy's accuracy, and PRMs on rollouts of the policy it began with.
 
 Three process rewards are scored on the same rollouts: the learned PRM's, the trained policy's own `log q - log b` with b the
-weak start policy, and the same with b the policy at the start of the run. After SFT the second is SFT's log-ratio.
+weak start policy, which after SFT is SFT's log-ratio, and, but for SFT, the same with b the policy at the start of the run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class WorthMeasures(Callback):
     Args:
         start: folder of the weak start policy.
         answered: problems that the trained policy answers, `samples` times each and once greedily.
-        scored: problems of which `rollouts` rollouts each are scored as steps and as responses.
+        scored: problems of which `rollouts` rollouts each are scored as steps and as responses, beside an expert solution
+            each in the style of the training experts.
         unseen: problems with expert solutions, for their log-likelihood.
     """
 
@@ -65,46 +66,53 @@ class WorthMeasures(Callback):
         self.start, self.samples, self.rollouts = start, samples, rollouts
         self.answered, self.scored, self.unseen = answered, scored, unseen
         self.held_out: list[tuple[Prompt, Response]] = []
-        self.log_probs: Tensor | None = None
+        self.experts: list[tuple[Prompt, Response]] = []
+        self.log_probs: tuple[Tensor, Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the rollouts of a run that starts where SFT ended."""
-        if getattr(pl_module, "alternation", None) is not None:
-            self.draw(pl_module)
+        module: Any = pl_module
+        if getattr(module, "alternation", None) is not None:
+            self.draw(trainer, module)
+            first, second = self.rows(module)
+            self.log_probs = log_probs_of(module.policy, first), log_probs_of(module.policy, second)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures the trained policy and every process reward there is."""
         module: Any = pl_module
         figures = self.accuracies(module) | {"expert_log_prob": self.expert_log_prob(module)}
         if not self.held_out:
-            self.draw(module)
-        rows = self.rows(module)
-        policy = log_probs_of(module.policy, rows)
+            self.draw(trainer, module)
+        rows, expert_rows = self.rows(module)
         start = Policy(path=self.start).load()
-        sources = {"policy_over_start": policy - log_probs_of(start, rows)}
-        if getattr(module, "prm", None) is not None:
-            sources["prm"] = module.score(rows)
-        if self.log_probs is not None:
-            sources["policy_over_own_start"] = policy - self.log_probs
-        for name, rewards in sources.items():
-            figures |= {f"{name}/{key}": value for key, value in self.quality(module, rows, rewards).items()}
+        before = self.log_probs or (None, None)
+        of_rollouts = process_rewards(module, start, rows, before[0])
+        of_experts = process_rewards(module, start, expert_rows, before[1])
+        for name, rewards in of_rollouts.items():
+            of_source = self.quality(module, rows, rewards) | self.style(rewards, of_experts[name])
+            figures |= {f"{name}/{key}": value for key, value in of_source.items()}
         figures |= self._without_a_reward()
         for logger in trainer.loggers:
             logger.log_metrics({f"worth/{name}": value for name, value in figures.items()}, step=trainer.global_step)
 
-    def draw(self, module: Any) -> None:
-        """Rollouts of the module's policy, on which process rewards are compared."""
+    def draw(self, trainer: Trainer, module: Any) -> None:
+        """Rollouts of the module's policy, on which process rewards are compared, and experts to the same problems."""
         prompts = encoded(module, self.scored)
         rollouts = module.actor.sample(
             prompts, range(len(prompts)), samples=self.rollouts, key=ROLLOUT_KEY, temperature=1.0
         )
         self.held_out = [(prompt, row) for prompt, rows in zip(prompts, rollouts, strict=True) for row in rows]
-        self.log_probs = log_probs_of(module.policy, self.rows(module))
+        training: Any = trainer.datamodule  # type: ignore[attr-defined]
+        solved = encoded(module, self.scored.written_like(training.train), max_experts=1)
+        self.experts = [(prompt, prompt.experts[0]) for prompt in solved]
 
-    def rows(self, module: Any) -> Rows:
-        """Those rollouts as rows."""
-        ids = [p.token_ids for p, _ in self.held_out], [r.token_ids for _, r in self.held_out]
-        return collate_rows(*ids, module.codec.pad_id)
+    def rows(self, module: Any) -> tuple[Rows, Rows]:
+        """Those rollouts, and those experts, as rows."""
+        first, second = (
+            collate_rows([p.token_ids for p, _ in pairs], [r.token_ids for _, r in pairs], module.codec.pad_id)
+            for pairs in (self.held_out, self.experts)
+        )
+        return first, second
 
     def accuracies(self, module: Any) -> dict[str, float]:
         """Sampled and greedy accuracy, the share of samples whose every line is right, and their mean length."""
@@ -149,6 +157,12 @@ class WorthMeasures(Callback):
             "correct_failed_auroc_sum": float(auroc(sums, right)),
             "best_of_n": float(best_of_n(scores=means.view(by_problem), correct=right.view(by_problem).float()).mean()),
         }
+
+    def style(self, rewards: Tensor, of_experts: Tensor) -> dict[str, float]:
+        """How a process reward tells experts from *right* rollouts: what is above .5 is not about being right."""
+        of_right = rewards.sum(-1)[self._right()]
+        scores = torch.cat([of_experts.sum(-1), of_right])
+        return {"expert_correct_auroc_sum": float(auroc(scores, torch.arange(len(scores)) < len(of_experts)))}
 
     def _right(self) -> Tensor:
         return torch.tensor([extract_box(r.text) == p.problem.answer for p, r in self.held_out])
@@ -210,6 +224,17 @@ def encoded(module: Any, source: Source, max_experts: int = 0) -> list[Prompt]:
         max_experts=max_experts,
         experts="required" if max_experts else "optional",
     )[0]
+
+
+def process_rewards(module: Any, start: Policy, rows: Rows, before: Tensor | None) -> dict[str, Tensor]:
+    """Token rewards of every source there is. before: log-probabilities of the policy at the start of the run."""
+    policy = log_probs_of(module.policy, rows)
+    rewards = {"policy_over_start": policy - log_probs_of(start, rows)}
+    if getattr(module, "prm", None) is not None:
+        rewards["prm"] = module.score(rows)
+    if before is not None:
+        rewards["policy_over_own_start"] = policy - before
+    return rewards
 
 
 def log_probs_of(policy: Policy, rows: Rows) -> Tensor:

@@ -21,6 +21,7 @@ ARMS = ("sft", "rloo_from_start", "rloo", "prm_only", "rloo_and_prm", "rloo_and_
 CONTRASTS = (("prm_only", "sft"), ("rloo_and_prm", "rloo"), ("rloo_and_prm", "rloo_and_frozen"))
 SOURCES = ("prm", "policy_over_start", "policy_over_own_start")
 RANKING = ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum", "best_of_n")
+SFT_BESIDE_REMEDIES = ("few_experts", "first_half", "styled_half")
 MARGIN = 0.05
 SEEDS = range(30, 38)
 
@@ -105,23 +106,31 @@ def tables(values: Values) -> str:
 
 REMEDY_FIGURES = {
     "sampled": "worth/sampled",
-    "wrong step": "worth/prm/wrong_step_auroc",
-    "right response": "worth/prm/correct_failed_auroc_sum",
-    "expert against right": "prm/auroc_expert_correct",
+    "wrong step": "worth/{source}/wrong_step_auroc",
+    "right response": "worth/{source}/correct_failed_auroc_sum",
+    "expert against right": "worth/{source}/expert_correct_auroc_sum",
     "ESS share": "prm/ess_share",
 }
 
 
 def remedies(folder: Path = HERE / "results") -> str:
-    """Markdown: a row a remedy, mean and range over seeds; the last two columns are of the last iteration of training."""
-    by_run: dict[str, dict[int, dict[str, str]]] = {}
+    """Markdown: a row a remedy with its PRM, and SFT alone with its log-ratio: mean and range over the remedies' seeds.
+
+    The share of the effective sample size is of the last iteration of training.
+    """
+    by_run: dict[tuple[str, str], dict[int, dict[str, str]]] = {}
     with (folder / "remedies.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            by_run.setdefault(row["run"].partition("-")[2], {})[int(row["seed"])] = row
+            by_run.setdefault((row["run"].partition("-")[2], "prm"), {})[int(row["seed"])] = row
+    seeds = {seed for runs in by_run.values() for seed in runs}
+    with (folder / "sft.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if int(row["seed"]) in seeds and row["run"] in SFT_BESIDE_REMEDIES:
+                by_run.setdefault((f"SFT, {row['run']}", "policy_over_start"), {})[int(row["seed"])] = row
     lines = ["| run | n | " + " | ".join(REMEDY_FIGURES) + " |", _rule(2 + len(REMEDY_FIGURES))]
-    for arm, runs in by_run.items():
-        figures = " | ".join(_mean_and_range(runs, figure) for figure in REMEDY_FIGURES.values())
-        lines.append(f"| `{arm}` | {len(runs)} | {figures} |")
+    for (run, source), runs in by_run.items():
+        figures = " | ".join(_mean_and_range(runs, name.format(source=source)) for name in REMEDY_FIGURES.values())
+        lines.append(f"| `{run}` | {len(runs)} | {figures} |")
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Self
 
 from benchmarks.worth.judged import JudgedProblems
 
@@ -105,6 +106,12 @@ class WordProblems(JudgedProblems):
             answer = str(held + sum(changes))
             problems.append(Problem(id=f"stories/{text}", text=text, answer=answer, solutions=solutions))
         return problems
+
+    def written_like(self, other: Self) -> Self:
+        """The other's style is its share of symbols."""
+        return type(self)(
+            self.count, self.seed, self.min_steps, self.max_steps, self.largest, symbols=other.symbols, split=self.split
+        )
 
     def judge(self, problem: str, response: str) -> list[bool]:
         """A right line does the next change to the number written before it; the box repeats the last number."""

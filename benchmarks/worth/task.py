@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
+from typing import Self
 
 from benchmarks.worth.judged import JudgedProblems
 
@@ -194,6 +195,13 @@ class DialProblems(JudgedProblems):
     def judge(self, problem: str, response: str) -> list[bool]:
         """Whether each line is right; see the function."""
         return judge(problem, response, self.marks)
+
+    def written_like(self, other: Self) -> Self:
+        """The other's style is its wording."""
+        return type(self)(
+            self.count, self.seed, self.marks, self.largest_turn, self.min_steps, self.max_steps,
+            wording=other.wording, split=self.split,
+        )  # fmt: skip
 
     def _problem(self, text: str, generator: random.Random, solved: bool) -> Problem:
         def fact(mark: int, turn: int) -> int:
