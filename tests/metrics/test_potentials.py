@@ -13,9 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import repirl.metrics
 from repirl.metrics import (
     auroc,
+    auroc_within,
     best_of_n,
+    brier_score,
+    calibration_error,
     first_error_accuracy,
     prm_diagnostics,
     probe_figures,
@@ -24,6 +28,7 @@ from repirl.metrics import (
     wrong_step_accuracy,
     wrong_step_auroc,
 )
+from repirl.metrics.selection import aggregated
 from repirl.objectives.advantages import leave_one_out, returns_to_go, rloo_advantage
 from repirl.objectives.discriminator import discriminator_coefficients, gail_coefficients
 from repirl.objectives.irl import irl_coefficients
@@ -146,11 +151,30 @@ def diagnostics(rewards: Tensor) -> dict[str, Tensor]:
 
 
 STEPS = {"step_mask": MASK, "is_wrong": MASK & (torch.rand(MASK.shape, generator=RANDOM) < 0.3)}
+WRONG_STEPS = STEPS["is_wrong"][MASK].double()
+
+
+def of_bin(rewards: Tensor) -> dict[str, Tensor]:
+    """Confidence and labels of the steps whose probability is above one half."""
+    probability = rewards[MASK].sigmoid()
+    high = probability > 0.5
+    return {"confidence": probability[high].sum()[None], "right": (1 - WRONG_STEPS)[high].sum()[None]}
+
+
+def chosen_by(aggregation: str) -> Callable[[Tensor], list[float]]:
+    return lambda rewards: [
+        aggregated(row[mask].tolist(), aggregation, tokens=int(mask.sum()))
+        for row, mask in zip(rewards, MASK, strict=True)
+    ]
+
+
 ANSWERS = [str(n % 3) for n in range(12)]
 OF_RESPONSES: dict[str, Callable[[Tensor], Any]] = {
     "prm_diagnostics": diagnostics,
     "probe_figures": probes,
     "auroc": lambda rewards: auroc(rewards.sum(-1), torch.arange(12) % 2 == 1),
+    "auroc_within": lambda rewards: auroc_within(rewards.sum(-1), torch.arange(12) % 2 == 1, GROUP, 2),
+    **{f"aggregated, {name}": chosen_by(name) for name in ("sum", "mean", "token_mean")},
     "best_of_n": lambda r: best_of_n(scores=r.sum(-1).view(3, 4), correct=(torch.arange(12) % 2).view(3, 4).double()),
     "weighted_vote": lambda rewards: weighted_vote(ANSWERS, response_means(rewards, MASK).tolist()),
 }
@@ -159,7 +183,20 @@ OF_STEPS: dict[str, Callable[[Tensor], Any]] = {
     "first_error_accuracy": lambda rewards: first_error_accuracy(step_rewards=rewards, **STEPS),
     "wrong_step_accuracy": lambda rewards: wrong_step_accuracy(step_rewards=rewards, **STEPS),
     "saturated_share": lambda rewards: saturated_share(rewards, MASK, 2.0),
+    "brier_score": lambda rewards: brier_score(probabilities=rewards[MASK].sigmoid(), labels=1 - WRONG_STEPS),
+    "calibration_error": lambda rewards: calibration_error(**of_bin(rewards), count=torch.tensor([1.0])),
+    **{f"aggregated, {name}": chosen_by(name) for name in ("min", "last")},
 }
+OF_NO_PRM = {  # figures of answers alone, and tools for figures that were computed before
+    "bootstrap_interval", "correlation", "equivalence", "exact_sign_flip", "holm", "interquartile_mean", "majority_vote",
+    "mean_interval", "mean_of_last", "paired_comparison", "paired_t_interval", "paired_t_test", "pass_at_k",
+    "stratified_interval",
+}  # fmt: skip
+
+
+def test_every_figure_of_a_prm_is_here() -> None:
+    functions = {name for name in repirl.metrics.__all__ if name[0].islower()}
+    assert functions == OF_NO_PRM | {name for name in OF_RESPONSES | OF_STEPS if not name.startswith("aggregated")}
 
 
 @pytest.mark.parametrize("name", OF_RESPONSES)
