@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ import yaml
 from benchmarks.defaults.contrasts import CONTRASTS, INTERACTION, table_of_contrasts
 from benchmarks.defaults.measure import HeldOut
 from benchmarks.defaults.report import HERE, STAGES, read, tables
-from benchmarks.defaults.study import DEFAULT, experts, overlays, taught
+from benchmarks.defaults.study import ARMS, DEFAULT, experts, overlays, taught
 
 from repirl import config
+from repirl.learning.prm_objectives import IRL
+from repirl.learning.schedule import Schedule
+from repirl.learning.settings import Advantage, Surrogate
 from repirl.structs import Rows
 
 ROOT = Path(__file__).parents[1]
@@ -104,3 +108,13 @@ def test_a_contrast_compares_seed_by_seed_those_that_all_its_arms_have() -> None
 
 def test_the_committed_tables_are_those_of_the_committed_results() -> None:
     assert tables({stage: found for stage in STAGES if (found := read(stage))}) == (HERE / "tables.md").read_text()
+
+
+def test_the_measured_joint_arm_has_the_shipped_rewards_and_objective() -> None:
+    """Rates, rollouts a prompt and mini-batches are the study's own."""
+    base = yaml.safe_load((HERE / "base.yaml").read_text())["model"]["init_args"]
+    arm = config.merge(base, ARMS["joint_unscaled"])
+    assert Advantage(**arm["advantage"]) == replace(Advantage(), maxent_coef=1.0)  # None stands for 1 with IRL
+    assert vars(IRL(**arm["objective"]["init_args"])) == vars(IRL())
+    assert Schedule(**arm["schedule"]) == replace(Schedule(), policy_mini_batches=2)
+    assert Surrogate(**arm["surrogate"]) == Surrogate()

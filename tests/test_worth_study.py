@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from benchmarks.worth.measure import WorthMeasures
-from benchmarks.worth.report import RANKING, contrasts, remedies, tables
+from benchmarks.worth.report import RANKING, contrasts, read, remedies, table_of_contrasts, tables
 from benchmarks.worth.stories import WordProblems
 from benchmarks.worth.study import CHOSEN, HERE, RESULTS, RL_ARMS, RL_RATES, SFT_RATES
 from benchmarks.worth.task import DialProblems, fact_table, judge, tokens
@@ -181,7 +181,7 @@ def test_contrasts_are_paired_by_seed_and_corrected_for_their_number() -> None:
     assert (first.p, first.holm) == pytest.approx((0.25, 0.5))
     assert (second.name, second.n, second.mean) == ("rloo_and_prm - rloo", 2, pytest.approx(0))
     assert (second.p, second.holm) == pytest.approx((1, 1))
-    table = tables(values)
+    table = table_of_contrasts([first, second])
     assert "| `few_experts` | `prm_only - sft` | 3 | +0.267 | -0.020 to +0.554 | 0.250 | 0.500 |" in table
 
 
@@ -255,3 +255,9 @@ def test_style_is_told_from_right_rollouts_alone() -> None:
     for of_experts, expected in (([[2.0]], 0.5), ([[4.0]], 1.0), ([[4.0], [0.0]], 0.5), ([[1.0]], 0.25)):
         found = measures.style(rewards, torch.tensor(of_experts))
         assert found == {"expert_correct_auroc_sum": pytest.approx(expected)}
+
+
+def test_the_committed_tables_are_those_of_the_committed_results() -> None:
+    confirmed = read()
+    assert tables(confirmed) == (HERE / "tables.md").read_text()
+    assert table_of_contrasts(contrasts(confirmed)) in (HERE / "report.md").read_text()

@@ -1,4 +1,4 @@
-"""Tables and figure of the study from results/: prints the tables, draws contrasts.png.
+"""Tables and figure of the study from results/: writes tables.md, draws contrasts.png.
 
 python benchmarks/worth/report.py
 """
@@ -6,7 +6,7 @@ python benchmarks/worth/report.py
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -19,6 +19,8 @@ HERE = Path(__file__).resolve().parent
 CELLS = ("few_experts", "many_experts")
 ARMS = ("sft", "rloo_from_start", "rloo", "prm_only", "rloo_and_prm", "rloo_and_frozen", "rloo_and_kl")
 CONTRASTS = (("prm_only", "sft"), ("rloo_and_prm", "rloo"), ("rloo_and_prm", "rloo_and_frozen"))
+UNPLANNED = (("rloo", "sft"), ("rloo_and_prm", "sft"), ("rloo_and_prm", "rloo_and_kl"), ("rloo_and_kl", "rloo"))
+OTHER_RATES = ("rloo_and_prm-0.001", "rloo_and_frozen-0.0003")  # of the erratum in plan.md
 SOURCES = ("prm", "policy_over_start", "policy_over_own_start")
 RANKING = ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum", "best_of_n")
 SFT_BESIDE_REMEDIES = ("few_experts", "first_half", "styled_half")
@@ -69,10 +71,12 @@ def differences(values: Values, cell: str, arm: str, other: str, figure: str) ->
     return torch.tensor([float(first[s][figure]) - float(second[s][figure]) for s in both], dtype=torch.float64)
 
 
-def contrasts(values: Values, figure: str = "worth/sampled") -> list[Contrast]:
-    """The planned contrasts that have at least two seeds."""
+def contrasts(
+    values: Values, pairs: Sequence[tuple[str, str]] = CONTRASTS, figure: str = "worth/sampled"
+) -> list[Contrast]:
+    """These contrasts in both cells, where there are at least two seeds; corrected for their number."""
     rows = []
-    for cell, (arm, other) in product(CELLS, CONTRASTS):
+    for cell, (arm, other) in product(CELLS, pairs):
         paired = differences(values, cell, arm, other, figure)
         if len(paired) < 2:
             continue
@@ -83,25 +87,50 @@ def contrasts(values: Values, figure: str = "worth/sampled") -> list[Contrast]:
     return [replace(row, holm=value) for row, value in zip(rows, adjusted, strict=True)]
 
 
-def tables(values: Values) -> str:
-    """Markdown: accuracy of each arm, the planned contrasts, and how each process reward ranks steps and responses."""
-    lines = ["| cell | arm | n | sampled | greedy | every step right |", _rule(6)]
-    for cell, arm in product(CELLS, ARMS):
-        if runs := values.get((cell, arm)):
-            figures = " | ".join(_mean_and_range(runs, f"worth/{name}") for name in ("sampled", "greedy", "every_step"))
-            lines.append(f"| `{cell}` | `{arm}` | {len(runs)} | {figures} |")
-    lines += ["", "| cell | contrast | n | mean | 95 % t interval | p | Holm | equivalence |", _rule(8)]
-    for row in contrasts(values):
+def table_of_contrasts(rows: Sequence[Contrast]) -> str:
+    """Markdown, a row each."""
+    lines = ["| cell | contrast | n | mean | 95 % t interval | p | Holm | equivalence |", _rule(8)]
+    for row in rows:
         interval = f"{row.low:+.3f} to {row.high:+.3f}"
         tests = f"{row.p:.3f} | {row.holm:.3f} | {row.equivalence:.3f}"
         lines.append(f"| `{row.cell}` | `{row.name}` | {row.n} | {row.mean:+.3f} | {interval} | {tests} |")
-    lines += ["", "| cell | run | process reward | wrong step | first error | right response | best of n |", _rule(7)]
+    return "\n".join(lines)
+
+
+def table_of_arms(values: Values, arms: Sequence[str]) -> str:
+    """Markdown: accuracy of each."""
+    lines = ["| cell | arm | n | sampled | greedy | every step right |", _rule(6)]
+    for cell, arm in product(CELLS, arms):
+        if runs := values.get((cell, arm)):
+            figures = " | ".join(_mean_and_range(runs, f"worth/{name}") for name in ("sampled", "greedy", "every_step"))
+            lines.append(f"| `{cell}` | `{arm}` | {len(runs)} | {figures} |")
+    return "\n".join(lines)
+
+
+def table_of_judges(values: Values) -> str:
+    """Markdown: how each process reward ranks steps and responses."""
+    lines = ["| cell | run | process reward | wrong step | first error | right response | best of n |", _rule(7)]
     for (cell, arm), source in product(product(CELLS, ARMS), SOURCES):
         runs = values.get((cell, arm), {})
         if any(run.get(f"worth/{source}/{RANKING[0]}") for run in runs.values()):
             figures = " | ".join(_mean_and_range(runs, f"worth/{source}/{name}") for name in RANKING)
             lines.append(f"| `{cell}` | `{arm}` | `{source}` | {figures} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def tables(values: Values) -> str:
+    """Everything there is, a section each."""
+    sections = {
+        "Planned contrasts": table_of_contrasts(contrasts(values)),
+        "The same of the share of samples whose every step is right": table_of_contrasts(
+            contrasts(values, figure="worth/every_step")
+        ),
+        "Contrasts that were not planned": table_of_contrasts(contrasts(values, UNPLANNED)),
+        "Accuracy: mean and range over seeds": table_of_arms(values, ARMS),
+        "Two arms at another rate": table_of_arms(values, OTHER_RATES),
+        "Process rewards as judges: mean and range over seeds": table_of_judges(values),
+    }
+    return "<!-- written by report.py -->\n" + "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items())
 
 
 REMEDY_FIGURES = {
@@ -162,10 +191,14 @@ def draw(rows: list[Contrast], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Writes both."""
     confirmed = read()
-    print(tables(confirmed))
+    (HERE / "tables.md").write_text(tables(confirmed))
     if (HERE / "results" / "remedies.csv").is_file():
         print(remedies())
-    if planned := contrasts(confirmed):
-        draw(planned, HERE / "contrasts.png")
+    draw(contrasts(confirmed), HERE / "contrasts.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -43,7 +43,8 @@ EXPERT_SHARE = {
     "many_experts": 1.0,
 }  # of the prompts of an iteration, where a PRM learns from experts
 REMEDIES = (
-    "prm_only", "prm_only_whole", "prm_only_tempered", "prm_only_twins", "prm_only_half", "styled_half", "styled_weak",
+    "prm_only", "prm_only_whole", "prm_only_tempered", "prm_only_twins", "prm_only_slow", "prm_only_half", "styled_half",
+    "styled_weak",
 )  # fmt: skip
 PROMPTS_WITH_EXPERTS = (*REMEDIES, "prm_only_swapped", "rloo_and_prm", "rloo_and_kl")  # at EXPERT_SHARE
 STARTS = {  # where arms start that do not start from SFT on their cell's experts

@@ -94,7 +94,7 @@ class Surrogate:
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float | None = None
-    entropy_coef: float = 0.001
+    entropy_coef: float = 0.0
     kl_coef: float = 0.0
     loss_aggregation: LossAggregation = "token_mean"
     loss_length: float | None = None
