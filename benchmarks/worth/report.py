@@ -112,6 +112,8 @@ def table_of_judges(values: Values) -> str:
     lines = ["| cell | run | process reward | wrong step | first error | right response | best of n |", _rule(7)]
     for (cell, arm), source in product(product(CELLS, ARMS), SOURCES):
         runs = values.get((cell, arm), {})
+        if (arm, source) == ("rloo_and_kl", "prm"):  # it is 0
+            continue
         if any(run.get(f"worth/{source}/{RANKING[0]}") for run in runs.values()):
             figures = " | ".join(_mean_and_range(runs, f"worth/{source}/{name}") for name in RANKING)
             lines.append(f"| `{cell}` | `{arm}` | `{source}` | {figures} |")
