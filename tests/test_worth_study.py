@@ -242,7 +242,11 @@ def test_rates_are_those_that_tuning_gives() -> None:
         line = next(line for line in table if line.startswith("| SFT (" if arm == "sft" else f"| `{arm}`"))
         printed = [float(cell.split()[0]) for cell in line.split("|")[2:5]]
         assert printed == [pytest.approx(float(by_rate[rate]["worth/sampled"]), abs=6e-4) for rate in sorted(by_rate)]
-    for follower, arm in (("prm_only_swapped", "prm_only"), ("rloo_and_kl", "rloo_and_prm")):
+    for follower, arm in (
+        ("prm_only_swapped", "prm_only"),
+        ("rloo_and_kl", "rloo_and_prm"),
+        ("rloo_and_prm_no_kl", "rloo_and_prm"),
+    ):
         assert all(of_cell[follower] == of_cell[arm] for of_cell in chosen.values())
 
 

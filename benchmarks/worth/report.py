@@ -17,9 +17,21 @@ from repirl.metrics import equivalence, exact_sign_flip, holm, paired_t_interval
 
 HERE = Path(__file__).resolve().parent
 CELLS = ("few_experts", "many_experts")
-ARMS = ("sft", "rloo_from_start", "rloo", "prm_only", "rloo_and_prm", "rloo_and_frozen", "rloo_and_kl")
+ARMS = (
+    "sft",
+    "rloo_from_start",
+    "rloo",
+    "prm_only",
+    "rloo_and_prm",
+    "rloo_and_frozen",
+    "rloo_and_kl",
+    "rloo_and_prm_no_kl",
+)
 CONTRASTS = (("prm_only", "sft"), ("rloo_and_prm", "rloo"), ("rloo_and_prm", "rloo_and_frozen"))
-UNPLANNED = (("rloo", "sft"), ("rloo_and_prm", "sft"), ("rloo_and_prm", "rloo_and_kl"), ("rloo_and_kl", "rloo"))
+UNPLANNED = (
+    ("rloo", "sft"), ("rloo_and_prm", "sft"), ("rloo_and_prm", "rloo_and_kl"), ("rloo_and_kl", "rloo"),
+    ("rloo_and_prm_no_kl", "rloo"), ("rloo_and_prm_no_kl", "rloo_and_prm"),
+)  # fmt: skip
 OTHER_RATES = ("rloo_and_prm-0.001", "rloo_and_frozen-0.0003")  # of the erratum in plan.md
 SOURCES = ("prm", "policy_over_start", "policy_over_own_start")
 RANKING = ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum", "best_of_n")

@@ -46,7 +46,13 @@ REMEDIES = (
     "prm_only", "prm_only_whole", "prm_only_tempered", "prm_only_twins", "prm_only_slow", "prm_only_half", "styled_half",
     "styled_weak",
 )  # fmt: skip
-PROMPTS_WITH_EXPERTS = (*REMEDIES, "prm_only_swapped", "rloo_and_prm", "rloo_and_kl")  # at EXPERT_SHARE
+PROMPTS_WITH_EXPERTS = (
+    *REMEDIES,
+    "prm_only_swapped",
+    "rloo_and_prm",
+    "rloo_and_prm_no_kl",
+    "rloo_and_kl",
+)  # at EXPERT_SHARE
 STARTS = {  # where arms start that do not start from SFT on their cell's experts
     "rloo_from_start": "start/base",
     "prm_only_half": "sft/first_half",
@@ -56,7 +62,10 @@ STARTS = {  # where arms start that do not start from SFT on their cell's expert
 SFT_STEPS = {"few_experts": 60, "many_experts": 400} | dict.fromkeys(HALVES, 60)
 SFT_RATES = {"few_experts": (1e-4, 3e-4, 1e-3), "many_experts": (3e-4, 1e-3, 3e-3)}
 RL_RATES = (1e-4, 3e-4, 1e-3)
-RL_ARMS = ("rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "rloo_and_prm", "rloo_and_frozen", "rloo_and_kl")
+RL_ARMS = (
+    "rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "rloo_and_prm", "rloo_and_frozen", "rloo_and_kl",
+    "rloo_and_prm_no_kl",
+)  # fmt: skip
 KEPT = ("worth/", "seconds", "prm/auroc", "prm/ess_share", "prm/ranking_loss", "rollout/accuracy", "rollout/truncated")
 
 
