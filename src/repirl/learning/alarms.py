@@ -41,7 +41,7 @@ def alarms(samples: int) -> tuple[Alarm, ...]:
             "above",
             3 * start,
             f"the PRM scores rollouts far above experts (it began at ln(samples + 1) = {start:.2f})",
-            "lower prm_optimizer's rate, or give it a warm-up",
+            "lower prm_optimizer's rate: prm.kind=logit_difference bears a tenth of what q_head does",
         ),
         Alarm(
             "prm/ess_share",
