@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from benchmarks.worth.measure import WorthMeasures
-from benchmarks.worth.report import RANKING, contrasts, read, remedies, table_of_contrasts, tables
+from benchmarks.worth.report import RANKING, UNPLANNED, contrasts, read, remedies, table_of_contrasts, tables
 from benchmarks.worth.stories import WordProblems
 from benchmarks.worth.study import CHOSEN, HERE, RESULTS, RL_ARMS, RL_RATES, SFT_RATES
 from benchmarks.worth.task import DialProblems, fact_table, judge, tokens
@@ -194,11 +194,7 @@ def test_remedies_are_means_and_ranges_over_seeds_beside_sft(tmp_path: Path) -> 
     ]
     (tmp_path / "remedies.csv").write_text("\n".join([names, *rows]) + "\n")
     names = "run,seed,worth/sampled,worth/policy_over_start/expert_correct_auroc_sum"
-    rows = [
-        "first_half,10,0.1,0.8",
-        "first_half,12,0.9,0.9",
-        "many_experts,10,0.9,0.9",
-    ]  # of another seed, another cell
+    rows = ["first_half,10,0.1,0.8", "first_half,12,0.9,0.9", "many_experts,10,0.9,0.9"]  # the last two do not belong
     (tmp_path / "sft.csv").write_text("\n".join([names, *rows]) + "\n")
     first, second, sft = remedies(tmp_path).splitlines()[2:]
     assert first.startswith(
@@ -264,4 +260,6 @@ def test_style_is_told_from_right_rollouts_alone() -> None:
 def test_the_committed_tables_are_those_of_the_committed_results() -> None:
     confirmed = read()
     assert tables(confirmed) == (HERE / "tables.md").read_text()
-    assert table_of_contrasts(contrasts(confirmed)) in (HERE / "report.md").read_text()
+    report = (HERE / "report.md").read_text()
+    assert table_of_contrasts(contrasts(confirmed)) in report
+    assert table_of_contrasts(contrasts(confirmed, UNPLANNED)) in report

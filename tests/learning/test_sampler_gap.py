@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from repirl.learning.sampler_gap import SamplerGap
-from repirl.learning.settings import Surrogate
 from repirl.rollout.transformers import InProcess
 from repirl.structs import Response
 from tests.modules.tiny import EvenDigits, Run, distance, make_module, run, start_weights
@@ -51,7 +50,6 @@ class Reporting(InProcess):
 def trained(rollout: InProcess, steps: int = 1, **options: Any) -> Run:
     settings: dict[str, Any] = {
         "verifier": EvenDigits(),
-        "surrogate": Surrogate(entropy_coef=0.0),
         "policy_clip_norm": 1e9,
         "prm_clip_norm": 1e9,
     }

@@ -50,7 +50,6 @@ from tests.modules.tiny import (
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRM_ONLY = Advantage(outcome_coef=0.0, prm_coef=1.0, prm_estimator="prime")
 OUTCOME_ONLY = Advantage(outcome_coef=1.0, prm_coef=0.0)
-NO_BONUS = Surrogate(entropy_coef=0.0)
 SEVERAL = Schedule(prm_updates=2, policy_mini_batches=2)
 
 
@@ -156,7 +155,7 @@ AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum", "constant"]
 def of_aggregation(aggregation: Any, **options: Any) -> Run:
     """One iteration on outcomes alone; A = r - mean of the other rows'."""
     advantage = replace(OUTCOME_ONLY, whiten=False)
-    surrogate = replace(NO_BONUS, loss_aggregation=aggregation, **options.pop("surrogate", {}))
+    surrogate = replace(Surrogate(), loss_aggregation=aggregation, **options.pop("surrogate", {}))
     slow = partial(torch.optim.SGD, lr=0.1)  # sums have large gradients, and a large step makes rounding grow
     settings: dict[str, Any] = {
         "prm": None,
@@ -363,7 +362,7 @@ def test_where_the_prm_says_nothing_the_maxent_term_leads_to_the_base_measure(ba
     module = make_module(
         advantage=replace(PRM_ONLY, prm_estimator="rloo_per_step", maxent_coef=1.0),
         objective=IRL(base_measure=base_measure),
-        surrogate=NO_BONUS,
+        surrogate=Surrogate(),
         schedule=Schedule(prm_updates=0),
         samples=8,
     )
@@ -379,7 +378,7 @@ def test_where_the_prm_says_nothing_the_maxent_term_leads_to_the_base_measure(ba
 def test_one_rollout_a_prompt_is_compared_with_its_experts_by_position(estimator: Any) -> None:
     """Without whitening, which would compare it with the rollouts of other prompts."""
     advantage = replace(PRM_ONLY, prm_estimator=estimator, alone="drop", whiten=False)
-    module = adam_module(advantage=advantage, surrogate=NO_BONUS, samples=1)
+    module = adam_module(advantage=advantage, surrogate=Surrogate(), samples=1)
     before = start_weights(module)
     done = run(module, make_data(with_experts()))
     assert (distance(done.weights, before, "policy.") > 1e-3) == (estimator == "position")
@@ -440,8 +439,7 @@ def test_kl_of_the_first_step_is_zero_and_then_positive() -> None:
 
 def test_kl_keeps_the_policy_near_its_start() -> None:
     figures = [
-        run(make_module(surrogate=Surrogate(kl_coef=c, entropy_coef=0.0), verifier=EvenDigits()), steps=8).figures
-        for c in (1e-9, 0.3)
+        run(make_module(surrogate=Surrogate(kl_coef=c), verifier=EvenDigits()), steps=8).figures for c in (1e-9, 0.3)
     ]
     free, held = (rows[-1]["policy/kl"] for rows in figures)
     assert held < free
@@ -474,7 +472,7 @@ def test_equal_outcomes_do_not_move_the_policy(verifier: Always, estimator: Any)
     # `drop`: else, per step, a rollout longer than all others has no baseline on its tail, see the next test.
     alone = "drop" if estimator.endswith("per_step") else "zero_baseline"
     advantage = replace(OUTCOME_ONLY, outcome_estimator=estimator, alone=alone)
-    done = run(make_module(prm=None, verifier=verifier, advantage=advantage, surrogate=NO_BONUS), steps=2)
+    done = run(make_module(prm=None, verifier=verifier, advantage=advantage, surrogate=Surrogate()), steps=2)
     figures = done.figures[0]
     assert figures["rollout/accuracy"] == float(verifier is RIGHT)
     assert (figures["prompts/all_right"], figures["prompts/all_wrong"]) == ((4, 0) if verifier is RIGHT else (0, 4))
@@ -485,7 +483,7 @@ def test_equal_outcomes_do_not_move_the_policy(verifier: Always, estimator: Any)
 def test_right_rollouts_move_the_policy_only_where_no_other_is_active() -> None:
     def gradient(samples: int, verifier: Always, estimator: Any = "rloo_per_step") -> float:
         advantage = replace(OUTCOME_ONLY, outcome_estimator=estimator, whiten=False)
-        module = make_module(prm=None, verifier=verifier, advantage=advantage, surrogate=NO_BONUS, samples=samples)
+        module = make_module(prm=None, verifier=verifier, advantage=advantage, surrogate=Surrogate(), samples=samples)
         return run(module).figures[0]["policy/gradient_norm"]
 
     assert gradient(3, RIGHT) > 0  # `zero_baseline` counts 1 on the tail of each prompt's longest rollout
@@ -595,7 +593,7 @@ def test_a_wrong_expert_leaves_the_right_ones_and_experts_are_judged_once() -> N
 
 
 def test_a_failing_verifier_is_not_a_wrong_answer() -> None:
-    done = run(make_module(verifier=BROKEN, advantage=OUTCOME_ONLY, surrogate=NO_BONUS))
+    done = run(make_module(verifier=BROKEN, advantage=OUTCOME_ONLY, surrogate=Surrogate()))
     figures = done.figures[0]
     assert figures["rollout/unscorable"] == 1.0
     assert "rollout/accuracy" not in figures

@@ -19,7 +19,7 @@ from repirl.data.collate import collate_rows
 from repirl.learning.learning_rate import WarmupDecay
 from repirl.learning.prm_objectives import IRL
 from repirl.learning.schedule import Schedule
-from repirl.learning.settings import Advantage, Surrogate, Text
+from repirl.learning.settings import Advantage, Text
 from repirl.models.policy import Policy
 from repirl.models.prm import PRM
 from repirl.modules.repirl import RePIRL
@@ -76,7 +76,6 @@ def test_a_trained_policy_comes_nearer_to_the_experts_and_is_not_there() -> None
         policy_scheduler=WarmupDecay,
         prm_scheduler=WarmupDecay,
         advantage=Advantage(outcome_coef=0.0, prm_coef=1.0),
-        surrogate=Surrogate(entropy_coef=0.0),
         schedule=Schedule(prm_updates=2, policy_mini_batches=2),
     )
     prompts = [Problem(id=str(n), text="a", answer=None, solutions=tuple(EXPERTS)) for n in range(4)]
@@ -143,7 +142,6 @@ def prm_only(prm_rate: float) -> tuple[float, float]:
     module = trained(
         150,
         advantage=Advantage(outcome_coef=0.0, prm_coef=1.0),
-        surrogate=Surrogate(entropy_coef=0.0),
         schedule=Schedule(prm_updates=2),
         prm_optimizer=partial(torch.optim.AdamW, lr=prm_rate, weight_decay=0.0),
         policy_scheduler=WarmupDecay,
