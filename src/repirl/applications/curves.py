@@ -1,4 +1,4 @@
-"""The quick start's table and picture."""
+"""The quick start's tables and picture."""
 
 from pathlib import Path
 from statistics import mean
@@ -7,23 +7,33 @@ from typing import Any
 KINDS = ("sampled", "greedy")
 
 
-def print_table(results: list[dict[str, Any]]) -> None:
-    """Start and final accuracy of every run; with several seeds the mean, and each seed in brackets."""
+def print_tables(results: list[dict[str, Any]]) -> None:
+    """Start and final accuracy of every run; then how well its policy's log-ratio and its PRM find wrong steps."""
+    several = f", {len(results)} seeds" if len(results) > 1 else ""
+    starts = {"start": [result["start"] for result in results]}
+    runs = {arm: [result["arms"][arm]["final"] for result in results] for arm in results[0]["arms"]}
+    _print("accuracy on 500 held-out problems" + several, "policy", {kind: kind for kind in KINDS}, starts | runs)
+    judges = {"wrong_steps_log_ratio": "log q - log q_start", "wrong_steps_prm": "learned PRM"}
+    _print("wrong steps of the start policy, AUROC" + several, "process reward of", judges, runs)
+
+
+def _print(title: str, first: str, columns: dict[str, str], rows: dict[str, list[dict[str, float]]]) -> None:
+    """A row each of what was found, one a seed: with several the mean, and each in brackets."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="accuracy on 500 held-out problems" + (f", {len(results)} seeds" if len(results) > 1 else ""))
-    table.add_column("policy")
-    for kind in KINDS:
-        table.add_column(kind, justify="right")
-    rows = [("start", [r["start"] for r in results])]
-    rows += [(arm, [r["arms"][arm]["final"] for r in results]) for arm in results[0]["arms"]]
-    for name, values in rows:
-        table.add_row(name, *(_cell([v[kind] for v in values]) for kind in KINDS))
+    table = Table(title=title)
+    table.add_column(first)
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
+    for name, found in rows.items():
+        table.add_row(name, *(_cell([values[key] for values in found if key in values]) for key in columns))
     Console().print(table)
 
 
 def _cell(values: list[float]) -> str:
+    if not values:
+        return "-"
     each = " ".join(f"{v:.3f}" for v in values)
     return each if len(values) == 1 else f"{mean(values):.3f} ({each})"
 

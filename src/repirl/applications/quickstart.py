@@ -95,10 +95,10 @@ def _run_all(arguments: argparse.Namespace, seeds: list[int], arms: list[str], i
             of_arm["curve"] = [*start["curve"], *of_arm["curve"]]
         results.append({"seed": seed, "start": start["final"], "arms": found})
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    from repirl.applications.curves import draw_curves, print_table  # matplotlib: only now
+    from repirl.applications.curves import draw_curves, print_tables  # matplotlib: only now
 
     draw_curves(results, output / "accuracy.png")
-    print_table(results)
+    print_tables(results)
     print(f"curves: {output / 'accuracy.png'}; `tensorboard --logdir {output}`; figures: {output / 'results.json'}")
     print(f"took {time.perf_counter() - began:.0f} s")
     return 0
@@ -218,12 +218,14 @@ def _failure(what: str, log: Path) -> str:
 def measure(place: Path) -> None:
     """Writes measured.json: accuracies of a run's saved policies, of the start policy alone in its own folder.
 
-    Also for TensorBoard.
+    Also for TensorBoard. Of a run also how well its last policy and PRM find wrong steps of the start policy's rollouts.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     from repirl import checkpoints
     from repirl.applications.accuracy import accuracy
+    from repirl.applications.trained import Trained, load
+    from repirl.applications.wrong_steps import judged_rollouts
     from repirl.data.arithmetic import RunningSums
     from repirl.learning.settings import Text
     from repirl.models.policy import Policy
@@ -232,6 +234,7 @@ def measure(place: Path) -> None:
     curve_set = RunningSums(CURVE_PROBLEMS, seed=3, split="val", solution=False).load()
     final_set = RunningSums(FINAL_PROBLEMS, seed=4, split="test", solution=False).load()
     policy = Policy(path=str(place.parent / "start")).load()
+    steps = judged_rollouts(Trained(policy, None, text), final_set)
     curve: list[dict[str, float]] = []
     if place.name == "start":
         curve.append({"iteration": 0, **accuracy(policy, text, curve_set)})
@@ -244,5 +247,8 @@ def measure(place: Path) -> None:
             curve.append({"iteration": iteration, **accuracy(policy, text, curve_set)})
             for name in ("greedy", "sampled"):
                 writer.add_scalar(f"val/{name}_accuracy", curve[-1][name], iteration)
-    found = {"final": accuracy(policy, text, final_set), "curve": curve}
+    final = accuracy(policy, text, final_set)
+    if saved:
+        final |= steps.judged_by(load(saved[max(saved)]))
+    found = {"final": final, "curve": curve}
     (place / "measured.json").write_text(json.dumps(found))
