@@ -13,6 +13,7 @@ import yaml
 from benchmarks.defaults.contrasts import CONTRASTS, INTERACTION, table_of_contrasts
 from benchmarks.defaults.measure import HeldOut
 from benchmarks.defaults.report import HERE, STAGES, read, tables
+from benchmarks.defaults.reused import gaps
 from benchmarks.defaults.study import ARMS, DEFAULT, experts, overlays, taught
 
 from repirl import config
@@ -49,6 +50,19 @@ def test_two_arms_from_a_start_policy_of_two_steps(tmp_path: Path) -> None:
         assert not rows[arm]["study/best_of_16"]  # it has no PRM
     assert not rows["sft"]["rollout/accuracy"]  # it samples nothing
     assert {path: path.read_bytes() for path in HERE.glob("results/*")} == before
+
+
+def test_gaps_of_reused_rollouts_are_compared_by_length() -> None:
+    # The fresh ones' median length is 4: of the reused R = 1 is shorter and 5 longer, of the fresh 2 and 2, and 8.
+    reused, fresh = torch.tensor([1.0, 5.0]), torch.tensor([2.0, 2.0, 8.0])
+    found = gaps(reused, torch.tensor([4, 5]), fresh, torch.tensor([3, 4, 9]))
+    assert {name: float(value) for name, value in found.items()} == {
+        "gap": -1.0,
+        "gap_shorter": -1.0,
+        "gap_longer": -3.0,
+    }
+    # All of one length: none is longer.
+    assert set(gaps(reused, torch.tensor([4, 4]), fresh, torch.tensor([4, 4, 4]))) == {"gap", "gap_shorter"}
 
 
 def test_what_rewards_are_worth_as_judges_of_lines_and_responses() -> None:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
+from torch import Tensor
 
 from repirl import config
 from repirl.applications.sweep import main as sweep
@@ -48,24 +48,30 @@ class FreshRollouts(RePIRL):
         learning.update_prm(batch)
         key = learning.seed + FRESH, learning.recorder.iteration
         drawn = learning.actor.sample(prompts, range(len(prompts)), samples=learning.samples, key=key, temperature=1.0)
-        self.recorder.add("reused", self._gaps(batch, learning.collect(Sampled(prompts, drawn))))
+        fresh = learning.collect(Sampled(prompts, drawn))
+        self.recorder.add("reused", gaps(*self._scored(batch), *self._scored(fresh)))
         learning.update_policy(learning.with_advantages(batch))
         self._end()
 
-    def _gaps(self, reused: GlobalBatch, fresh: GlobalBatch) -> dict[str, Any]:
+    def _scored(self, batch: GlobalBatch) -> tuple[Tensor, Tensor]:
+        """R and the length of every rollout."""
         assert self.alternation.prm_learner is not None
-        sums, lengths = [], []
-        for batch in (reused, fresh):
-            rewards = self.alternation.prm_learner.score(batch).sum(-1)[~batch.is_expert]
-            sums.append(rewards)
-            lengths.append(batch.response_mask.sum(-1)[~batch.is_expert])
-        middle = lengths[1].median()
-        gaps = {"gap": sums[0].mean() - sums[1].mean()}
-        for name, longer in (("shorter", False), ("longer", True)):
-            parts = [total[(n > middle) == longer] for total, n in zip(sums, lengths, strict=True)]
-            if all(len(part) for part in parts):
-                gaps[f"gap_{name}"] = parts[0].mean() - parts[1].mean()
-        return gaps
+        rewards = self.alternation.prm_learner.score(batch)
+        return rewards.sum(-1)[~batch.is_expert], batch.response_mask.sum(-1)[~batch.is_expert]
+
+
+def gaps(reused: Tensor, of_reused: Tensor, fresh: Tensor, of_fresh: Tensor) -> dict[str, Tensor]:
+    """Mean R of reused less that of fresh rollouts, in nats: of all, and by length where both have such rollouts.
+
+    of_...: their lengths. Longer are those above the median of the fresh ones.
+    """
+    middle = of_fresh.median()
+    found = {"gap": reused.mean() - fresh.mean()}
+    for name, longer in (("gap_shorter", False), ("gap_longer", True)):
+        ours, theirs = reused[(of_reused > middle) == longer], fresh[(of_fresh > middle) == longer]
+        if len(ours) and len(theirs):
+            found[name] = ours.mean() - theirs.mean()
+    return found
 
 
 class PolicyFirst(RePIRL):
