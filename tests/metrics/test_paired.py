@@ -185,7 +185,7 @@ def test_a_margin_must_be_positive(margin: float) -> None:
 # --- coverage at the number of seeds that studies have
 
 
-@pytest.mark.parametrize("count", [5, 8])
+@pytest.mark.parametrize("count", [3, 5, 8])
 def test_the_t_interval_of_few_normal_differences_covers_as_often_as_it_says(count: int) -> None:
     values = torch.randn(4000, count, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
     intervals = [paired_t_interval(one) for one in values]
