@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from benchmarks.worth.language_model.curves import trailing_means
 from benchmarks.worth.language_model.prm_steps import SETTINGS, losses, overlay, table
 
 
@@ -24,3 +25,9 @@ def test_first_largest_and_last_loss(tmp_path: Path) -> None:
     assert losses(tmp_path) == [2.197225, 30.5, 1.5]
     rows = table({"up": losses(tmp_path), "down": [math.log(9), 1.0]}).splitlines()[2:]
     assert rows == ["| `up` | 2.20 | 30.50 | 1.50 | no |", "| `down` | 2.20 | 2.20 | 1.00 | yes |"]
+
+
+def test_means_of_an_iteration_and_those_before_it_leave_out_what_is_missing() -> None:
+    nan = math.nan
+    assert trailing_means([1.0, 3.0, nan, 5.0, 9.0], near=2) == [1.0, 2.0, 3.0, 5.0, 7.0]
+    assert math.isnan(trailing_means([nan, 1.0], near=2)[0])

@@ -52,6 +52,7 @@ class WorthMeasures(Callback):
         scored: problems of which `rollouts` rollouts each are scored as steps and as responses, beside an expert solution
             each in the style of the training experts.
         unseen: problems with expert solutions, for their log-likelihood.
+        of_start: rollouts are those of the policy before training, for SFT too; otherwise SFT has its own.
     """
 
     def __init__(
@@ -62,7 +63,10 @@ class WorthMeasures(Callback):
         unseen: JudgedProblems,
         samples: int = 4,
         rollouts: int = 16,
+        *,
+        of_start: bool = False,
     ) -> None:
+        self.of_start = of_start
         self.start, self.samples, self.rollouts = start, samples, rollouts
         self.answered, self.scored, self.unseen = answered, scored, unseen
         self.held_out: list[tuple[Prompt, Response]] = []
@@ -70,10 +74,12 @@ class WorthMeasures(Callback):
         self.log_probs: tuple[Tensor, Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the rollouts of a run that starts where SFT ended."""
+        """Draws the rollouts, and of a run that starts where SFT ended takes the log-probabilities there."""
         module: Any = pl_module
-        if getattr(module, "alternation", None) is not None:
+        alternates = getattr(module, "alternation", None) is not None
+        if alternates or self.of_start:
             self.draw(trainer, module)
+        if alternates:
             first, second = self.rows(module)
             self.log_probs = log_probs_of(module.policy, first), log_probs_of(module.policy, second)
 
