@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from repirl.objectives.irl import irl_coefficients
+from repirl.objectives.irl import contrast_sets, irl_coefficients
 from tests.theory.estimators import (
     World,
     corrected_limit,
@@ -159,6 +159,36 @@ def test_copy_contracts_by_one_over_one_plus_the_experts_mass(mass: float) -> No
         q = new
 
 
+@pytest.mark.parametrize(("expert_weight", "mixture"), [(1.0, (4 / 9, 2 / 9, 3 / 9)), (4.0, (4 / 12, 2 / 12, 6 / 12))])
+def test_coefficients_of_copy_are_0_at_that_mixture(expert_weight: float, mixture: tuple[float, ...]) -> None:
+    """By hand: 8 right rollouts, 4, 2 and 2 of three responses of a token each, and an expert who writes the third."""
+    response = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
+    is_expert = torch.arange(9) == 8
+    log_q = torch.tensor([4 / 8, 2 / 8, 2 / 8]).double().log()
+    log_base = torch.tensor([0.2, 0.7, 0.1]).double().log()
+
+    def by_response(at: tuple[float, ...], weight: float) -> Tensor:
+        """The coefficients of each response where the PRM's distribution is this one."""
+        positive, background = contrast_sets(
+            is_expert=is_expert,
+            outcome=torch.ones(9).masked_fill(is_expert, torch.nan),
+            corrected="copy",
+            expert_weight=weight,
+        )
+        found = irl_coefficients(
+            rewards=(torch.tensor(at).double().log() - log_base)[response][:, None],
+            log_ratio=(log_base - log_q)[response][:, None],
+            response_mask=torch.ones(9, 1, dtype=torch.bool),
+            group=torch.zeros(9, dtype=torch.long),
+            positive_weight=positive,
+            background=background,
+        )
+        return torch.zeros(3, dtype=torch.float64).index_add(0, response, found.token[:, 0].double())
+
+    assert by_response(mixture, expert_weight).abs().max() < 1e-7
+    assert by_response(mixture, 5 - expert_weight).abs().max() > 0.05
+
+
 def test_the_prm_s_rest_under_copy_is_that_mixture() -> None:
     """The map from q to the next q is what ascent on the PRM does, for experts that are not all right."""
     mixture = positives(SMALL, CORRECT, 0.5)
@@ -191,3 +221,36 @@ def test_copy_and_a_policy_that_follows_end_at_the_experts(mass: float) -> None:
     assert kl(RIGHT_EXPERTS.expert, RIGHT_EXPERTS.q) > 0.5
     assert gaps[1] < 0.02
     assert gaps[1] < gaps[0] / 2
+
+
+# ---- outcomes beside it
+
+
+@pytest.mark.parametrize("mass", [0.125, 1.0])
+@pytest.mark.parametrize("ratio", [1.0, 10.0])
+def test_with_outcomes_policy_and_prm_end_at_right_experts_too(ratio: float, mass: float) -> None:
+    """The PRM at its rest under `copy`, the policy at b exp(R + ratio x outcome) / Z, in turn: the tilt cancels."""
+
+    def round_of(place: World) -> World:
+        mixture = positives(place, CORRECT, mass)  # b exp(R) / Z at the PRM's rest
+        tilted = mixture * (ratio * CORRECT.double()).exp()
+        return replace(place, policy=place.rows.policy_of(tilted / tilted.sum()))
+
+    first = round_of(RIGHT_EXPERTS)
+    assert kl(first.expert, first.q) > 0.005
+    end = first
+    for _ in range(200):
+        end = round_of(end)
+    assert kl(end.expert, end.q) < 1e-9
+    # With a PRM that stays at b exp(R) / Z = SMALL.q the same outcomes leave the proportions of right answers as they are.
+    stays = SMALL.q * CORRECT / SMALL.q[CORRECT].sum()
+    assert (RIGHT_EXPERTS.expert - stays).abs().max() > 0.2
+    # Of the experts' wrong answers fewer are left than without outcomes.
+    wrong = []
+    for tilt in (0.0, ratio):
+        place = SMALL
+        for _ in range(200):
+            mixture = positives(place, CORRECT, mass) * (tilt * CORRECT.double()).exp()
+            place = replace(place, policy=place.rows.policy_of(mixture / mixture.sum()))
+        wrong.append(float(place.q[~CORRECT].sum()))
+    assert wrong[1] < 0.6 * wrong[0]

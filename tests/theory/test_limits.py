@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,27 @@ def test_the_error_falls_as_one_over_the_root_of_the_number_of_rollouts(name: st
     found = errors(WORLD, objective, expected, SIZES, REPLICATES)
     assert abs(slope(SIZES, found) + 0.5) < SLOPE, found
     assert found[-1] < 0.1, found
+
+
+def sixteen() -> tuple[World, Tensor]:
+    """A world with a reference, and sixteen rollouts whose shares are exactly its q, [1, 16]."""
+    place = replace(world(horizon=2), base=random_table(6))
+    counts = torch.tensor([5, 3, 2, 2, 2, 1, 1])
+    place = replace(place, policy=place.rows.policy_of(counts.double() / 16))
+    return place, torch.arange(len(counts)).repeat_interleave(counts)[None]
+
+
+SIXTEEN, ROLLOUTS = sixteen()
+EXACT_CASES = {name: case for name, case in cases(SIXTEEN).items() if "in Z" not in name and "truncated" not in name}
+
+
+@pytest.mark.parametrize("name", EXACT_CASES)
+def test_rollouts_that_are_q_itself_give_the_limit_to_rounding(name: str) -> None:
+    """So that what is shown of a limit, such as where it rests, is shown of the package's coefficients."""
+    objective, expected = EXACT_CASES[name]
+    (found,) = ascents(SIXTEEN, ROLLOUTS, objective)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+    assert expected.norm() > 0.05
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n not in SAME_AS_EXACT])
@@ -132,29 +154,43 @@ def test_limits_with_corrected_trajectories(corrected: str, experts_in_z: bool) 
     assert abs(slope(SIZES[:-1], found) + 0.5) < 0.15, found
 
 
+@pytest.mark.parametrize("mass", [0.125, 1.0])
+@pytest.mark.parametrize("corrected", ["copy", "move"])
+def test_rollouts_that_are_q_itself_give_the_limit_with_corrected_trajectories_too(corrected: Any, mass: float) -> None:
+    correct = torch.arange(len(SIXTEEN.rows)) % 3 == 0
+    options = {"correct": correct, "corrected": corrected, "expert_mass": mass}
+    (found,) = ascents(SIXTEEN, ROLLOUTS, irl(), **options)
+    torch.testing.assert_close(found, corrected_limit(SIXTEEN, correct, corrected, mass), rtol=0, atol=1e-7)
+    other = corrected_limit(SIXTEEN, correct, corrected, 4 * mass)
+    assert (found - other).abs().max() > 0.01
+
+
 # ---- where the heuristics come to rest
 
 
+@pytest.mark.parametrize("place", [WORLD, ANCHORED], ids=["b = 1", "b = a reference"])
 @pytest.mark.parametrize("objective", ["per_position", "token"])
 def test_per_position_and_token_discriminator_rest_at_the_experts_policy_times_a_ratio_of_states(
-    objective: str,
+    objective: str, place: World
 ) -> None:
-    """Both limits vanish at r = log pi_D(a|s) + log d_D(s) / d_q(s), d the probability of reaching s.
+    """Both limits vanish at r = log pi_D(a|s) - log b(a|s) + log d_D(s) / d_q(s), d the probability of reaching s.
 
     per_position also with any constant added at a position, the discriminator not.
     """
-    rows = WORLD.rows
-    reach = [rows.occupancy(p).sum(-1) for p in (WORLD.expert, WORLD.q)]
-    r = rows.policy_of(WORLD.expert) + (reach[0] / reach[1]).log()[:, None]
+    rows = place.rows
+    reach = [rows.occupancy(p).sum(-1) for p in (place.expert, place.q)]
+    r = rows.policy_of(place.expert) + (reach[0] / reach[1]).log()[:, None]
+    if place.base is not None:
+        r = r - place.base.log_softmax(-1)
     if objective == "token":  # token shares of both sets: E[len] cancels only with this constant
-        r = r - ((WORLD.expert * rows.lengths).sum() / (WORLD.q * rows.lengths).sum()).log()
-    at_rest = replace(WORLD, reward=r)
+        r = r - ((place.expert * rows.lengths).sum() / (place.q * rows.lengths).sum()).log()
+    at_rest = replace(place, reward=r)
 
-    def limit_of(place: World) -> Tensor:
-        return per_position_limit(place) if objective == "per_position" else discriminator_limit(place, "token")
+    def limit_of(here: World) -> Tensor:
+        return per_position_limit(here) if objective == "per_position" else discriminator_limit(here, "token")
 
     assert limit_of(at_rest).abs().max() < 1e-12
-    assert limit_of(WORLD).abs().max() > 0.01
+    assert limit_of(place).abs().max() > 0.01
     depth = torch.full((len(r),), -1)
     depth[rows.state[rows.mask]] = torch.arange(rows.mask.shape[1]).expand(rows.mask.shape)[rows.mask]
     moved = replace(at_rest, reward=r + (depth == 1)[:, None] * 1.3)
@@ -165,8 +201,8 @@ def test_per_position_and_token_discriminator_rest_at_the_experts_policy_times_a
     # the package's own coefficients agree that this is rest
     generator = torch.Generator().manual_seed(0)
     own = irl(weighting="per_position") if objective == "per_position" else discriminator("token")
-    drawn = draw(WORLD, 32, 8192, generator)
-    assert ascents(at_rest, drawn, own).mean(0).norm() < 0.1 * ascents(WORLD, drawn, own).mean(0).norm()
+    drawn = draw(place, 32, 8192, generator)
+    assert ascents(at_rest, drawn, own).mean(0).norm() < 0.1 * ascents(place, drawn, own).mean(0).norm()
 
 
 def test_on_the_experts_own_rollouts_per_position_finds_their_policy() -> None:

@@ -67,6 +67,29 @@ def test_a_constant_in_r_of_one_prompt_does_not_move_where_ascent_ends() -> None
     torch.testing.assert_close(first.q, tilted(SMALL, 1.0).q, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("token", ["first", "last"])
+@pytest.mark.parametrize("estimator", ["rloo", "rloo_per_step"])
+@pytest.mark.parametrize("whiten", [False, True])
+def test_advantages_do_not_see_a_constant_in_r_of_a_prompt(token: str, estimator: Any, whiten: bool) -> None:
+    """Two prompts of one batch, 5 added to every R of the second, on its responses' first or last token."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [draw(SMALL, 4, 4, generator) for _ in range(2)]
+    batch, rows, rewards = batch_of_draws([SMALL, SMALL], drawn, CORRECT)
+    place = torch.zeros_like(rows.lengths) if token == "first" else rows.lengths - 1
+    constant = torch.zeros_like(rewards)
+    second = torch.arange(len(rewards)) >= len(rewards) // 2
+    constant[second, place[second]] = 5.0
+    settings = replace(coefficients(1.0, prm_estimator=estimator), whiten=whiten)
+    options = {"settings": settings, "judged": True, "maxent_coef": 1.0, "of_reference": True, "by_step": False}
+    plain, moved = (shaped(batch, prm_rewards=r, **options) for r in (rewards, rewards + constant))
+    torch.testing.assert_close(plain, moved, rtol=0, atol=1e-9)
+    scaled = replace(settings, reward_scale="max_abs_return")
+    plain, moved = (
+        shaped(batch, prm_rewards=r, **options | {"settings": scaled}) for r in (rewards, rewards + constant)
+    )
+    assert (plain - moved).abs().max() > 0.01
+
+
 # ---- what dividing by the largest return does instead
 
 

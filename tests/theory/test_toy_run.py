@@ -137,8 +137,13 @@ def trained(steps: int, **options: Any) -> RePIRL:
     return done
 
 
-def prm_only(prm_rate: float) -> tuple[float, float]:
-    """KL(q || p_D) of policy, and of the PRM's own distribution b exp(R) / Z, after 150 iterations."""
+def writable(model: Policy) -> float:
+    """Probability that the policy writes a response that experts may write."""
+    return sum(math.exp(log_probability(model, one)) for one in WRITABLE)
+
+
+def prm_only(prm_rate: float) -> tuple[float, float, float]:
+    """After 150 iterations KL(q || p_D) of the policy, and of the PRM's own distribution b exp(R) / Z; and `writable`."""
     module = trained(
         150,
         advantage=Advantage(outcome_coef=0.0, prm_coef=1.0),
@@ -149,29 +154,36 @@ def prm_only(prm_rate: float) -> tuple[float, float]:
     )
     rows = collate_rows([(A, NEWLINE)] * len(RESPONSES), RESPONSES, 0)
     start = log_probabilities(wide_policy().load())
-    return from_experts(log_probabilities(module.policy)), from_experts(start + module.score(rows).sum(-1))
+    of_prm = from_experts(start + module.score(rows).sum(-1))
+    return from_experts(log_probabilities(module.policy)), of_prm, writable(module.policy)
 
 
 def test_policy_prm_and_sft_end_at_the_experts_and_a_fast_prm_is_not_followed() -> None:
-    """From a KL of .40. At a rate of 3e-2 the PRM swings, and the policy follows none of its swings."""
+    """From a KL of .40, and .29 on what experts may write. At a rate of 3e-2 the PRM swings, and none of it is followed."""
     before = from_experts(log_probabilities(wide_policy().load()))
     sft = SFT(policy=wide_policy(), policy_optimizer=RATE, policy_scheduler=WarmupDecay, text=TEXT)
     of_sft = from_experts(log_probabilities(run(sft, make_data(sampled_experts()), 150).module.policy))
-    of_policy, of_prm = prm_only(3e-3)
-    of_policy_at_ten_times_the_rate, _ = prm_only(3e-2)
+    of_policy, of_prm, mass = prm_only(3e-3)
+    of_policy_at_ten_times_the_rate, _, _ = prm_only(3e-2)
     assert before > 0.35
     assert max(of_sft, of_prm) < 0.1 * before  # .022, .010
-    assert of_policy < 0.3 * before  # .084
-    assert of_policy_at_ten_times_the_rate > 0.7 * before  # .51
+    assert of_policy < 0.3 * before  # .084; .190 and .026 with two other seeds
+    assert of_policy_at_ten_times_the_rate > 0.7 * before  # .51; .47 and .42
+    assert writable(wide_policy().load()) < 0.3
+    assert mass > 0.9
 
 
 @pytest.mark.parametrize("prm", [True, False])
-def test_shipped_defaults_make_answers_right(prm: bool) -> None:
-    """Rewards and rhythm as `Advantage`, `Surrogate` and `Schedule` have them. The start writes a b .37 of the time."""
+def test_shipped_defaults_make_answers_right_and_the_prm_keeps_them_the_experts(prm: bool) -> None:
+    """Rewards and rhythm as `Advantage`, `Surrogate` and `Schedule` have them. The start writes a b .37 of the time.
+
+    What experts never write is right too if it has a b. Outcomes alone end there, and the process reward away from there.
+    """
 
     def right(model: Policy) -> float:
         return sum(math.exp(log_probability(model, one)) for one in RESPONSES if B in one)
 
-    module = trained(50, verifier=HasB("b"), **({} if prm else {"prm": None}))
+    module = trained(150, verifier=HasB("b"), **({} if prm else {"prm": None}))
     assert right(wide_policy().load()) < 0.4
     assert right(module.policy) > 0.9
+    assert writable(module.policy) > 0.8 if prm else writable(module.policy) < 0.1  # .92 and .0006, from .29
