@@ -6,6 +6,7 @@
     python benchmarks/worth/study.py sft --tune --seeds 10,11  # every rate instead of the chosen one; likewise rl
     python benchmarks/worth/study.py sft --seeds 10,11 --cells few_experts,first_half,styled_half    # before remedies:
     python benchmarks/worth/study.py remedies --seeds 10,11    # other ways to learn the PRM, on seeds of the tuning
+    python benchmarks/worth/study.py sft --cells many_experts_longer    # is SFT with many experts trained to its end?
     python benchmarks/worth/study.py collect                   # finished runs into results/, after a stop
 
 Every stage can be stopped and started again: finished runs are kept, and what results/ holds is not run again. Rates are
@@ -34,10 +35,12 @@ CELLS: dict[str, dict[str, Any]] = {  # what the training problems are
     "few_experts": {"count": 2064, "with_solutions": 64},
     "many_experts": {"count": 2000},
 }
-HALVES: dict[str, dict[str, Any]] = {  # of few experts, for SFT alone: the PRM of a remedy has the other half
-    "first_half": {"count": 2064, "with_solutions": 32},
+SFT_ALONE: dict[str, dict[str, Any]] = {
+    "first_half": {"count": 2064, "with_solutions": 32},  # of few experts: the PRM of a remedy has the other half
     "styled_half": {"count": 2064, "with_solutions": 32, "wording": 1},
+    "many_experts_longer": {"count": 2000},  # three times the steps
 }
+LIKE = {"first_half": "few_experts", "styled_half": "few_experts", "many_experts_longer": "many_experts"}  # the rate
 EXPERT_SHARE = {
     "few_experts": 0.5,
     "many_experts": 1.0,
@@ -59,7 +62,7 @@ STARTS = {  # where arms start that do not start from SFT on their cell's expert
     "styled_half": "sft/styled_half",
     "styled_weak": "start/base",
 }
-SFT_STEPS = {"few_experts": 60, "many_experts": 400} | dict.fromkeys(HALVES, 60)
+SFT_STEPS = {"few_experts": 60, "first_half": 60, "styled_half": 60, "many_experts": 400, "many_experts_longer": 1200}
 SFT_RATES = {"few_experts": (1e-4, 3e-4, 1e-3), "many_experts": (3e-4, 1e-3, 3e-3)}
 RL_RATES = (1e-4, 3e-4, 1e-3)
 RL_ARMS = (
@@ -72,7 +75,7 @@ KEPT = ("worth/", "seconds", "prm/auroc", "prm/ess_share", "prm/ranking_loss", "
 def overlay(stage: str, cell: str, arm: str, rate: float) -> dict[str, Any]:
     """What a run changes in sft.yaml or rl.yaml: its data, where it starts, its rate."""
     model: dict[str, Any] = {"policy_optimizer": {"init_args": {"lr": rate}}}
-    data: dict[str, Any] = {"train": {"init_args": (CELLS | HALVES)[cell]}}
+    data: dict[str, Any] = {"train": {"init_args": (CELLS | SFT_ALONE)[cell]}}
     if stage != "sft":
         start = STARTS.get(arm, f"sft/{cell}")
         model["policy"] = {"init_args": {"path": f"{{folder}}/../../../{start}/seed-{{seed}}/policy"}}
@@ -95,8 +98,8 @@ def runs_of(stage: str, cells: list[str], arms: list[str], *, tune: bool) -> dic
 
 
 def rate_of(chosen: dict[str, dict[str, Any]], cell: str, arm: str) -> float:
-    """The chosen rate; a half of few experts has theirs, and a remedy that of `prm_only`."""
-    own = chosen["few_experts" if cell in HALVES else cell]
+    """The chosen rate; a cell of SFT alone has that of the cell it is like, and a remedy that of `prm_only`."""
+    own = chosen[LIKE.get(cell, cell)]
     return float(own[arm if arm in own else "prm_only"])
 
 
