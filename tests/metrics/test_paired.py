@@ -193,6 +193,18 @@ def test_the_t_interval_of_few_normal_differences_covers_as_often_as_it_says(cou
     assert abs(covered - 0.95) < 0.012  # standard error .0034
 
 
+@pytest.mark.parametrize(("count", "share", "low", "high"), [(8, 0.4, 0.93, 0.97), (8, 0.125, 0.6, 0.73)])
+def test_the_t_interval_misses_a_collapse_that_few_seeds_do_not_show(
+    count: int, share: float, low: float, high: float
+) -> None:
+    """Differences near .75 in a share of the seeds and near 0 in the others, as where one of two arms may collapse."""
+    generator = torch.Generator().manual_seed(0)
+    collapsed = (torch.rand(2000, count, generator=generator) < share).double()
+    values = 0.75 * collapsed + 0.05 * torch.randn(2000, count, generator=generator, dtype=torch.float64)
+    intervals = [paired_t_interval(one) for one in values]
+    assert low < sum(least <= 0.75 * share <= most for least, most in intervals) / len(intervals) < high
+
+
 def test_a_bootstrap_interval_of_five_is_too_narrow() -> None:
     values = torch.randn(1000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     intervals = [bootstrap_interval(one, resamples=400, seed=n) for n, one in enumerate(values)]

@@ -28,7 +28,16 @@ from repirl.metrics import (
     wrong_step_accuracy,
     wrong_step_auroc,
 )
-from repirl.metrics.selection import aggregated
+from repirl.metrics.prm_bench import prm_bench_figures, step_confusion
+from repirl.metrics.process_bench import first_below, process_bench_figures
+from repirl.metrics.selection import (
+    AGGREGATIONS,
+    aggregated,
+    expected_best_of_n,
+    expected_vote,
+    exponential_weights,
+    subsets_of,
+)
 from repirl.objectives.advantages import leave_one_out, returns_to_go, rloo_advantage
 from repirl.objectives.discriminator import discriminator_coefficients, gail_coefficients
 from repirl.objectives.irl import irl_coefficients
@@ -161,10 +170,29 @@ def of_bin(rewards: Tensor) -> dict[str, Tensor]:
     return {"confidence": probability[high].sum()[None], "right": (1 - WRONG_STEPS)[high].sum()[None]}
 
 
+def process_bench(rewards: Tensor) -> dict[str, Tensor]:
+    """ProcessBench's figures at threshold 0, and the step that each solution is blamed for."""
+    blamed, wrong = first_below(rewards, MASK, 0.0), STEPS["is_wrong"]
+    first = torch.where(wrong.any(-1), wrong.int().argmax(-1), -1)
+    return {"blamed": blamed, **process_bench_figures(predicted=blamed, first_error=first)}
+
+
+def prm_bench(rewards: Tensor) -> dict[str, Tensor]:
+    return prm_bench_figures(step_confusion(predicted_right=rewards > 0, step_mask=MASK, is_wrong=STEPS["is_wrong"]))
+
+
+def expected_choices(rewards: Tensor) -> list[float]:
+    """What 4 of the 12 are expected to give, chosen by Rbar and by a vote that it weighs."""
+    means, right = response_means(rewards, MASK), (torch.arange(12) % 2).double()
+    best = expected_best_of_n(scores=means, right=right, n=4)
+    subsets = subsets_of(12, 4, most=100, seed=0)
+    return [best, expected_vote(answers=ANSWERS, weights=exponential_weights(means), right=right, subsets=subsets)]
+
+
 def chosen_by(aggregation: str) -> Callable[[Tensor], list[float]]:
     return lambda rewards: [
         aggregated(row[mask].tolist(), aggregation, tokens=int(mask.sum()))
-        for row, mask in zip(rewards, MASK, strict=True)
+        for row, mask in zip(rewards.sigmoid() if aggregation == "product" else rewards, MASK, strict=True)
     ]
 
 
@@ -176,6 +204,7 @@ OF_RESPONSES: dict[str, Callable[[Tensor], Any]] = {
     "auroc_within": lambda rewards: auroc_within(rewards.sum(-1), torch.arange(12) % 2 == 1, GROUP, 2),
     **{f"aggregated, {name}": chosen_by(name) for name in ("sum", "mean", "token_mean")},
     "best_of_n": lambda r: best_of_n(scores=r.sum(-1).view(3, 4), correct=(torch.arange(12) % 2).view(3, 4).double()),
+    "expected_best_of_n, expected_vote": expected_choices,
     "weighted_vote": lambda rewards: weighted_vote(ANSWERS, response_means(rewards, MASK).tolist()),
 }
 OF_STEPS: dict[str, Callable[[Tensor], Any]] = {
@@ -185,7 +214,9 @@ OF_STEPS: dict[str, Callable[[Tensor], Any]] = {
     "saturated_share": lambda rewards: saturated_share(rewards, MASK, 2.0),
     "brier_score": lambda rewards: brier_score(probabilities=rewards[MASK].sigmoid(), labels=1 - WRONG_STEPS),
     "calibration_error": lambda rewards: calibration_error(**of_bin(rewards), count=torch.tensor([1.0])),
-    **{f"aggregated, {name}": chosen_by(name) for name in ("min", "last")},
+    "first_below, process_bench_figures": process_bench,
+    "step_confusion, prm_bench_figures": prm_bench,
+    **{f"aggregated, {name}": chosen_by(name) for name in ("min", "last", "product")},
 }
 OF_NO_PRM = {  # figures of answers alone, and tools for figures that were computed before
     "bootstrap_interval", "correlation", "equivalence", "exact_sign_flip", "holm", "interquartile_mean", "majority_vote",
@@ -196,7 +227,10 @@ OF_NO_PRM = {  # figures of answers alone, and tools for figures that were compu
 
 def test_every_figure_of_a_prm_is_here() -> None:
     functions = {name for name in repirl.metrics.__all__ if name[0].islower()}
-    assert functions == OF_NO_PRM | {name for name in OF_RESPONSES | OF_STEPS if not name.startswith("aggregated")}
+    named = {part for name in OF_RESPONSES | OF_STEPS for part in name.split(", ")}
+    assert functions <= OF_NO_PRM | named
+    assert not OF_NO_PRM & named
+    assert set(AGGREGATIONS) <= named
 
 
 @pytest.mark.parametrize("name", OF_RESPONSES)
