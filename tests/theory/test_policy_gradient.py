@@ -123,6 +123,17 @@ def whitened_step(estimator: Any, prompts: int, samples: int, aggregation: str) 
     return score(rows, weighted.flatten(0, 1), SMALL.policy)
 
 
+@pytest.mark.parametrize("estimator", ["rloo", "rloo_per_step"])
+def test_advantages_are_whitened_over_the_whole_batch(estimator: Any) -> None:
+    """So that what follows, which whitens each batch of an enumeration, is what training does with one."""
+    draws, _ = every_draw(SMALL, 2)
+    batch, rows, rewards = batch_of_draws([SMALL], [draws], nothing(SMALL))
+    options = {"judged": False, "maxent_coef": 1.0, "of_reference": True, "by_step": False, "prm_rewards": rewards}
+    plain, white = (shaped(batch, settings=replace(process(estimator), whiten=w), **options) for w in (False, True))
+    torch.testing.assert_close(white, whiten(advantages=plain, where=rows.mask), rtol=0, atol=1e-12)
+    assert (white - plain).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("aggregation", ["sequence_sum", "token_mean"])
 @pytest.mark.parametrize("estimator", ["rloo", "rloo_per_step"])
 def test_whitening_and_token_means_turn_the_step_by_one_over_the_rollouts(estimator: Any, aggregation: str) -> None:
