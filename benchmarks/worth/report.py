@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 CELLS = ("few_experts", "many_experts")
 ARMS = (
     "sft",
+    "sft_longer",
     "rloo_from_start",
     "rloo",
     "prm_only",
@@ -30,7 +31,8 @@ ARMS = (
 CONTRASTS = (("prm_only", "sft"), ("rloo_and_prm", "rloo"), ("rloo_and_prm", "rloo_and_frozen"))
 UNPLANNED = (
     ("rloo", "sft"), ("rloo_and_prm", "sft"), ("rloo_and_prm", "rloo_and_kl"), ("rloo_and_kl", "rloo"),
-    ("rloo_and_prm_no_kl", "rloo"), ("rloo_and_prm_no_kl", "rloo_and_prm"),
+    ("rloo_and_prm_no_kl", "rloo"), ("rloo_and_prm_no_kl", "rloo_and_prm"), ("sft_longer", "sft"),
+    ("rloo", "sft_longer"),
 )  # fmt: skip
 OTHER_RATES = ("rloo_and_prm-0.001", "rloo_and_frozen-0.0003")  # of the erratum in plan.md
 SOURCES = ("prm", "policy_over_start", "policy_over_own_start")
@@ -71,6 +73,8 @@ def read(folder: Path = HERE / "results") -> Values:
             with path.open(newline="") as file:
                 for row in csv.DictReader(file):
                     cell, _, arm = row["run"].partition("-")
+                    if cell == "many_experts_longer":
+                        cell, arm = "many_experts", "sft_longer"
                     if int(row["seed"]) in SEEDS:
                         values.setdefault((cell, arm or "sft"), {})[int(row["seed"])] = row
     return values
