@@ -37,7 +37,7 @@ UNPLANNED = (
 OTHER_RATES = ("rloo_and_prm-0.001", "rloo_and_frozen-0.0003")  # of the erratum in plan.md
 SOURCES = ("prm", "policy_over_start", "policy_over_own_start")
 RANKING = ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum", "best_of_n")
-SFT_BESIDE_REMEDIES = ("few_experts", "first_half", "styled_half")
+SFT_BESIDE_REMEDIES = ("few_experts", "first_half", "styled_half", "styled")
 MARGIN = 0.05
 SEEDS = range(30, 38)
 

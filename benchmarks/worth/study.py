@@ -4,7 +4,7 @@
     python benchmarks/worth/study.py sft --seeds 30-37         # SFT of each, in both cells
     python benchmarks/worth/study.py rl --seeds 30-37          # every arm from there
     python benchmarks/worth/study.py sft --tune --seeds 10,11  # every rate instead of the chosen one; likewise rl
-    python benchmarks/worth/study.py sft --seeds 10,11 --cells few_experts,first_half,styled_half    # before remedies:
+    python benchmarks/worth/study.py sft --seeds 10,11 --cells few_experts,first_half,styled_half,styled    # before remedies:
     python benchmarks/worth/study.py remedies --seeds 10,11    # other ways to learn the PRM, on seeds of the tuning
     python benchmarks/worth/study.py sft --cells many_experts_longer    # is SFT with many experts trained to its end?
     python benchmarks/worth/study.py collect                   # finished runs into results/, after a stop
@@ -38,9 +38,13 @@ CELLS: dict[str, dict[str, Any]] = {  # what the training problems are
 SFT_ALONE: dict[str, dict[str, Any]] = {
     "first_half": {"count": 2064, "with_solutions": 32},  # of few experts: the PRM of a remedy has the other half
     "styled_half": {"count": 2064, "with_solutions": 32, "wording": 1},
+    "styled": {"count": 2064, "with_solutions": 64, "wording": 1},  # what a remedy of two halves is to be compared with
     "many_experts_longer": {"count": 2000},  # three times the steps
 }
-LIKE = {"first_half": "few_experts", "styled_half": "few_experts", "many_experts_longer": "many_experts"}  # the rate
+LIKE = {  # whose rate they have
+    **dict.fromkeys(("first_half", "styled_half", "styled"), "few_experts"),
+    "many_experts_longer": "many_experts",
+}
 EXPERT_SHARE = {
     "few_experts": 0.5,
     "many_experts": 1.0,
@@ -62,7 +66,8 @@ STARTS = {  # where arms start that do not start from SFT on their cell's expert
     "styled_half": "sft/styled_half",
     "styled_weak": "start/base",
 }
-SFT_STEPS = {"few_experts": 60, "first_half": 60, "styled_half": 60, "many_experts": 400, "many_experts_longer": 1200}
+SFT_STEPS = dict.fromkeys(("few_experts", "first_half", "styled_half", "styled"), 60)
+SFT_STEPS |= {"many_experts": 400, "many_experts_longer": 1200}
 SFT_RATES = {"few_experts": (1e-4, 3e-4, 1e-3), "many_experts": (3e-4, 1e-3, 3e-3)}
 RL_RATES = (1e-4, 3e-4, 1e-3)
 RL_ARMS = (
