@@ -147,6 +147,7 @@ def tables(values: Values) -> str:
         "Accuracy: mean and range over seeds": table_of_arms(values, ARMS),
         "Two arms at another rate": table_of_arms(values, OTHER_RATES),
         "Process rewards as judges: mean and range over seeds": table_of_judges(values),
+        "Remedies, and SFT alone with its log-ratio: mean and range over two seeds": remedies(),
     }
     return "<!-- written by report.py -->\n" + "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items())
 
@@ -178,7 +179,7 @@ def remedies(folder: Path = HERE / "results") -> str:
     for (run, source), runs in by_run.items():
         figures = " | ".join(_mean_and_range(runs, name.format(source=source)) for name in REMEDY_FIGURES.values())
         lines.append(f"| `{run}` | {len(runs)} | {figures} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _rule(columns: int) -> str:
@@ -213,8 +214,6 @@ def main() -> None:
     """Writes both."""
     confirmed = read()
     (HERE / "tables.md").write_text(tables(confirmed))
-    if (HERE / "results" / "remedies.csv").is_file():
-        print(remedies())
     draw(contrasts(confirmed), HERE / "contrasts.png")
 
 
