@@ -242,6 +242,7 @@ def test_rates_are_those_that_tuning_gives() -> None:
         ("prm_only_swapped", "prm_only"),
         ("rloo_and_kl", "rloo_and_prm"),
         ("rloo_and_prm_no_kl", "rloo_and_prm"),
+        ("rloo_and_prm_slow", "rloo_and_prm"),
     ):
         assert all(of_cell[follower] == of_cell[arm] for of_cell in chosen.values())
 

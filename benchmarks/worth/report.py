@@ -27,12 +27,13 @@ ARMS = (
     "rloo_and_frozen",
     "rloo_and_kl",
     "rloo_and_prm_no_kl",
+    "rloo_and_prm_slow",
 )
 CONTRASTS = (("prm_only", "sft"), ("rloo_and_prm", "rloo"), ("rloo_and_prm", "rloo_and_frozen"))
 UNPLANNED = (
     ("rloo", "sft"), ("rloo_and_prm", "sft"), ("rloo_and_prm", "rloo_and_kl"), ("rloo_and_kl", "rloo"),
     ("rloo_and_prm_no_kl", "rloo"), ("rloo_and_prm_no_kl", "rloo_and_prm"), ("sft_longer", "sft"),
-    ("rloo", "sft_longer"),
+    ("rloo", "sft_longer"), ("rloo_and_prm_slow", "rloo"), ("rloo_and_prm_slow", "rloo_and_prm"),
 )  # fmt: skip
 OTHER_RATES = ("rloo_and_prm-0.001", "rloo_and_frozen-0.0003")  # of the erratum in plan.md
 SOURCES = ("prm", "policy_over_start", "policy_over_own_start")

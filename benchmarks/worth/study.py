@@ -58,6 +58,7 @@ PROMPTS_WITH_EXPERTS = (
     "prm_only_swapped",
     "rloo_and_prm",
     "rloo_and_prm_no_kl",
+    "rloo_and_prm_slow",
     "rloo_and_kl",
 )  # at EXPERT_SHARE
 STARTS = {  # where arms start that do not start from SFT on their cell's experts
@@ -72,8 +73,11 @@ SFT_RATES = {"few_experts": (1e-4, 3e-4, 1e-3), "many_experts": (3e-4, 1e-3, 3e-
 RL_RATES = (1e-4, 3e-4, 1e-3)
 RL_ARMS = (
     "rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "rloo_and_prm", "rloo_and_frozen", "rloo_and_kl",
-    "rloo_and_prm_no_kl",
+    "rloo_and_prm_no_kl", "rloo_and_prm_slow",
 )  # fmt: skip
+BASES = dict.fromkeys(REMEDIES, ("prm_only",)) | {
+    "rloo_and_prm_slow": ("rloo_and_prm", "prm_only_slow")
+}  # below an arm's own file
 KEPT = ("worth/", "seconds", "prm/auroc", "prm/ess_share", "prm/ranking_loss", "rollout/accuracy", "rollout/truncated")
 
 
@@ -116,7 +120,7 @@ def overlays(
     for name, (cell, arm, rate) in runs.items():
         path = output / stage / "arms" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        files = [ARMS / f"{one}.yaml" for one in dict.fromkeys(("prm_only", arm) if arm in REMEDIES else (arm,))]
+        files = [ARMS / f"{one}.yaml" for one in dict.fromkeys((*BASES.get(arm, ()), arm))]
         own = config.load([file for file in files if file.is_file()])
         merged = config.merge(own, overlay(stage, cell, arm, rate))
         if stage == "sft":
