@@ -28,19 +28,28 @@ ARMS = (
     "rloo_and_kl",
     "rloo_and_prm_no_kl",
     "rloo_and_prm_slow",
+    "sft_styled",
+    "sft_styled_half",
+    "styled_half",
 )
 CONTRASTS = (("prm_only", "sft"), ("rloo_and_prm", "rloo"), ("rloo_and_prm", "rloo_and_frozen"))
 UNPLANNED = (
     ("rloo", "sft"), ("rloo_and_prm", "sft"), ("rloo_and_prm", "rloo_and_kl"), ("rloo_and_kl", "rloo"),
     ("rloo_and_prm_no_kl", "rloo"), ("rloo_and_prm_no_kl", "rloo_and_prm"), ("sft_longer", "sft"),
     ("rloo", "sft_longer"), ("rloo_and_prm_slow", "rloo"), ("rloo_and_prm_slow", "rloo_and_prm"),
+    ("styled_half", "sft_styled"), ("styled_half", "sft_styled_half"),
 )  # fmt: skip
+SFT_ALONE = {  # what further runs of SFT are called here
+    "many_experts_longer": ("many_experts", "sft_longer"),
+    "styled": ("few_experts", "sft_styled"),
+    "styled_half": ("few_experts", "sft_styled_half"),
+}
 OTHER_RATES = ("rloo_and_prm-0.001", "rloo_and_frozen-0.0003")  # of the erratum in plan.md
 SOURCES = ("prm", "policy_over_start", "policy_over_own_start")
 RANKING = ("wrong_step_auroc", "first_error_accuracy", "correct_failed_auroc_sum", "best_of_n")
 SFT_BESIDE_REMEDIES = ("few_experts", "first_half", "styled_half", "styled")
 MARGIN = 0.05
-SEEDS = range(30, 38)
+SEEDS, TUNING = range(30, 38), (10, 11)
 
 Runs = Mapping[int, Mapping[str, str]]
 """Figures by seed."""
@@ -69,13 +78,12 @@ class Contrast:
 def read(folder: Path = HERE / "results") -> Values:
     """The runs of the confirmation."""
     values: dict[tuple[str, str], dict[int, dict[str, str]]] = {}
-    for path in (folder / "sft.csv", folder / "rl.csv"):
+    for path in (folder / "sft.csv", folder / "rl.csv", folder / "remedies.csv"):
         if path.is_file():
             with path.open(newline="") as file:
                 for row in csv.DictReader(file):
                     cell, _, arm = row["run"].partition("-")
-                    if cell == "many_experts_longer":
-                        cell, arm = "many_experts", "sft_longer"
+                    cell, arm = SFT_ALONE.get(cell, (cell, arm))
                     if int(row["seed"]) in SEEDS:
                         values.setdefault((cell, arm or "sft"), {})[int(row["seed"])] = row
     return values
@@ -163,18 +171,18 @@ REMEDY_FIGURES = {
 
 
 def remedies(folder: Path = HERE / "results") -> str:
-    """Markdown: a row a remedy with its PRM, and SFT alone with its log-ratio: mean and range over the remedies' seeds.
+    """Markdown: a row a remedy with its PRM, and SFT alone with its log-ratio: mean and range over the tuning's seeds.
 
     The share of the effective sample size is of the last iteration of training.
     """
     by_run: dict[tuple[str, str], dict[int, dict[str, str]]] = {}
     with (folder / "remedies.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            by_run.setdefault((row["run"].partition("-")[2], "prm"), {})[int(row["seed"])] = row
-    seeds = {seed for runs in by_run.values() for seed in runs}
+            if int(row["seed"]) in TUNING:
+                by_run.setdefault((row["run"].partition("-")[2], "prm"), {})[int(row["seed"])] = row
     with (folder / "sft.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            if int(row["seed"]) in seeds and row["run"] in SFT_BESIDE_REMEDIES:
+            if int(row["seed"]) in TUNING and row["run"] in SFT_BESIDE_REMEDIES:
                 by_run.setdefault((f"SFT, {row['run']}", "policy_over_start"), {})[int(row["seed"])] = row
     lines = ["| run | n | " + " | ".join(REMEDY_FIGURES) + " |", _rule(2 + len(REMEDY_FIGURES))]
     for (run, source), runs in by_run.items():
