@@ -1,4 +1,4 @@
-"""Which steps of running sums are wrong, and which process rewards find them: the quick start's last columns."""
+"""Which steps of running sums are wrong, and which process rewards find them: the second table of the quick start."""
 
 from __future__ import annotations
 
