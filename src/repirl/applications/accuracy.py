@@ -8,7 +8,7 @@ from repirl.learning.evaluation import Evaluation
 from repirl.learning.settings import Text
 from repirl.models.policy import Policy
 from repirl.rollout.transformers import InProcess
-from repirl.structs import Problem, Verifier
+from repirl.structs import Problem, Prompt, Verifier
 from repirl.verifiers.exact import ExactVerifier
 
 
@@ -23,6 +23,17 @@ def accuracy(
     """Greedy and sampled (temperature 1) accuracy on the problems; by exact match unless a verifier is given."""
     actor = Actor(policy, text, InProcess(max_batch_rows=512), verifier or ExactVerifier())
     actor.load()
+    prompts = fitting(problems, actor)
+    evaluation = Evaluation()
+    evaluation.start()
+    evaluation.add(actor, prompts, 0, samples, seed, temperature=1.0)
+    results = evaluation.figures.results()
+    return {kind: results[f"{kind}_accuracy"] for kind in ("greedy", "sampled")}
+
+
+def fitting(problems: Sequence[Problem], actor: Actor) -> list[Prompt]:
+    """The problems whose prompts are not too long. Raises ValueError where none is left."""
+    text = actor.text
     prompts, _ = encode_problems(
         problems,
         actor.codec,
@@ -31,8 +42,6 @@ def accuracy(
         max_experts=0,
         experts="optional",
     )
-    evaluation = Evaluation()
-    evaluation.start()
-    evaluation.add(actor, prompts, 0, samples, seed, temperature=1.0)
-    results = evaluation.figures.results()
-    return {kind: results[f"{kind}_accuracy"] for kind in ("greedy", "sampled")}
+    if not prompts:
+        raise ValueError(f"all {len(problems)} problems are longer than text.max_prompt_tokens: raise it")
+    return prompts

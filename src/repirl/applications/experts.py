@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from repirl import __version__, config
+from repirl.applications.accuracy import fitting
 from repirl.applications.experts_asking import (
     Missing,
     Record,
@@ -19,7 +20,6 @@ from repirl.applications.experts_asking import (
     ask_endpoint,
     ask_policy,
     endpoint_of,
-    fitting,
     policy_of,
 )
 from repirl.applications.experts_report import cost_of, counts_of, is_whole, outcomes_of, row_of

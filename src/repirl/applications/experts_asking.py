@@ -12,7 +12,6 @@ from repirl import config
 from repirl.applications.experts_settings import Experts
 from repirl.applications.settings import given_text
 from repirl.applications.trained import check_device, opened
-from repirl.data.preparation import encode_problems
 from repirl.learning.actor import Actor
 from repirl.learning.evaluation import number_of
 from repirl.learning.settings import Text
@@ -155,22 +154,6 @@ def policy_of(asked: Experts, given: config.Config) -> Actor:
     actor = Actor(trained.policy.to(asked.device), trained.text, asked.rollout or InProcess(), None)
     actor.load()
     return actor
-
-
-def fitting(problems: Sequence[Problem], actor: Actor) -> list[Prompt]:
-    """The problems whose prompts are not too long. Raises ValueError where none is left."""
-    text = actor.text
-    prompts, _ = encode_problems(
-        problems,
-        actor.codec,
-        max_prompt_tokens=text.max_prompt_tokens,
-        max_response_tokens=text.max_response_tokens,
-        max_experts=0,
-        experts="optional",
-    )
-    if not prompts:
-        raise ValueError(f"all {len(problems)} problems are longer than text.max_prompt_tokens: raise it")
-    return prompts
 
 
 def ask_policy(

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from repirl.applications.accuracy import fitting
 from repirl.applications.trained import Trained
 from repirl.data.arithmetic import first_error
 from repirl.data.collate import collate_rows
-from repirl.data.preparation import encode_problems
 from repirl.learning.actor import Actor
 from repirl.learning.learner import over_micro_batches
 from repirl.metrics import wrong_step_auroc
@@ -51,17 +51,9 @@ class JudgedSteps:
 
 def judged_rollouts(start: Trained, problems: Sequence[Problem], seed: int = 0) -> JudgedSteps:
     """One rollout of the start policy a problem, at temperature 1; every run from this start is asked about the same."""
-    text = start.text
-    actor = Actor(start.policy, text, InProcess(max_batch_rows=512), verifier=None)
+    actor = Actor(start.policy, start.text, InProcess(max_batch_rows=512), verifier=None)
     actor.load()
-    prompts, _ = encode_problems(
-        problems,
-        actor.codec,
-        max_prompt_tokens=text.max_prompt_tokens,
-        max_response_tokens=text.max_response_tokens,
-        max_experts=0,
-        experts="optional",
-    )
+    prompts = fitting(problems, actor)
     drawn = actor.sample(prompts, range(len(prompts)), samples=1, key=(seed,), temperature=1.0)
     responses = [row[0] for row in drawn]
     rows = collate_rows([p.token_ids for p in prompts], [r.token_ids for r in responses], actor.codec.pad_id)
