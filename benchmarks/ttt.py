@@ -10,6 +10,8 @@ leaves (families.py). Fixed before the run; each seed has its own start, PRM and
 
 1. a start policy, by SFT on solutions in which 40 of 100 facts are mostly wrong;
 2. a PRM: 40 iterations of the quick start's PRM-only run from there. Its policy is thrown away;
+   and its rivals with the same experts: `sft`, the quick start's SFT run from there, of as many steps, and `sft_ratio`,
+   which follows log pi_SFT - log pi_start in the place of the PRM of `prm_maxent`;
 
 and of both:
 
@@ -53,6 +55,7 @@ from repirl.callbacks.guards import LENGTH, REWARD, Bounds
 from repirl.metrics.paired import paired_t_interval
 
 ARMS = ("prm", "prm_maxent", "majority", "certainty", "outcome", "prm_and_outcome")
+SFT_ARMS = ("sft", "sft_ratio")  # of `sums`; the start policy of `dial` had SFT on the PRM's experts
 HARD_ARMS = ("prm_maxent", "outcome", "prm_and_outcome")
 FRESH, HARD = "val/sampled_accuracy", "val/hard/sampled_accuracy"
 START = "{folder}/../../../start/base/seed-{seed}/policy"
@@ -124,19 +127,50 @@ def prm_overlay(sizes: Sizes) -> dict[str, Any]:
     }
 
 
+def sft_overlay(family: Family, start: str, sizes: Sizes) -> dict[str, Any]:
+    """Of configs/toy/sft.yaml: as many steps as the PRM had iterations, on its experts, measured as the arms are."""
+    model = {
+        "policy": {"init_args": {"path": start}},
+        "verifier": {"class_path": "repirl.verifiers.exact.ExactVerifier"},
+        "eval_samples": 4,
+    }
+    callbacks = [
+        {"class_path": "repirl.callbacks.validation.Validation", "init_args": {"every_n_iterations": sizes["every"]}},
+        {"class_path": "repirl.callbacks.export.ExportPolicy", "init_args": {"folder": "{folder}/policy"}},
+    ]
+    val = family.problems(sizes["held_out"], "3{seed}", "test")
+    return {
+        "trainer": {
+            "max_steps": sizes["prm"],
+            "limit_val_batches": 1.0,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "callbacks": callbacks,
+        },
+        "model": {"init_args": model},
+        "data": {"init_args": {"train": {"init_args": {"seed": "1{seed}"}}, "val": val}},
+    }
+
+
 @dataclass(frozen=True)
 class Models:
-    """Where a seed's start policy and PRM are."""
+    """Where a seed's start policy, PRM and, of `sums`, policy after SFT are."""
 
     start: str
     prm: str
+    sft: str = ""
 
 
 def arm_overlay(arm: str, family: Family, models: Models, sizes: Sizes, *, hard: bool) -> dict[str, Any]:
     """An arm of configs/ttt/ with the seed's start, PRM and problems; on fresh or on hard problems."""
-    own = config.load([CONFIGS / "ttt" / f"{arm}.yaml"])
+    own = config.load([CONFIGS / "ttt" / f"{'prm_maxent' if arm == 'sft_ratio' else arm}.yaml"])
     model: dict[str, Any] = {"policy": {"init_args": {"path": models.start}}, "text": dict(family.text)}
-    if "prm" in own["model"]["init_args"]:
+    if arm == "sft_ratio":
+        policies = {"backbone": models.sft, "reference": models.start}
+        own["model"]["init_args"]["prm"]["init_args"] = {"kind": "implicit"} | {
+            name: {"class_path": "repirl.Policy", "init_args": {"path": path}} for name, path in policies.items()
+        }
+    elif "prm" in own["model"]["init_args"]:
         model["prm"] = {"init_args": {"weights": models.prm}}
     fresh = family.problems(sizes["held_out"], "3{seed}", "test")
     data: dict[str, Any] = {"train": family.problems(sizes["train"], "2{seed}", "train"), "val": fresh}
@@ -206,7 +240,11 @@ def models_of(given: argparse.Namespace, seed: int, sizes: Sizes) -> Models:
     swept(output, "start", [CONFIGS / "toy" / "start.yaml", written(made, "start", start_overlay(sizes))], [], seed)
     swept(output, "prm", [CONFIGS / "quickstart.yaml", written(made, "prm", prm_overlay(sizes))], [], seed)
     prm = output / "prm" / "base" / f"seed-{seed}" / "checkpoints" / "last.ckpt"
-    return Models(str(output / "start" / "base" / f"seed-{seed}" / "policy"), str(prm))
+    return Models(
+        str(output / "start" / "base" / f"seed-{seed}" / "policy"),
+        str(prm),
+        str(output / "arms" / "sft" / f"seed-{seed}" / "policy"),
+    )
 
 
 def run_seed(given: argparse.Namespace, seed: int, sizes: Sizes, arms: Sequence[str], hard_arms: Sequence[str]) -> None:
@@ -214,8 +252,13 @@ def run_seed(given: argparse.Namespace, seed: int, sizes: Sizes, arms: Sequence[
     family, output, made = FAMILIES[given.family], given.output, given.output / "overlays" / f"seed-{seed}"
     models = models_of(given, seed, sizes)
     base = [CONFIGS / "ttt" / "base.yaml"]
-    overlays = [written(made / "arms", arm, arm_overlay(arm, family, models, sizes, hard=False)) for arm in arms]
-    swept(output, "arms", base, overlays, seed)
+    if {*arms} & {*SFT_ARMS}:
+        overlay = written(made / "arms", "sft", sft_overlay(family, models.start, sizes))
+        swept(output, "arms", [CONFIGS / "toy" / "sft.yaml"], [overlay], seed)
+    followed = [arm for arm in arms if arm != "sft"]
+    overlays = [written(made / "arms", arm, arm_overlay(arm, family, models, sizes, hard=False)) for arm in followed]
+    if overlays:
+        swept(output, "arms", base, overlays, seed)
     if hard_arms and made_hard(output, family, models.start, seed, sizes) is None:
         print(f"seed {seed}: fewer than {sizes['least_hard']} hard problems, no hard arms")
     elif hard_arms:
@@ -243,14 +286,17 @@ def curve_of(path: Path, figure: str) -> tuple[list[tuple[int, float]], dict[str
             if row.get(figure):
                 curve.append((iteration, float(row[figure])))
                 words = bounds.validated(iteration, curve[-1][1])
+            elif row.get("sft/loss"):  # imitation has no reward for a guard to watch
+                iteration += 1
             elif row.get(REWARD):
                 iteration += 1
                 figures = {name: float(row[name]) for name in (LENGTH, REWARD, "policy/entropy") if row.get(name)}
                 words = bounds.iterated(figures)
             if words is not None and spoke is None:
                 spoke, first_words = iteration, words
-    first, last = bounds.rewards[0], sum(bounds.rewards[-5:]) / len(bounds.rewards[-5:])
-    said = {"guard_iteration": spoke, "guard": first_words, "reward_first": first, "reward_last": last}
+    said = {"guard_iteration": spoke, "guard": first_words}
+    if rewards := bounds.rewards:
+        said |= {"reward_first": rewards[0], "reward_last": sum(rewards[-5:]) / len(rewards[-5:])}
     return curve, said
 
 
@@ -264,7 +310,7 @@ def collected(output: Path, seeds: Sequence[int]) -> dict[str, Any]:
                 curve, said = curve_of(marker.with_name("metrics.csv"), figure)
                 seconds = json.loads(marker.read_text())["seconds"]
                 found[stage].setdefault(arm, {})[str(seed)] = {"curve": curve, "seconds": seconds, **said}
-    return {stage: {arm: runs[arm] for arm in ARMS if arm in runs} for stage, runs in found.items()}
+    return {stage: {arm: runs[arm] for arm in (*ARMS, *SFT_ARMS) if arm in runs} for stage, runs in found.items()}
 
 
 def difference(values: Sequence[float]) -> dict[str, float]:
@@ -328,7 +374,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
             curves = [run["curve"] for run in by_seed.values()]
             steps = [iteration for iteration, _ in curves[0]]
             mean = [sum(curve[i][1] for curve in curves) / len(curves) for i in range(len(steps))]
-            color = f"C{ARMS.index(arm)}"  # the same in both panels
+            color = f"C{(*ARMS, *SFT_ARMS).index(arm)}"  # the same in both panels
             panel.plot(steps, mean, linewidth=2, label=arm, color=color)
             for run in by_seed.values():
                 panel.plot(*zip(*run["curve"], strict=True), linewidth=0.5, color=color)
@@ -346,15 +392,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=list(FAMILIES), default="sums")
     parser.add_argument("--seeds", default="51-55")
-    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--arms", help="default: all, of `dial` without those of SFT")
     parser.add_argument("--hard-arms", default=",".join(HARD_ARMS), help="empty leaves the hard problems out")
     parser.add_argument("--output", type=Path, default=Path("outputs/ttt_study"))
     parser.add_argument("--worth", type=Path, default=Path("outputs/worth"), help="of `dial`: that study's runs")
     parser.add_argument("--reduced", action="store_true", help="a few steps on a few problems: does it run")
     given = parser.parse_args(arguments)
-    arms, hard_arms = ([name for name in text.split(",") if name] for text in (given.arms, given.hard_arms))
-    if unknown := sorted({*arms, *hard_arms} - set(ARMS)):
-        parser.error(f"no arm is called {unknown[0]!r}; there are {', '.join(ARMS)}")
+    known = ARMS if given.family == "dial" else (*ARMS, *SFT_ARMS)
+    chosen = ",".join(known) if given.arms is None else given.arms
+    arms, hard_arms = ([name for name in text.split(",") if name] for text in (chosen, given.hard_arms))
+    if unknown := sorted(({*arms} - {*known}) | ({*hard_arms} - {*ARMS})):
+        parser.error(f"no arm of {given.family} is called {unknown[0]!r}; there are {', '.join(known)}")
     sizes, seeds = REDUCED if given.reduced else SIZES[given.family], parse_seeds(given.seeds)
     for seed in seeds:
         run_seed(given, seed, sizes, arms, hard_arms)

@@ -76,8 +76,40 @@ def test_every_arm_is_a_file_and_says_where_its_prm_is() -> None:
         assert gold == ("outcome" in arm)
 
 
+def test_rivals_by_sft_have_the_prms_experts_and_its_objective() -> None:
+    models = ttt.Models("start", "prm.ckpt", "sft")
+    ratio, followed = (
+        ttt.arm_overlay(arm, FAMILIES["sums"], models, ttt.FULL, hard=False) for arm in ("sft_ratio", "prm_maxent")
+    )
+    prm = ratio["model"]["init_args"].pop("prm")["init_args"]
+    assert (prm["backbone"]["init_args"]["path"], prm["reference"]["init_args"]["path"]) == ("sft", "start")
+    del followed["model"]["init_args"]["prm"]
+    assert ratio == followed
+    sft, learned = (
+        config.merge(config.load([ROOT / "configs" / base]), overlay)
+        for base, overlay in (
+            ("toy/sft.yaml", ttt.sft_overlay(FAMILIES["sums"], "start", ttt.FULL)),
+            ("quickstart.yaml", ttt.prm_overlay(ttt.FULL)),
+        )
+    )
+    measured_on = sft["data"]["init_args"].pop("val")
+    assert sft["data"] == learned["data"]
+    assert sft["trainer"]["max_steps"] == learned["trainer"]["max_steps"]
+    assert measured_on == followed["data"]["init_args"]["val"]
+
+
 def test_the_reduced_form_runs_and_is_not_run_twice(tmp_path: Path) -> None:
-    words = ["--reduced", "--seeds", "7", "--arms", "prm_maxent", "--hard-arms", "outcome", "--output", str(tmp_path)]
+    words = [
+        "--reduced",
+        "--seeds",
+        "7",
+        "--arms",
+        "prm_maxent,sft,sft_ratio",
+        "--hard-arms",
+        "outcome",
+        "--output",
+        str(tmp_path),
+    ]
     command = [sys.executable, str(ROOT / "benchmarks" / "ttt.py"), *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     first, again = (
@@ -85,9 +117,11 @@ def test_the_reduced_form_runs_and_is_not_run_twice(tmp_path: Path) -> None:
         for _ in range(2)
     )
     assert first.returncode == 0, first.stdout + first.stderr
-    assert again.stdout.count("1 runs, 1 done before") == 4  # start, PRM, arm, hard arm
+    assert again.stdout.count("1 runs, 1 done before") == 4  # start, PRM, SFT, hard arm
+    assert again.stdout.count("2 runs, 2 done before") == 1  # the arms that follow a reward
     report = json.loads((tmp_path / "ttt.json").read_text())
     assert [iteration for iteration, _ in report["arms"]["prm_maxent"]["7"]["curve"]] == [0, 1, 2]
+    assert [iteration for iteration, _ in report["arms"]["sft"]["7"]["curve"]] == [0, 1]  # as many as the PRM had
     assert [iteration for iteration, _ in report["hard_arms"]["outcome"]["7"]["curve"]] == [0, 1, 2]
     hard = [tmp_path / "hard" / "seed-7" / f"{name}.jsonl" for name in ("train", "held_out")]
     own, other = ({json.loads(line)["id"] for line in path.read_text().splitlines()} for path in hard)
