@@ -1,7 +1,8 @@
 """A PRM trained from SmolLM2-135M on flawed twins, measured on ProcessBench and within the generators of GSM8K solutions.
 
     python benchmarks/process_bench.py --data FOLDER                 # about three hours of one core
-    python benchmarks/process_bench.py --data FOLDER --reduced       # does it run
+    python benchmarks/process_bench.py --data FOLDER --sft           # its rival by imitation: over an hour
+    python benchmarks/process_bench.py --data FOLDER --reduced       # does it run; also with --sft
 
 FOLDER has math/gsm8k_train.jsonl.gz and math/math_train12k.jsonl.gz (problem, solution), prm/processbench_*.jsonl (ids,
 steps, first_error) and traces/gsm8k_model_solutions.jsonl.gz (steps, is_correct, generator). No problem of the evaluation is
@@ -13,8 +14,11 @@ trained on: of MATH the rows of math/train alone are taken, and the training run
 3. `repirl evaluate-prm` on the four parts, threshold chosen on the GSM8K part. F1 is computed again here, in plain Python.
 4. `repirl score` on model-written GSM8K solutions: AUROC of right against wrong, within each generator, beside length.
 
+With --sft: no label is read. The same model with the same LoRA, rate, steps and batches imitates the solutions of 1. without
+the errors, and `log pi_SFT - log pi_start`, summed over a step's tokens, is the PRM (kind `implicit`) on the GSM8K part.
+
 Settings were fixed before the run; nothing was tuned on what is evaluated. Finished parts are kept. Written to
-<output>/process_bench.json and printed as Markdown.
+<output>/process_bench.json, or process_bench_sft.json, and printed as Markdown.
 """
 
 from __future__ import annotations
@@ -106,21 +110,63 @@ def labelled(given: Sequence[WrittenSolution], seed: int) -> list[dict[str, Any]
 
 
 def made_rows(data: Path, output: Path, sizes: dict[str, Any]) -> None:
-    """train.jsonl and val.jsonl, of different problems."""
-    parts: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
+    """train.jsonl and val.jsonl, of different problems; experts.jsonl has the solutions of the first before the errors."""
+    parts: dict[str, list[dict[str, Any]]] = {"train": [], "val": [], "experts": []}
     sets = {"gsm8k": ("gsm8k_train.jsonl.gz", "gsm8k"), "math": ("math_train12k.jsonl.gz", "math/train")}
     for name, (file, wanted) in sets.items():
         found = solutions(data / "math" / file, wanted)
         random.Random(0).shuffle(found)
         held_out = sizes["held_out"] // 2
-        for part, some in (("val", found[:held_out]), ("train", found[held_out : held_out + sizes[name]])):
+        train = found[held_out : held_out + sizes[name]]
+        for part, some in (("val", found[:held_out]), ("train", train)):
             parts[part] += [row | {"id": f"{name}/{part}/{row['id']}"} for row in labelled(some, seed=0)]
+        parts["experts"] += [{"problem": one.problem, "solution": "".join(one.steps)} for one in train]
     output.mkdir(parents=True, exist_ok=True)
     for part, some in parts.items():
         (output / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
 
 
 # ---- training ----
+
+
+LOGGER = "lightning.pytorch.loggers.CSVLogger"
+TEXT = {"max_prompt_tokens": 512, "max_response_tokens": 512}
+
+
+def sft_run(output: Path, sizes: dict[str, Any]) -> dict[str, Any]:
+    """Imitation with the settings of `overlay`: model, LoRA, rate, steps, batches, lengths."""
+    data = {"class_path": "repirl.data.sources.Table", "init_args": {"path": str(output / "experts.jsonl")}}
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1.0e-4, "weight_decay": 0.0}}
+    model = {
+        "policy": {"class_path": "repirl.Policy", "init_args": {"path": SMOLLM2, "lora": LORA}},
+        "policy_optimizer": optimizer,
+        "policy_scheduler": {"class_path": "repirl.learning.learning_rate.WarmupDecay"},
+        "text": TEXT,
+        "micro_batch_tokens": 4096,
+    }
+    exports = {"class_path": "repirl.callbacks.export.ExportPolicy", "init_args": {"folder": str(output / "sft")}}
+    return {
+        "seed_everything": 1,
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": sizes["steps"],
+            "max_epochs": -1,
+            "limit_val_batches": 0,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+            "default_root_dir": str(output),
+            "logger": {"class_path": LOGGER, "init_args": {"save_dir": str(output), "name": None, "version": ""}},
+            "callbacks": [exports],
+        },
+        "model": {"class_path": "repirl.modules.sft.SFT", "init_args": model},
+        "data": {
+            "class_path": "repirl.data.expert.ExpertData",
+            "init_args": {"train": data, "batch_prompts": BATCH, "seed": 1},
+        },
+    }
 
 
 def overlay(output: Path, sizes: dict[str, Any]) -> dict[str, Any]:
@@ -135,10 +181,7 @@ def overlay(output: Path, sizes: dict[str, Any]) -> dict[str, Any]:
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
             "default_root_dir": str(output),
-            "logger": {
-                "class_path": "lightning.pytorch.loggers.CSVLogger",
-                "init_args": {"save_dir": str(output), "name": None, "version": ""},
-            },
+            "logger": {"class_path": LOGGER, "init_args": {"save_dir": str(output), "name": None, "version": ""}},
             "callbacks": [{"class_path": "repirl.callbacks.checkpoint.Checkpoint", "init_args": saves}],
         },
         "model": {
@@ -158,7 +201,7 @@ def overlay(output: Path, sizes: dict[str, Any]) -> dict[str, Any]:
                 },
                 "prm_optimizer": {"init_args": {"lr": 1.0e-4}},
                 "prm_scheduler": {"class_path": "repirl.learning.learning_rate.WarmupDecay"},
-                "text": {"max_prompt_tokens": 512, "max_response_tokens": 512},
+                "text": TEXT,
                 "micro_batch_tokens": 4096,
             }
         },
@@ -186,6 +229,16 @@ def trained(output: Path, sizes: dict[str, Any], threads: int) -> Path:
     return checkpoint
 
 
+def imitated(output: Path, sizes: dict[str, Any], threads: int) -> Path:
+    """The folder of the policy after SFT."""
+    folder, path = output / "sft", output / "sft.yaml"
+    if not (folder / "config.json").is_file():
+        path.write_text(yaml.safe_dump(sft_run(output, sizes), sort_keys=False))
+        if Processes().repirl(["fit", "-c", str(path)], output / "sft_log.txt", threads):
+            raise SystemExit(f"training failed; {output / 'sft_log.txt'} says why")
+    return folder
+
+
 # ---- measuring ----
 
 
@@ -201,20 +254,31 @@ def plain_f1(path: Path, rewards: Path, threshold: float) -> float:
     return 2 * wrong * right / (wrong + right) if wrong + right else 0.0
 
 
-def evaluated(checkpoint: Path, data: Path, output: Path, sizes: dict[str, Any]) -> dict[str, Any]:
-    """The report of `repirl evaluate-prm`, with each part's F1 as computed here."""
-    report = output / "report.json"
+def evaluated(
+    prm: Sequence[str], data: Path, report: Path, sizes: dict[str, Any], parts: Sequence[str]
+) -> dict[str, Any]:
+    """The report of `repirl evaluate-prm`, with each part's F1 as computed here. prm: the words that say which PRM it is."""
+    files = {name: part(data / "prm" / PARTS[name], report.parent, sizes["limit"]) for name in parts}
     if not report.is_file():
-        words = ["--prm", str(checkpoint), "--output", str(report), "--controls", str(sizes["limit"] or 50)]
-        words += ["--path", *(f"{name}={data / 'prm' / file}" for name, file in PARTS.items())]
-        words += ["--limit", str(sizes["limit"])] if sizes["limit"] else []
-        repirl(["evaluate-prm", *words])
+        words = [*prm, "--output", str(report), "--controls", str(sizes["limit"] or 50)]
+        repirl(["evaluate-prm", *words, "--path", *(f"{name}={file}" for name, file in files.items())])
     found: dict[str, Any] = json.loads(report.read_text())
-    for name, file in PARTS.items():
-        again = plain_f1(data / "prm" / file, output / f"report.{name}.jsonl", found["threshold"])
+    for name, file in files.items():
+        again = plain_f1(file, report.with_suffix(f".{name}.jsonl"), found["threshold"])
         found["sets"][name]["f1_computed_again"] = again
         assert abs(again - found["sets"][name]["prm"]["f1"]) < 1e-12, name
     return found
+
+
+def part(path: Path, output: Path, limit: int | None) -> Path:
+    """The file itself, or one with its first so many erroneous and right solutions: a file's own beginning is erroneous."""
+    if limit is None:
+        return path
+    given = list(rows(path))
+    kinds = ([row for row in given if (row["first_error"] < 0) == right] for right in (False, True))
+    shorter = output / path.name
+    shorter.write_text("".join(json.dumps(row) + "\n" for kind in kinds for row in kind[:limit]), encoding="utf-8")
+    return shorter
 
 
 def within_generators(checkpoint: Path, data: Path, output: Path, sizes: dict[str, Any]) -> dict[str, Any]:
@@ -243,20 +307,24 @@ def within_generators(checkpoint: Path, data: Path, output: Path, sizes: dict[st
     return measured
 
 
-def text_of(report: dict[str, Any], within: dict[str, Any]) -> str:
-    """Both tables as Markdown."""
+def text_of(report: dict[str, Any]) -> str:
+    """The parts of ProcessBench as Markdown."""
     columns = ["part", "n", "F1", "95 % interval", "always one answer", "length alone", "wrong-step AUROC", "of length"]
     lines = []
-    for name in PARTS:
-        one = report["sets"][name]
+    for name, one in report["sets"].items():
         prm, length = one["prm"], one["length_alone"]
         interval = f"{prm['f1_low']:.3f} to {prm['f1_high']:.3f}"
         own = [f"{prm['f1']:.3f}", interval, "0", f"{length['f1']:.3f}"]
         lines.append([name, one["solutions"], *own, *(f"{x['wrong_step_auroc']:.3f}" for x in (prm, length))])
+    return f"{table(columns, lines)}\nthreshold {report['threshold']:.3g}"
+
+
+def text_within(within: dict[str, Any]) -> str:
+    """AUROCs within generators as Markdown."""
     names = [key for key in within["mean"] if key != "pooled"]
     rewards = [[name, *(f"{within[name][key]:.3f}" for key in names)] for name in (*REWARDS, "short text")]
     shown = [key.removeprefix("within/") for key in names]
-    return f"{table(columns, lines)}\nthreshold {report['threshold']:.3g}\n\n{table(['reward', *shown], rewards)}"
+    return table(["reward", *shown], rewards)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -265,19 +333,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("outputs/process_bench"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sft", action="store_true", help="the rival by imitation instead of the PRM")
     parser.add_argument("--reduced", action="store_true", help="a few solutions: does it run")
     given = parser.parse_args(arguments)
     sizes = REDUCED if given.reduced else FULL
     torch.set_num_threads(given.threads)
-    if not (given.output / "train.jsonl").is_file():
+    if not (given.output / "experts.jsonl").is_file():
         made_rows(given.data, given.output, sizes)
+    if given.sft:
+        policy = imitated(given.output, sizes, given.threads)
+        words = ["--prm", str(policy), "--kind", "implicit", "--reference", SMOLLM2]
+        report = evaluated(words, given.data, given.output / "report_sft.json", sizes, ["gsm8k"])
+        written(given.output / "process_bench_sft.json", sizes, report | {"prm": policy.name})
+        print(text_of(report))
+        return 0
     checkpoint = trained(given.output, sizes, given.threads)
-    report = evaluated(checkpoint, given.data, given.output, sizes)
+    report = evaluated(["--prm", str(checkpoint)], given.data, given.output / "report.json", sizes, list(PARTS))
     within = within_generators(checkpoint, given.data, given.output, sizes)
-    plain = {"sizes": sizes, "report": report | {"prm": checkpoint.name}, "within_generators": within}
-    (given.output / "process_bench.json").write_text(json.dumps(plain, indent=1).replace("NaN", "null") + "\n")
-    print(text_of(report, within))
+    written(given.output / "process_bench.json", sizes, report | {"prm": checkpoint.name}, within_generators=within)
+    print(f"{text_of(report)}\n\n{text_within(within)}")
     return 0
+
+
+def written(path: Path, sizes: dict[str, Any], report: dict[str, Any], **others: Any) -> None:
+    """What was found, as JSON."""
+    plain = {"sizes": sizes, "report": report, **others}
+    path.write_text(json.dumps(plain, indent=1).replace("NaN", "null") + "\n")
 
 
 if __name__ == "__main__":
