@@ -13,7 +13,7 @@ import yaml
 from benchmarks.defaults.contrasts import CONTRASTS, INTERACTION, table_of_contrasts
 from benchmarks.defaults.measure import HeldOut
 from benchmarks.defaults.report import HERE, STAGES, read, tables
-from benchmarks.defaults.reused import gaps
+from benchmarks.defaults.reused import figures, gaps
 from benchmarks.defaults.study import ARMS, DEFAULT, experts, overlays, taught
 
 from repirl import config
@@ -63,6 +63,22 @@ def test_gaps_of_reused_rollouts_are_compared_by_length() -> None:
     }
     # All of one length: none is longer.
     assert set(gaps(reused, torch.tensor([4, 4]), fresh, torch.tensor([4, 4, 4]))) == {"gap", "gap_shorter"}
+
+
+def test_gaps_are_means_of_the_iterations_of_a_window() -> None:
+    measured = {"study/sampled": "", "study/greedy": "", "study/wrong_step_auroc": "", "rollout/reward": ""}
+    iterations = [measured | {"rollout/reward": "1", "reused/gap": str(n)} for n in range(1, 13)]
+    iterations[11]["reused/gap_longer"] = "7"
+    last = measured | {"study/sampled": "0.5", "study/greedy": "0.6", "study/wrong_step_auroc": "0.7"}
+    found = figures([measured, *iterations, last])
+    assert found == {
+        "study/sampled": 0.5,
+        "study/greedy": 0.6,
+        "study/wrong_step_auroc": 0.7,
+        "gap_1_to_10": 5.5,
+        "gap_11_to_50": 11.5,
+        "gap_longer_11_to_50": 7.0,
+    }
 
 
 def test_what_rewards_are_worth_as_judges_of_lines_and_responses() -> None:
