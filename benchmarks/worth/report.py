@@ -23,6 +23,8 @@ ARMS = (
     "rloo_from_start",
     "rloo",
     "prm_only",
+    "prm_only_longer",
+    "prm_only_swapped",
     "rloo_and_prm",
     "rloo_and_frozen",
     "rloo_and_kl",
@@ -37,7 +39,8 @@ UNPLANNED = (
     ("rloo", "sft"), ("rloo_and_prm", "sft"), ("rloo_and_prm", "rloo_and_kl"), ("rloo_and_kl", "rloo"),
     ("rloo_and_prm_no_kl", "rloo"), ("rloo_and_prm_no_kl", "rloo_and_prm"), ("sft_longer", "sft"),
     ("rloo", "sft_longer"), ("rloo_and_prm_slow", "rloo"), ("rloo_and_prm_slow", "rloo_and_prm"),
-    ("styled_half", "sft_styled"), ("styled_half", "sft_styled_half"),
+    ("styled_half", "sft_styled"), ("styled_half", "sft_styled_half"), ("prm_only_longer", "prm_only"),
+    ("prm_only_longer", "sft"), ("prm_only_longer", "sft_longer"),
 )  # fmt: skip
 SFT_ALONE = {  # what further runs of SFT are called here
     "many_experts_longer": ("many_experts", "sft_longer"),
@@ -123,11 +126,12 @@ def table_of_contrasts(rows: Sequence[Contrast]) -> str:
 
 
 def table_of_arms(values: Values, arms: Sequence[str]) -> str:
-    """Markdown: accuracy of each."""
-    lines = ["| cell | arm | n | sampled | greedy | every step right |", _rule(6)]
+    """Markdown: accuracy of each, and the ranking loss of the last iteration; a PRM that knows nothing has ln 9 = 2.2."""
+    lines = ["| cell | arm | n | sampled | greedy | every step right | last ranking loss |", _rule(7)]
+    names = ("worth/sampled", "worth/greedy", "worth/every_step", "prm/ranking_loss")
     for cell, arm in product(CELLS, arms):
         if runs := values.get((cell, arm)):
-            figures = " | ".join(_mean_and_range(runs, f"worth/{name}") for name in ("sampled", "greedy", "every_step"))
+            figures = " | ".join(_mean_and_range(runs, name) for name in names)
             lines.append(f"| `{cell}` | `{arm}` | {len(runs)} | {figures} |")
     return "\n".join(lines)
 
@@ -149,10 +153,14 @@ def tables(values: Values) -> str:
     """Everything there is, a section each."""
     sections = {
         "Planned contrasts": table_of_contrasts(contrasts(values)),
+        "The same of greedy accuracy": table_of_contrasts(contrasts(values, figure="worth/greedy")),
         "The same of the share of samples whose every step is right": table_of_contrasts(
             contrasts(values, figure="worth/every_step")
         ),
         "Contrasts that were not planned": table_of_contrasts(contrasts(values, UNPLANNED)),
+        "The same of greedy accuracy, not planned either": table_of_contrasts(
+            contrasts(values, UNPLANNED, figure="worth/greedy")
+        ),
         "Accuracy: mean and range over seeds": table_of_arms(values, ARMS),
         "Two arms at another rate": table_of_arms(values, OTHER_RATES),
         "Process rewards as judges: mean and range over seeds": table_of_judges(values),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import repirl.metrics
+from repirl.applications.prm_report import Scored, figures
 from repirl.metrics import (
     auroc,
     auroc_within,
@@ -241,6 +242,17 @@ def test_figures_of_responses_stay(name: str) -> None:
 @pytest.mark.parametrize("name", OF_STEPS)
 def test_figures_of_steps_move(name: str) -> None:
     assert not same(OF_STEPS[name](REWARDS), OF_STEPS[name](MOVED))
+
+
+def test_of_the_report_of_a_prm_only_what_reads_whole_solutions_stays() -> None:
+    """`repirl evaluate-prm`: correlations are of mean rewards; all else moves."""
+    wrong = STEPS["is_wrong"]
+    first = torch.where(wrong.any(-1), wrong.int().argmax(-1), -1)
+    characters = torch.arange(60).view(12, 5) * MASK.double()
+    one, other = (
+        figures(Scored(rewards, MASK, first, wrong, MASK, characters), threshold=-1.0) for rewards in (REWARDS, MOVED)
+    )
+    assert {name for name in one if same(one[name], other[name])} == {"length_correlation", "step_count_correlation"}
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -159,34 +160,51 @@ def test_copy_contracts_by_one_over_one_plus_the_experts_mass(mass: float) -> No
         q = new
 
 
+def coefficients_of_copy(counts: tuple[int, ...], expert_weight: float, at: Tensor) -> Tensor:
+    """The package's, summed by response, where the PRM's distribution is `at`.
+
+    counts: right rollouts of each of three responses of a token, drawn from a policy in these shares; an expert writes the
+    third.
+    """
+    response = torch.tensor([*(number for number, count in enumerate(counts) for _ in range(count)), 2])
+    rows = len(response)
+    is_expert = torch.arange(rows) == rows - 1
+    log_q = (torch.tensor(counts).double() / sum(counts)).log()
+    log_base = torch.tensor([0.2, 0.7, 0.1]).double().log()
+    positive, background = contrast_sets(
+        is_expert=is_expert,
+        outcome=torch.ones(rows).masked_fill(is_expert, torch.nan),
+        corrected="copy",
+        expert_weight=expert_weight,
+    )
+    found = irl_coefficients(
+        rewards=(at.log() - log_base)[response][:, None],
+        log_ratio=(log_base - log_q)[response][:, None],
+        response_mask=torch.ones(rows, 1, dtype=torch.bool),
+        group=torch.zeros(rows, dtype=torch.long),
+        positive_weight=positive,
+        background=background,
+    )
+    return torch.zeros(3, dtype=torch.float64).index_add(0, response, found.token[:, 0].double())
+
+
 @pytest.mark.parametrize(("expert_weight", "mixture"), [(1.0, (4 / 9, 2 / 9, 3 / 9)), (4.0, (4 / 12, 2 / 12, 6 / 12))])
 def test_coefficients_of_copy_are_0_at_that_mixture(expert_weight: float, mixture: tuple[float, ...]) -> None:
-    """By hand: 8 right rollouts, 4, 2 and 2 of three responses of a token each, and an expert who writes the third."""
-    response = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
-    is_expert = torch.arange(9) == 8
-    log_q = torch.tensor([4 / 8, 2 / 8, 2 / 8]).double().log()
-    log_base = torch.tensor([0.2, 0.7, 0.1]).double().log()
+    """By hand: 8 right rollouts, 4, 2 and 2 of each response, and an expert."""
+    at = torch.tensor(mixture, dtype=torch.float64)
+    assert coefficients_of_copy((4, 2, 2), expert_weight, at).abs().max() < 1e-7
+    assert coefficients_of_copy((4, 2, 2), 5 - expert_weight, at).abs().max() > 0.05
 
-    def by_response(at: tuple[float, ...], weight: float) -> Tensor:
-        """The coefficients of each response where the PRM's distribution is this one."""
-        positive, background = contrast_sets(
-            is_expert=is_expert,
-            outcome=torch.ones(9).masked_fill(is_expert, torch.nan),
-            corrected="copy",
-            expert_weight=weight,
-        )
-        found = irl_coefficients(
-            rewards=(torch.tensor(at).double().log() - log_base)[response][:, None],
-            log_ratio=(log_base - log_q)[response][:, None],
-            response_mask=torch.ones(9, 1, dtype=torch.bool),
-            group=torch.zeros(9, dtype=torch.long),
-            positive_weight=positive,
-            background=background,
-        )
-        return torch.zeros(3, dtype=torch.float64).index_add(0, response, found.token[:, 0].double())
 
-    assert by_response(mixture, expert_weight).abs().max() < 1e-7
-    assert by_response(mixture, 5 - expert_weight).abs().max() > 0.05
+def test_rests_of_copy_halve_the_gap_where_the_expert_weighs_as_much_as_the_rollouts() -> None:
+    """alpha = 1: from (4, 2, 2) / 8 to (2, 1, 5) / 8, (2, 1, 13) / 16 and (2, 1, 29) / 32, towards the expert's (0, 0, 1)."""
+    rounds = [(4, 2, 2), (2, 1, 5), (2, 1, 13), (2, 1, 29)]
+    expert = torch.tensor([0.0, 0.0, 1.0]).double()
+    for counts, following in pairwise(rounds):
+        q, rest = (torch.tensor(some).double() / sum(some) for some in (counts, following))
+        assert coefficients_of_copy(counts, float(sum(counts)), rest).abs().max() < 1e-7
+        torch.testing.assert_close(rest - expert, (q - expert) / 2, rtol=0, atol=0)
+        assert coefficients_of_copy(counts, float(sum(counts)), q).abs().max() > 0.02
 
 
 def test_the_prm_s_rest_under_copy_is_that_mixture() -> None:
