@@ -120,6 +120,15 @@ def _flipped_in_irl(contrast: Any) -> Any:
 
 
 @mutant(
+    "right rollouts are no experts",
+    f"{OBJECTIVES}.irl.contrast_sets",
+    "tests/theory/test_joint.py::test_rests_of_copy_halve_the_gap_where_the_expert_weighs_as_much_as_the_rollouts",
+)
+def _right_rollouts_ignored(contrast_sets: Any) -> Any:
+    return lambda **sets: contrast_sets(**sets | {"corrected": "ignore"})
+
+
+@mutant(
     "expert label flipped, discriminator",
     f"{OBJECTIVES}.discriminator._contrast",
     "tests/objectives/test_discriminator.py::test_sequence_form",
@@ -132,6 +141,18 @@ def _flipped_in_the_discriminator(contrast: Any) -> Any:
 
 
 # ---- advantages ----
+
+
+@mutant(
+    "log q - log b added to the PRM's rewards",
+    f"{LEARNING}.shaping.with_entropy",
+    "tests/theory/test_policy_gradient.py::test_leave_one_out_has_the_gradient_of_the_kl[place1-2-rloo_per_step]",
+)
+def _entropy_negated(with_entropy: Any) -> Any:
+    def faulty(batch: Any, prm_rewards: Any, maxent_coef: float, **options: Any) -> Any:
+        return with_entropy(batch, prm_rewards, -maxent_coef, **options)
+
+    return faulty
 
 
 @mutant(
