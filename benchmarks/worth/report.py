@@ -24,6 +24,8 @@ ARMS = (
     "rloo",
     "prm_only",
     "prm_only_longer",
+    "prm_only_slow",
+    "prm_only_still",
     "prm_only_swapped",
     "rloo_and_prm",
     "rloo_and_frozen",
@@ -39,8 +41,7 @@ UNPLANNED = (
     ("rloo", "sft"), ("rloo_and_prm", "sft"), ("rloo_and_prm", "rloo_and_kl"), ("rloo_and_kl", "rloo"),
     ("rloo_and_prm_no_kl", "rloo"), ("rloo_and_prm_no_kl", "rloo_and_prm"), ("sft_longer", "sft"),
     ("rloo", "sft_longer"), ("rloo_and_prm_slow", "rloo"), ("rloo_and_prm_slow", "rloo_and_prm"),
-    ("styled_half", "sft_styled"), ("styled_half", "sft_styled_half"), ("prm_only_longer", "prm_only"),
-    ("prm_only_longer", "sft"), ("prm_only_longer", "sft_longer"),
+    ("styled_half", "sft_styled"), ("styled_half", "sft_styled_half"),
 )  # fmt: skip
 SFT_ALONE = {  # what further runs of SFT are called here
     "many_experts_longer": ("many_experts", "sft_longer"),
