@@ -54,8 +54,16 @@ from repirl.applications.sweep import parse_seeds
 from repirl.callbacks.guards import LENGTH, REWARD, Bounds
 from repirl.metrics.paired import paired_t_interval
 
-ARMS = ("prm", "prm_maxent", "majority", "certainty", "outcome", "prm_and_outcome")
-SFT_ARMS = ("sft", "sft_ratio")  # of `sums`; the start policy of `dial` had SFT on the PRM's experts
+ARMS = (
+    "prm",
+    "prm_maxent",
+    "majority",
+    "certainty",
+    "outcome",
+    "prm_and_outcome",
+    "sft_ratio",
+)  # configs/ttt/<arm>.yaml
+SFT_ARMS = ("sft", "sft_ratio")  # of `sums` alone; the start policy of `dial` had SFT on the PRM's experts
 HARD_ARMS = ("prm_maxent", "outcome", "prm_and_outcome")
 FRESH, HARD = "val/sampled_accuracy", "val/hard/sampled_accuracy"
 START = "{folder}/../../../start/base/seed-{seed}/policy"
@@ -163,13 +171,11 @@ class Models:
 
 def arm_overlay(arm: str, family: Family, models: Models, sizes: Sizes, *, hard: bool) -> dict[str, Any]:
     """An arm of configs/ttt/ with the seed's start, PRM and problems; on fresh or on hard problems."""
-    own = config.load([CONFIGS / "ttt" / f"{'prm_maxent' if arm == 'sft_ratio' else arm}.yaml"])
+    own = config.load([CONFIGS / "ttt" / f"{arm}.yaml"])
     model: dict[str, Any] = {"policy": {"init_args": {"path": models.start}}, "text": dict(family.text)}
     if arm == "sft_ratio":
-        policies = {"backbone": models.sft, "reference": models.start}
-        own["model"]["init_args"]["prm"]["init_args"] = {"kind": "implicit"} | {
-            name: {"class_path": "repirl.Policy", "init_args": {"path": path}} for name, path in policies.items()
-        }
+        paths = {"backbone": models.sft, "reference": models.start}
+        model["prm"] = {"init_args": {name: {"init_args": {"path": path}} for name, path in paths.items()}}
     elif "prm" in own["model"]["init_args"]:
         model["prm"] = {"init_args": {"weights": models.prm}}
     fresh = family.problems(sizes["held_out"], "3{seed}", "test")
@@ -310,7 +316,7 @@ def collected(output: Path, seeds: Sequence[int]) -> dict[str, Any]:
                 curve, said = curve_of(marker.with_name("metrics.csv"), figure)
                 seconds = json.loads(marker.read_text())["seconds"]
                 found[stage].setdefault(arm, {})[str(seed)] = {"curve": curve, "seconds": seconds, **said}
-    return {stage: {arm: runs[arm] for arm in (*ARMS, *SFT_ARMS) if arm in runs} for stage, runs in found.items()}
+    return {stage: {arm: runs[arm] for arm in (*ARMS, "sft") if arm in runs} for stage, runs in found.items()}
 
 
 def difference(values: Sequence[float]) -> dict[str, float]:
@@ -374,7 +380,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
             curves = [run["curve"] for run in by_seed.values()]
             steps = [iteration for iteration, _ in curves[0]]
             mean = [sum(curve[i][1] for curve in curves) / len(curves) for i in range(len(steps))]
-            color = f"C{(*ARMS, *SFT_ARMS).index(arm)}"  # the same in both panels
+            color = f"C{(*ARMS, 'sft').index(arm)}"  # the same in both panels
             panel.plot(steps, mean, linewidth=2, label=arm, color=color)
             for run in by_seed.values():
                 panel.plot(*zip(*run["curve"], strict=True), linewidth=0.5, color=color)
@@ -398,10 +404,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--worth", type=Path, default=Path("outputs/worth"), help="of `dial`: that study's runs")
     parser.add_argument("--reduced", action="store_true", help="a few steps on a few problems: does it run")
     given = parser.parse_args(arguments)
-    known = ARMS if given.family == "dial" else (*ARMS, *SFT_ARMS)
+    known = [arm for arm in (*ARMS, "sft") if given.family == "sums" or arm not in SFT_ARMS]
     chosen = ",".join(known) if given.arms is None else given.arms
     arms, hard_arms = ([name for name in text.split(",") if name] for text in (chosen, given.hard_arms))
-    if unknown := sorted(({*arms} - {*known}) | ({*hard_arms} - {*ARMS})):
+    if unknown := sorted(({*arms} - {*known}) | ({*hard_arms} - ({*known} - {"sft"}))):
         parser.error(f"no arm of {given.family} is called {unknown[0]!r}; there are {', '.join(known)}")
     sizes, seeds = REDUCED if given.reduced else SIZES[given.family], parse_seeds(given.seeds)
     for seed in seeds:

@@ -70,8 +70,8 @@ def test_every_arm_is_a_file_and_says_where_its_prm_is() -> None:
     for arm in ttt.ARMS:
         overlay = ttt.arm_overlay(arm, FAMILIES["sums"], ttt.Models("start", "prm.ckpt"), ttt.FULL, hard=False)
         prm = overlay["model"]["init_args"].get("prm")
-        assert (prm is not None) == ("prm" in arm)
-        assert prm is None or prm["init_args"]["weights"] == "prm.ckpt"
+        assert (prm is not None) == ("prm" in arm or arm == "sft_ratio")
+        assert prm is None or prm["init_args"].get("weights") == (None if arm == "sft_ratio" else "prm.ckpt")
         gold = config.load([ROOT / "configs" / "ttt" / f"{arm}.yaml"])["model"]["init_args"].get("outcomes") == "gold"
         assert gold == ("outcome" in arm)
 
