@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,36 @@ def test_f1_again(tmp_path: Path) -> None:
     assert process_bench.plain_f1(*paths, threshold=-1.0) == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="1 stands where 0 should"):
         process_bench.plain_f1(paths[0], lines(tmp_path / "moved.jsonl", scored[1:]), threshold=0.0)
+
+
+def test_a_shorter_part_has_solutions_of_both_kinds(tmp_path: Path) -> None:
+    whole = lines(
+        tmp_path / "part.jsonl", [{"id": str(n), "first_error": error} for n, error in enumerate([1, 0, 2, -1, -1, -1])]
+    )
+    output = tmp_path / "output"
+    output.mkdir()
+    shorter = process_bench.part(whole, output, 2)
+    assert [row["id"] for row in process_bench.rows(shorter)] == ["0", "1", "3", "4"]
+    assert process_bench.part(whole, output, None) == whole
+
+
+def test_experts_are_the_training_solutions_before_the_errors(tmp_path: Path) -> None:
+    (tmp_path / "math").mkdir()
+    for file, name in (("gsm8k_train.jsonl.gz", "gsm8k/train"), ("math_train12k.jsonl.gz", "math/train")):
+        made = [
+            {"id": f"{name}/{n}", "problem": f"{name} {n}", "solution": f"{n} + 1 = {n + 1}\n{n} * 2 = {2 * n}"}
+            for n in range(12)
+        ]
+        if name == "math/train":
+            made = [row | {"solution": row["solution"].replace("\n", ". Then ")} for row in made]
+        with gzip.open(tmp_path / "math" / file, "wt") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in made)
+    process_bench.made_rows(tmp_path, tmp_path, {"gsm8k": 4, "math": 4, "held_out": 8})
+    parts = {name: list(process_bench.rows(tmp_path / f"{name}.jsonl")) for name in ("train", "val", "experts")}
+    experts = {row["problem"]: row["solution"] for row in parts["experts"]}
+    assert len(experts) == 8
+    assert not experts.keys() & {row["problem"] for row in parts["val"]}
+    shown = {row["problem"]: "\n".join(row["steps"]) for row in parts["train"]}
+    assert shown.keys() <= experts.keys()
+    for row in parts["train"]:
+        assert (shown[row["problem"]] == experts[row["problem"]]) == (row["first_error"] < 0)
