@@ -63,6 +63,7 @@ ARMS = (
     "prm_and_outcome",
     "sft_ratio",
 )  # configs/ttt/<arm>.yaml
+ALL_ARMS = (*ARMS, "sft")
 SFT_ARMS = ("sft", "sft_ratio")  # of `sums` alone; the start policy of `dial` had SFT on the PRM's experts
 HARD_ARMS = ("prm_maxent", "outcome", "prm_and_outcome")
 FRESH, HARD = "val/sampled_accuracy", "val/hard/sampled_accuracy"
@@ -316,7 +317,7 @@ def collected(output: Path, seeds: Sequence[int]) -> dict[str, Any]:
                 curve, said = curve_of(marker.with_name("metrics.csv"), figure)
                 seconds = json.loads(marker.read_text())["seconds"]
                 found[stage].setdefault(arm, {})[str(seed)] = {"curve": curve, "seconds": seconds, **said}
-    return {stage: {arm: runs[arm] for arm in (*ARMS, "sft") if arm in runs} for stage, runs in found.items()}
+    return {stage: {arm: runs[arm] for arm in ALL_ARMS if arm in runs} for stage, runs in found.items()}
 
 
 def difference(values: Sequence[float]) -> dict[str, float]:
@@ -380,7 +381,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
             curves = [run["curve"] for run in by_seed.values()]
             steps = [iteration for iteration, _ in curves[0]]
             mean = [sum(curve[i][1] for curve in curves) / len(curves) for i in range(len(steps))]
-            color = f"C{(*ARMS, 'sft').index(arm)}"  # the same in both panels
+            color = f"C{ALL_ARMS.index(arm)}"  # the same in both panels
             panel.plot(steps, mean, linewidth=2, label=arm, color=color)
             for run in by_seed.values():
                 panel.plot(*zip(*run["curve"], strict=True), linewidth=0.5, color=color)
@@ -404,7 +405,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--worth", type=Path, default=Path("outputs/worth"), help="of `dial`: that study's runs")
     parser.add_argument("--reduced", action="store_true", help="a few steps on a few problems: does it run")
     given = parser.parse_args(arguments)
-    known = [arm for arm in (*ARMS, "sft") if given.family == "sums" or arm not in SFT_ARMS]
+    known = [arm for arm in ALL_ARMS if given.family == "sums" or arm not in SFT_ARMS]
     chosen = ",".join(known) if given.arms is None else given.arms
     arms, hard_arms = ([name for name in text.split(",") if name] for text in (chosen, given.hard_arms))
     if unknown := sorted(({*arms} - {*known}) | ({*hard_arms} - ({*known} - {"sft"}))):
