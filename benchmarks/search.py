@@ -4,14 +4,16 @@
     python benchmarks/search.py --family dial --seeds 30,31,35-37 --problems 100 --output outputs/search_dial
     python benchmarks/search.py --seeds 40 --iterations 6 --start-iterations 60 --problems 10   # does it run
 
-`sums` are the quick start's running sums: for each seed a start policy and the PRM-only run of `configs/quickstart.yaml`
-from there, unless they are there. `dial` are word problems, with the PRM-only runs of another study (families.py). Then
-`repirl search` on held-out problems in three cells, each the policy that samples and the PRM that scores:
+`sums` are the quick start's running sums: for each seed a start policy, and from there the PRM-only run of
+`configs/quickstart.yaml` and SFT with the same experts, unless they are there. `dial` are word problems, with the PRM-only runs of another study (families.py). Then
+`repirl search` on held-out problems in cells, each the policy that samples and the PRM that scores:
 
 - `early`: both of an early checkpoint (--early, by default the second that is kept);
 - `late_prm`: the early policy, the PRM of the last checkpoint, which has not seen such mistakes for long (docs/score.md);
 - `late`: both of the last;
-- `sft_ratio`, of `dial` alone: the policy after SFT, and `log pi_SFT - log pi_start` as the PRM, which costs no training.
+- `early_ratio`, of `sums` alone: the early policy, and SFT's log-ratio `log pi_SFT - log pi_start` as the PRM, of the SFT
+  with the same experts from the same start;
+- `sft_ratio`: the policy after SFT, and its log-ratio.
 
 Written to <output>/report.json, with a drawing in curves.png. Printed, of each cell and n: the difference in accuracy of the
 PRM's ways to choose from majority vote and from random choice, and of beam search and DVTS from best of n at equal sampled
@@ -46,11 +48,12 @@ from repirl.applications.search_stored import read_stored
 from repirl.applications.sweep import parse_seeds
 from repirl.metrics.paired import paired_t_interval
 
-ARM = "rePIRL, PRM only"
+ARM, SFT = "rePIRL, PRM only", "SFT on the same experts"  # of the quick start
 TITLES = {
     "early": "early policy and PRM",
     "late_prm": "early policy, last PRM",
     "late": "last policy and PRM",
+    "early_ratio": "early policy, SFT's log-ratio",
     "sft_ratio": "SFT and its log-ratio",
 }
 BY_PRM = ("best_of_n", "weighted_vote", "exp_weighted_vote")
@@ -59,31 +62,51 @@ SIZES, BEAMS = (2, 4, 8, 16), (4, 8, 16)
 SAMPLES = 32  # a problem: beams cost more than as many samples where they end late
 
 
-def checkpoints_of(output: Path, seed: int, arguments: argparse.Namespace) -> dict[int, Path]:
-    """Of the PRM-only run of a seed, by iteration; the run is made where its last checkpoint is missing."""
-    if arguments.family == "dial":
-        return worth_prms(arguments.worth, seed)
-    folder = quickstart.folder_of(output, seed, ARM)
+def quickstart_run(seed: int, arm: str, arguments: argparse.Namespace) -> dict[int, Path]:
+    """Checkpoints by iteration of an arm of the quick start, hard start; made where the last one is missing."""
+    folder = quickstart.folder_of(arguments.output, seed, arm)
     marker = folder / "trained.json"
     if not marker.is_file():
         processes = Processes()
         configs = quickstart.STARTS["hard"]
         with processes.threads(1):
             if not (folder.parent / "start" / "config.json").is_file():
-                overlay = quickstart.start_overlay(output, seed, configs, arguments.start_iterations)
+                overlay = quickstart.start_overlay(arguments.output, seed, configs, arguments.start_iterations)
                 quickstart.fit(processes, configs, overlay, 1)
-            quickstart.fit(
-                processes, quickstart.ARMS[ARM][1], quickstart.arm_overlay(output, seed, ARM, arguments.iterations), 1
-            )
+            overlay = quickstart.arm_overlay(arguments.output, seed, arm, arguments.iterations)
+            quickstart.fit(processes, quickstart.ARMS[arm][1], overlay, 1)
         marker.write_text("{}\n")
     return {int(path.stem.removeprefix("step=")): path for path in (folder / "checkpoints").glob("step=*.ckpt")}
 
 
-def ratio_words(worth: Path, seed: int) -> list[str]:
-    """The policy after SFT, and its log-ratio to the start policy as a PRM."""
-    sft, start = worth_policy(worth, seed), worth_policy(worth, seed, "start/base")
-    text = [f"--text.{name}={most}" for name, most in FAMILIES["dial"].text.items()]
-    return ["--policy", str(sft), "--prm", str(sft), "--kind", "implicit", "--reference", str(start), *text]
+def policies_of(seed: int, arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Folders of the start policy and of the policy after SFT; the latter of `sums` is made where it is missing."""
+    if arguments.family == "dial":
+        return worth_policy(arguments.worth, seed, "start/base"), worth_policy(arguments.worth, seed)
+    saved = quickstart_run(seed, SFT, arguments)
+    folder = arguments.output / f"seed-{seed}"
+    sft = folder / "sft" / "policy"
+    if not sft.is_dir():
+        repirl(["export", "--checkpoint", str(saved[max(saved)]), "--output", str(sft)])
+    return folder / "start", sft
+
+
+def models_of(seed: int, arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """Of each cell: the words of `repirl search` for the policy that samples and the PRM. Raises SystemExit."""
+    dial = arguments.family == "dial"
+    saved = worth_prms(arguments.worth, seed) if dial else quickstart_run(seed, ARM, arguments)
+    last = max(saved)
+    early = arguments.early or sorted(saved)[1]
+    if early not in saved or early == last:
+        raise SystemExit(f"--early {early}: seed {seed} has checkpoints {sorted(saved)}; give one before the last")
+    start, sft = policies_of(seed, arguments)
+    text = [f"--text.{name}={most}" for name, most in FAMILIES[arguments.family].text.items()]
+    ratio = ["--prm", str(sft), "--kind", "implicit", "--reference", str(start)]
+    pairs = {"early": (early, early), "late_prm": (early, last), "late": (last, last)}
+    cells = {cell: ["--checkpoint", str(saved[p]), "--prm", str(saved[r])] for cell, (p, r) in pairs.items()}
+    if not dial:  # there the early policy is little more than SFT
+        cells["early_ratio"] = ["--checkpoint", str(saved[early]), *ratio]
+    return cells | {"sft_ratio": ["--policy", str(sft), *text, *ratio]}
 
 
 def searched(folder: Path, seed: int, models: Sequence[str], arguments: argparse.Namespace) -> Path:
@@ -165,16 +188,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {}
     for seed in parse_seeds(arguments.seeds):
-        saved = checkpoints_of(arguments.output, seed, arguments)
-        last = max(saved)
-        early = arguments.early or sorted(saved)[1]
-        if early not in saved or early == last:
-            parser.error(f"--early {early}: seed {seed} has checkpoints {sorted(saved)}; give one before the last")
-        pairs = {"early": (early, early), "late_prm": (early, last), "late": (last, last)}
-        models = {cell: ["--checkpoint", str(saved[p]), "--prm", str(saved[r])] for cell, (p, r) in pairs.items()}
-        if arguments.family == "dial":
-            models["sft_ratio"] = ratio_words(arguments.worth, seed)
-        for cell, words in models.items():
+        for cell, words in models_of(seed, arguments).items():
             folder = arguments.output / f"seed-{seed}" / "search" / cell
             found.setdefault(cell, []).append(differences(searched(folder, seed, words, arguments)))
     report = {cell: summary(by_seed) for cell, by_seed in found.items()}
