@@ -5,8 +5,9 @@
     python benchmarks/search.py --seeds 40 --iterations 6 --start-iterations 60 --problems 10   # does it run
 
 `sums` are the quick start's running sums: for each seed a start policy, and from there the PRM-only run of
-`configs/quickstart.yaml` and SFT with the same experts, unless they are there. `dial` are word problems, with the PRM-only runs of another study (families.py). Then
-`repirl search` on held-out problems in cells, each the policy that samples and the PRM that scores:
+`configs/quickstart.yaml` and SFT with the same experts, unless they are there. `dial` are word problems, with the PRM-only
+runs of another study (families.py). Then `repirl search` on held-out problems in cells, each the policy that samples and
+the PRM that scores:
 
 - `early`: both of an early checkpoint (--early, by default the second that is kept);
 - `late_prm`: the early policy, the PRM of the last checkpoint, which has not seen such mistakes for long (docs/score.md);

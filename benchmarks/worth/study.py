@@ -50,7 +50,7 @@ EXPERT_SHARE = {
     "many_experts": 1.0,
 }  # of the prompts of an iteration, where a PRM learns from experts
 REMEDIES = (
-    "prm_only", "prm_only_whole", "prm_only_tempered", "prm_only_twins", "prm_only_slow", "prm_only_half", "styled_half",
+    "prm_only", "prm_only_whole", "prm_only_twins", "prm_only_slow", "prm_only_half", "styled_half",
     "styled_weak", "prm_only_still",
 )  # fmt: skip
 PROMPTS_WITH_EXPERTS = (

@@ -144,5 +144,5 @@ def test_the_irl_objective_and_its_function_have_the_same_defaults() -> None:
     shared = {
         name for name, parameter in of_function.items() if name in of_class and parameter.default is not parameter.empty
     }
-    assert shared == {"weighting", "scope", "experts_in_z", "rhat", "temperature", "min_ess_share", "truncate"}
+    assert shared == {"weighting", "scope", "experts_in_z", "rhat", "temperature", "truncate"}
     assert {name: of_class[name].default for name in shared} == {name: of_function[name].default for name in shared}

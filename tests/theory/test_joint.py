@@ -59,7 +59,7 @@ def test_with_a_policy_that_follows_these_end_at_the_experts(name: str) -> None:
 
 @pytest.mark.parametrize(
     "objective",
-    [irl(), irl(experts_in_z=True), irl(temperature=3.0), irl(min_ess_share=0.9), irl(weighting="uniform")],
+    [irl(), irl(experts_in_z=True), irl(temperature=3.0), irl(weighting="uniform")],
 )
 def test_with_two_rollouts_too(objective: Any) -> None:
     """The expectation of the package's own coefficients over every draw, in place of the limit."""

@@ -47,7 +47,7 @@ class IRL(PRMObjective):
 
     Args:
         weighting: weights of the rollouts. `irl_coefficients` explains it, and `scope`, `experts_in_z`, `rhat`,
-            `temperature`, `min_ess_share` and `truncate`.
+            `temperature` and `truncate`.
         base_measure: b = the policy at the start (`reference`) or b = 1 (`uniform`).
         corrected: rollouts with a right answer are pseudo-experts and stay in Z (`copy`), leave Z (`move`, the paper), or
             are ordinary rollouts (`ignore`). Without a verifier all three are the same.
@@ -66,7 +66,6 @@ class IRL(PRMObjective):
         experts_in_z: bool = False,
         rhat: Rhat = "R",
         temperature: float = 1.0,
-        min_ess_share: float = 0.0,
         truncate: float | None = None,
         base_measure: BaseMeasure = "reference",
         corrected: Corrected = "copy",
@@ -83,15 +82,13 @@ class IRL(PRMObjective):
             raise ValueError("IRL: weighting 'per_position' is defined per prompt; set scope to 'prompt'")
         if temperature <= 0 or (truncate is not None and not 0 < truncate <= 1):
             raise ValueError(f"IRL: temperature must be > 0 and truncate in (0, 1], not {temperature}, {truncate}")
-        if not 0 <= min_ess_share < 1:
-            raise ValueError(f"IRL: min_ess_share must be in [0, 1), not {min_ess_share}; 0 leaves weights as they are")
         if expert_weight <= 0:
             raise ValueError(f"IRL: expert_weight must be > 0, not {expert_weight}")
         if reward_penalty < 0:
             raise ValueError(f"IRL: reward_penalty must not be negative, not {reward_penalty}")
         self.reward_penalty = reward_penalty
         self.weighting, self.scope, self.experts_in_z, self.rhat = weighting, scope, experts_in_z, rhat
-        self.temperature, self.min_ess_share, self.truncate = temperature, min_ess_share, truncate
+        self.temperature, self.truncate = temperature, truncate
         self.compares_tokens = weighting == "per_position"
         self.corrected, self.expert_weight = corrected, expert_weight
         self.needs_reference = base_measure == "reference"
@@ -114,7 +111,6 @@ class IRL(PRMObjective):
             experts_in_z=self.experts_in_z,
             rhat=self.rhat,
             temperature=self.temperature,
-            min_ess_share=self.min_ess_share,
             truncate=self.truncate,
         )
         figures: dict[str, Tensor | float] = {
@@ -127,8 +123,6 @@ class IRL(PRMObjective):
             "chi_square": terms.chi_square,
             "expert_share": weight[batch.is_expert].sum() / weight.sum().clamp(min=1e-8),
         }
-        if self.min_ess_share:
-            figures["temperature"] = terms.temperature
         penalty = penalty_coefficients(rewards, batch.response_mask, self.reward_penalty)
         loss = (terms.token * rewards).sum() + (penalty * rewards).sum() / 2
         return Coefficients(terms.token + penalty, loss, terms.cells, figures)

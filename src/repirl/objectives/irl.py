@@ -17,8 +17,6 @@ Scope = Literal["prompt", "batch"]
 Rhat = Literal["R", "Rbar"]
 Corrected = Literal["copy", "move", "ignore"]
 
-HALVINGS = 30  # of the interval in which the inverse temperature lies
-
 
 @dataclass(frozen=True, slots=True)
 class IRLCoefficients:
@@ -31,7 +29,6 @@ class IRLCoefficients:
     cells, skipped: softmax cells (prompts, or 1 for the batch) used, and skipped because one set was empty.
     ess, ess_share, largest_weight, chi_square: of the background weights, mean over cells (and positions):
         1 / sum w^2; the same as a share of |N|; max w; |N| sum w^2 - 1.
-    temperature: what the log-weights were divided by, mean over cells (and positions).
     """
 
     token: Float[Tensor, "rows time"]
@@ -42,7 +39,6 @@ class IRLCoefficients:
     ess_share: Float[Tensor, ""]
     largest_weight: Float[Tensor, ""]
     chi_square: Float[Tensor, ""]
-    temperature: Float[Tensor, ""]
 
 
 def contrast_sets(
@@ -78,7 +74,6 @@ def irl_coefficients(
     experts_in_z: bool = False,
     rhat: Rhat = "R",
     temperature: float = 1.0,
-    min_ess_share: float = 0.0,
     truncate: float | None = None,
 ) -> IRLCoefficients:
     r"""Coefficients of L = (1/B') sum_x [ sum_{j in N_x} w_xj Rhat_j - sum_{i in P_x} a_i Rhat_i ].
@@ -99,20 +94,15 @@ def irl_coefficients(
         experts_in_z: each positive i has its own softmax over N_x u {i} (ranking noise-contrastive estimation).
         rhat: `R`, or `Rbar` = R / len (the paper's; another moment condition). No effect on `per_position`.
         temperature: divides the log-weights.
-        min_ess_share: raises the temperature of a softmax, where it must, until the effective sample size of its background
-            weights is this share of |N|: the least temperature that does.
         truncate: caps each weight, then renormalises.
 
     Raises:
-        ValueError: for `per_position` with scope `batch`, a temperature <= 0, a share outside [0, 1) or a cap outside (0, 1].
+        ValueError: for `per_position` with scope `batch`, a temperature <= 0 or a cap outside (0, 1].
     """
     if weighting == "per_position" and scope == "batch":
         raise ValueError("weighting 'per_position' is defined per prompt: set scope to 'prompt'")
-    if temperature <= 0 or (truncate is not None and not 0 < truncate <= 1) or not 0 <= min_ess_share < 1:
-        raise ValueError(
-            f"temperature must be > 0, truncate in (0, 1] and min_ess_share in [0, 1), not {temperature}, {truncate} and "
-            f"{min_ess_share}"
-        )
+    if temperature <= 0 or (truncate is not None and not 0 < truncate <= 1):
+        raise ValueError(f"temperature must be > 0 and truncate in (0, 1], not {temperature} and {truncate}")
 
     lengths = response_mask.sum(-1).clamp(min=1).to(rewards.dtype)
     token_scores = (rewards + log_ratio).masked_fill(~response_mask, 0)
@@ -138,25 +128,21 @@ def irl_coefficients(
             skipped += 1
             continue
         shares = positive_weight[rows, None] * positive[:, usable]
-        of_cell, in_background = scores[rows][:, usable], negative[:, usable]
-        cooling = cooled_to(of_cell, in_background, min_ess_share)
+        in_background = negative[:, usable]
         values, loss, weights = _contrast(
-            of_cell * cooling, shares / shares.sum(0), in_background, experts_in_z, truncate
+            scores[rows][:, usable], shares / shares.sum(0), in_background, experts_in_z, truncate
         )
         coefficients[rows[:, None], usable] = values / len(usable)
         losses.append(loss.mean())
         count, second = in_background.sum(0), weights.square().sum(0)
-        stats.append(
-            torch.stack([1 / second, 1 / (second * count), weights.amax(0), count * second - 1, temperature / cooling])
-            .to(rewards.dtype)
-            .mean(1)
-        )
+        of_weights = torch.stack([1 / second, 1 / (second * count), weights.amax(0), count * second - 1])
+        stats.append(of_weights.to(rewards.dtype).mean(1))
     cells = len(losses)
     coefficients = coefficients / max(cells, 1)
     if rhat == "Rbar" and weighting != "per_position":
         coefficients = coefficients / lengths[:, None]
     zero = rewards.new_zeros(())
-    ess, ess_share, largest, chi_square, heat = torch.stack(stats).mean(0) if cells else zero.expand(5)
+    ess, ess_share, largest, chi_square = torch.stack(stats).mean(0) if cells else zero.expand(4)
     return IRLCoefficients(
         token=coefficients.expand_as(rewards) * response_mask,
         ranking_loss=torch.stack(losses).mean() if cells else zero,
@@ -166,7 +152,6 @@ def irl_coefficients(
         ess_share=ess_share,
         largest_weight=largest,
         chi_square=chi_square,
-        temperature=heat,
     )
 
 
@@ -191,30 +176,6 @@ def _contrast(
     mixed = (shares[positives][:, None] * weights).sum(0)
     loss = (shares[positives] * torch.where(shares[positives] > 0, ranking, 0)).sum(0)
     return mixed - shares, loss, background
-
-
-def cooled_to(scores: Float[Tensor, "n t"], where: Bool[Tensor, "n t"], min_ess_share: float) -> Float[Tensor, " t"]:
-    """For each column the largest factor c <= 1 at which softmax of c scores over `where` has ESS >= share x count.
-
-    The effective sample size 1 / sum w^2 falls with c, from the count at c = 0; so c is found by halving.
-    """
-    low, high = scores.new_zeros(scores.shape[1]), scores.new_ones(scores.shape[1])
-    if not min_ess_share:
-        return high
-    wanted = min_ess_share * where.sum(0).to(scores.dtype)
-
-    def enough(factor: Tensor) -> Tensor:
-        weights = _capped_softmax(scores * factor, where, None, dim=0)
-        return 1 / weights.square().sum(0) >= wanted
-
-    done = enough(high)
-    if done.all():
-        return high
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        fits = enough(middle)
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    return torch.where(done, torch.ones_like(low), low)
 
 
 def _capped_softmax(scores: Tensor, where: Bool[Tensor, "..."], cap: float | None, dim: int) -> Tensor:
