@@ -57,6 +57,7 @@ PROMPTS_WITH_EXPERTS = (
     *REMEDIES,
     "prm_only_swapped",
     "prm_only_longer",
+    "prm_only_as_many",
     "rloo_and_prm",
     "rloo_and_prm_no_kl",
     "rloo_and_prm_slow",
@@ -73,11 +74,12 @@ SFT_STEPS |= {"many_experts": 400, "many_experts_longer": 1200}
 SFT_RATES = {"few_experts": (1e-4, 3e-4, 1e-3), "many_experts": (3e-4, 1e-3, 3e-3)}
 RL_RATES = (1e-4, 3e-4, 1e-3)
 RL_ARMS = (
-    "rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "prm_only_longer", "rloo_and_prm", "rloo_and_frozen",
-    "rloo_and_kl", "rloo_and_prm_no_kl", "rloo_and_prm_slow",
+    "rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "prm_only_longer", "prm_only_as_many", "rloo_and_prm",
+    "rloo_and_frozen", "rloo_and_kl", "rloo_and_prm_no_kl", "rloo_and_prm_slow",
 )  # fmt: skip
 BASES = dict.fromkeys(REMEDIES, ("prm_only",)) | {
     "prm_only_longer": ("prm_only",),
+    "prm_only_as_many": ("prm_only",),
     "rloo_and_prm_slow": ("rloo_and_prm", "prm_only_slow"),
 }  # below an arm's own file
 KEPT = ("worth/", "seconds", "prm/auroc", "prm/ess_share", "prm/ranking_loss", "rollout/accuracy", "rollout/truncated")
