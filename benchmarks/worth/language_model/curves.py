@@ -13,7 +13,7 @@ from statistics import fmean
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
-ARMS = ("rloo", "prm_only", "rloo_and_prm")
+ARMS = ("rloo", "prm_only", "rloo_and_prm", "prm_only_in_words")
 PANELS = {
     "accuracy of rollouts": "rollout/accuracy",
     "ranking loss": "prm/ranking_loss",
