@@ -8,13 +8,15 @@ from benchmarks.worth.language_model.prm_steps import SETTINGS, losses, overlay,
 
 
 def test_settings_are_told_apart_by_name_and_change_what_they_name() -> None:
-    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS) == 12
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS) == 9
     by_name = {setting.name: overlay(setting, 5) for setting in SETTINGS}
-    adapters = by_name["q_head-adapters-0.001-warm4"]["model"]["init_args"]
-    assert adapters["prm_optimizer"] == {"init_args": {"lr": 1e-3}}
-    assert adapters["prm_scheduler"]["init_args"]["warmup"] == 4
+    adapters = by_name["logit_difference-adapters-0.0001-beta0.1"]["model"]["init_args"]
+    assert adapters["prm_optimizer"] == {"init_args": {"lr": 1e-4}}
+    assert adapters["prm"] == {"init_args": {"kind": "logit_difference", "beta": 0.1}}
     assert "policy" not in adapters
-    whole = by_name["logit_difference-all-2e-05"]
+    whole = by_name["logit_difference-all-2e-05-warm4"]
+    assert whole["model"]["init_args"]["prm_scheduler"]["init_args"]["warmup"] == 4
+    assert whole["model"]["init_args"]["prm"]["init_args"]["beta"] == 1
     assert whole["model"]["init_args"]["policy"] == {"init_args": {"lora": None}}
     assert whole["model"]["init_args"]["schedule"] == {"policy_updates": 0}
     assert whole["trainer"]["max_steps"] == 5

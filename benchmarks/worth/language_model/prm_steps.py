@@ -1,4 +1,4 @@
-"""How large may a step of a pretrained PRM be? Its ranking loss over a few iterations, by rate, weights, head and warm-up.
+"""How large may a step of a pretrained PRM be? Its ranking loss over a few iterations, by rate, weights, head, beta and warm-up.
 
     PYTHONPATH=. repirl fit --config benchmarks/worth/language_model/start.yaml
     PYTHONPATH=. python benchmarks/worth/language_model/prm_steps.py      # about an hour of one core
@@ -31,24 +31,32 @@ LOSS, NOTHING_KNOWN = "prm/ranking_loss", math.log(9)  # of an expert among itse
 
 @dataclass(frozen=True)
 class Setting:
-    """One run. warmup: iterations over which the rate rises; all weights are trained without adapters."""
+    """One run. warmup: iterations over which the rate rises. beta: of `logit_difference`. All weights: without adapters."""
 
     kind: str
     adapters: bool
     rate: float
     warmup: int = 0
+    beta: float = 1.0
 
     @property
     def name(self) -> str:
         """Of its overlay and folder."""
         weights = "adapters" if self.adapters else "all"
-        return f"{self.kind}-{weights}-{self.rate:g}" + (f"-warm{self.warmup}" if self.warmup else "")
+        besides = (f"-warm{self.warmup}" if self.warmup else "") + (f"-beta{self.beta:g}" if self.beta != 1 else "")
+        return f"{self.kind}-{weights}-{self.rate:g}{besides}"
 
 
 SETTINGS = [
-    Setting(kind, *rest)
-    for rest in [(True, 1e-4), (True, 1e-3), (True, 1e-3, 4), (False, 2e-6), (False, 2e-5), (False, 2e-5, 4)]
-    for kind in ("q_head", "logit_difference")
+    Setting("q_head", adapters=False, rate=2e-6),
+    Setting("q_head", adapters=False, rate=2e-5),
+    Setting("q_head", adapters=True, rate=1e-4),
+    Setting("logit_difference", adapters=False, rate=2e-6),
+    Setting("logit_difference", adapters=False, rate=2e-5),
+    Setting("logit_difference", adapters=False, rate=2e-5, warmup=4),
+    Setting("logit_difference", adapters=False, rate=2e-5, beta=0.1),
+    Setting("logit_difference", adapters=True, rate=1e-4),
+    Setting("logit_difference", adapters=True, rate=1e-4, beta=0.1),
 ]
 
 
@@ -59,7 +67,9 @@ def overlay(setting: Setting, iterations: int) -> dict[str, Any]:
         "init_args": {"decay": "constant", "warmup": setting.warmup},
     }
     model: dict[str, Any] = {
-        "prm": {"init_args": {"kind": setting.kind}},  # a copy of the policy, with its adapters or without
+        "prm": {
+            "init_args": {"kind": setting.kind, "beta": setting.beta}
+        },  # a copy of the policy, with its adapters or without
         "prm_optimizer": {"init_args": {"lr": setting.rate}},
         "prm_scheduler": schedule,
         "schedule": {"policy_updates": 0},
