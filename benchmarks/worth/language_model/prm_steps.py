@@ -1,4 +1,4 @@
-"""How large may a step of a pretrained PRM be? Its ranking loss over a few iterations, by rate, weights, head, beta and warm-up.
+"""How large may a step of a pretrained PRM be? Its ranking loss over a few iterations, by rate, weights, head and beta.
 
     PYTHONPATH=. repirl fit --config benchmarks/worth/language_model/start.yaml
     PYTHONPATH=. python benchmarks/worth/language_model/prm_steps.py      # about an hour of one core
@@ -67,9 +67,7 @@ def overlay(setting: Setting, iterations: int) -> dict[str, Any]:
         "init_args": {"decay": "constant", "warmup": setting.warmup},
     }
     model: dict[str, Any] = {
-        "prm": {
-            "init_args": {"kind": setting.kind, "beta": setting.beta}
-        },  # a copy of the policy, with its adapters or without
+        "prm": {"init_args": {"kind": setting.kind, "beta": setting.beta}},  # a copy of the policy
         "prm_optimizer": {"init_args": {"lr": setting.rate}},
         "prm_scheduler": schedule,
         "schedule": {"policy_updates": 0},
