@@ -64,9 +64,15 @@ SAMPLES = 32  # a problem: beams cost more than as many samples where they end l
 
 
 def quickstart_run(seed: int, arm: str, arguments: argparse.Namespace) -> dict[int, Path]:
-    """Checkpoints by iteration of an arm of the quick start, hard start; made where the last one is missing."""
+    """Checkpoints by iteration of an arm of the quick start, hard start; made where the run is missing.
+
+    Raises SystemExit where it is there with other numbers of iterations.
+    """
     folder = quickstart.folder_of(arguments.output, seed, arm)
     marker = folder / "trained.json"
+    sizes = {"iterations": arguments.iterations, "start_iterations": arguments.start_iterations}
+    if marker.is_file() and (made := json.loads(marker.read_text())) != sizes:
+        raise SystemExit(f"{folder} is of {made}, not of {sizes}; name another --output")
     if not marker.is_file():
         processes = Processes()
         configs = quickstart.STARTS["hard"]
@@ -76,7 +82,7 @@ def quickstart_run(seed: int, arm: str, arguments: argparse.Namespace) -> dict[i
                 quickstart.fit(processes, configs, overlay, 1)
             overlay = quickstart.arm_overlay(arguments.output, seed, arm, arguments.iterations)
             quickstart.fit(processes, quickstart.ARMS[arm][1], overlay, 1)
-        marker.write_text("{}\n")
+        marker.write_text(json.dumps(sizes) + "\n")
     return {int(path.stem.removeprefix("step=")): path for path in (folder / "checkpoints").glob("step=*.ckpt")}
 
 
@@ -105,7 +111,7 @@ def models_of(seed: int, arguments: argparse.Namespace) -> dict[str, list[str]]:
     ratio = ["--prm", str(sft), "--kind", "implicit", "--reference", str(start)]
     pairs = {"early": (early, early), "late_prm": (early, last), "late": (last, last)}
     cells = {cell: ["--checkpoint", str(saved[p]), "--prm", str(saved[r])] for cell, (p, r) in pairs.items()}
-    if not dial:  # there the early policy is little more than SFT
+    if not dial:  # the early policy of `dial` is SFT's after few iterations
         cells["early_ratio"] = ["--checkpoint", str(saved[early]), *ratio]
     return cells | {"sft_ratio": ["--policy", str(sft), *text, *ratio]}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,46 @@ def test_a_panel_is_drawn_for_each_cell(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(KeyError, match="unknown"):
         search.draw({"early": rows, "unknown": rows}, tmp_path / "other.png")
+
+
+def arguments(output: Path, **given: Any) -> Namespace:
+    settings = {"family": "sums", "output": output, "worth": output, "early": None, "iterations": None}
+    return Namespace(**settings | {"start_iterations": None} | given)
+
+
+def finished_run(folder: Path, **sizes: int | None) -> None:
+    (folder / "checkpoints").mkdir(parents=True)
+    for iteration in (20, 40, 140):
+        (folder / "checkpoints" / f"step={iteration}.ckpt").touch()
+    (folder / "trained.json").write_text(json.dumps({"iterations": None, "start_iterations": None, **sizes}))
+
+
+def test_cells_of_sums_name_the_prm_and_the_log_ratio_of_one_start(tmp_path: Path) -> None:
+    of_seed = tmp_path / "seed-40"
+    finished_run(of_seed / "repirl")
+    finished_run(of_seed / "sft")
+    (of_seed / "sft" / "policy").mkdir()
+    found = search.models_of(40, arguments(tmp_path))
+    assert set(found) == set(search.TITLES)
+    early, last = (str(of_seed / "repirl" / "checkpoints" / f"step={n}.ckpt") for n in (40, 140))
+    assert found["late_prm"] == ["--checkpoint", early, "--prm", last]
+    ratio = ["--prm", str(of_seed / "sft" / "policy"), "--kind", "implicit", "--reference", str(of_seed / "start")]
+    assert found["early_ratio"] == ["--checkpoint", early, *ratio]
+    assert found["sft_ratio"][:2] == ["--policy", str(of_seed / "sft" / "policy")]
+    assert found["sft_ratio"][-6:] == ratio
+    with pytest.raises(SystemExit, match="give one before the last"):
+        search.models_of(40, arguments(tmp_path, early=140))
+
+
+def test_a_trial_is_not_taken_for_the_run(tmp_path: Path) -> None:
+    finished_run(tmp_path / "seed-40" / "repirl", iterations=6)
+    with pytest.raises(SystemExit, match="name another --output"):
+        search.models_of(40, arguments(tmp_path))
+
+
+def test_cells_of_dial_start_from_the_study_of_worth(tmp_path: Path) -> None:
+    finished_run(tmp_path / "rl" / "many_experts-prm_only" / "seed-30")
+    found = search.models_of(30, arguments(tmp_path, family="dial"))
+    assert "early_ratio" not in found
+    start, sft = (tmp_path / stage / "seed-30" / "policy" for stage in ("start/base", "sft/many_experts"))
+    assert found["sft_ratio"][-6:] == ["--prm", str(sft), "--kind", "implicit", "--reference", str(start)]

@@ -2,7 +2,7 @@
 
     python benchmarks/worth/study.py start --seeds 30-37       # start policies, one a seed
     python benchmarks/worth/study.py sft --seeds 30-37         # SFT of each, in both cells
-    python benchmarks/worth/study.py rl --seeds 30-37          # every arm from there
+    python benchmarks/worth/study.py rl --seeds 30-37          # every planned arm from there; --arms names further ones
     python benchmarks/worth/study.py sft --tune --seeds 10,11  # every rate instead of the chosen one; likewise rl
     python benchmarks/worth/study.py sft --seeds 10,11 --cells few_experts,first_half,styled_half,styled    # before remedies:
     python benchmarks/worth/study.py remedies --seeds 10,11    # other ways to learn the PRM, on seeds of the tuning
@@ -73,10 +73,11 @@ SFT_STEPS = dict.fromkeys(("few_experts", "first_half", "styled_half", "styled")
 SFT_STEPS |= {"many_experts": 400, "many_experts_longer": 1200}
 SFT_RATES = {"few_experts": (1e-4, 3e-4, 1e-3), "many_experts": (3e-4, 1e-3, 3e-3)}
 RL_RATES = (1e-4, 3e-4, 1e-3)
-RL_ARMS = (
-    "rloo_from_start", "rloo", "prm_only", "prm_only_swapped", "prm_only_longer", "prm_only_as_many", "rloo_and_prm",
-    "rloo_and_frozen", "rloo_and_kl", "rloo_and_prm_no_kl", "rloo_and_prm_slow",
+PLANNED = ("rloo_from_start", "rloo", "prm_only", "rloo_and_prm", "rloo_and_frozen")
+FURTHER = (
+    "prm_only_swapped", "prm_only_longer", "prm_only_as_many", "rloo_and_kl", "rloo_and_prm_no_kl", "rloo_and_prm_slow",
 )  # fmt: skip
+RL_ARMS = (*PLANNED, *FURTHER)
 BASES = dict.fromkeys(REMEDIES, ("prm_only",)) | {
     "prm_only_longer": ("prm_only",),
     "prm_only_as_many": ("prm_only",),
@@ -180,7 +181,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="30-37", help="such as 0-4 or 1,2,5 (default: 30-37, the confirmation's)")
     parser.add_argument("--tune", action="store_true", help="every rate, not the chosen one")
     parser.add_argument("--cells", help="comma-separated (default: both; of remedies few_experts)")
-    parser.add_argument("--arms", help="of rl and of remedies (default: all)")
+    parser.add_argument("--arms", help=f"of rl and of remedies (default: all that were planned); of rl also {FURTHER}")
     parser.add_argument(
         "--iterations", type=int, help="a reduced form: so many, and few problems; results/ stays as it is"
     )
@@ -198,8 +199,8 @@ def main() -> int:
     if given.stage == "start":
         return sweep(["--base", *base, "--with-base", "--seeds", given.seeds, *where])
     remedies = given.stage == "remedies"
-    all_arms = REMEDIES if remedies else RL_ARMS
-    arms = ["sft"] if given.stage == "sft" else given.arms.split(",") if given.arms else list(all_arms)
+    by_default = REMEDIES if remedies else PLANNED
+    arms = ["sft"] if given.stage == "sft" else given.arms.split(",") if given.arms else list(by_default)
     cells = given.cells.split(",") if given.cells else ["few_experts"] if remedies else list(CELLS)
     runs = runs_of(given.stage, cells, arms, tune=given.tune)
     words = overlays(given.stage, runs, given.output, given.iterations)
