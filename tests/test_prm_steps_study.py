@@ -1,9 +1,10 @@
-"""benchmarks/worth/language_model/prm_steps.py: what a setting changes, and its table by hand."""
+"""benchmarks/worth/language_model/: what a setting of prm_steps.py changes, tables by hand, what curves.py collects."""
 
+import csv
 import math
 from pathlib import Path
 
-from benchmarks.worth.language_model.curves import trailing_means
+from benchmarks.worth.language_model.curves import collect, trailing_means
 from benchmarks.worth.language_model.prm_steps import SETTINGS, losses, overlay, table
 
 
@@ -33,3 +34,23 @@ def test_means_of_an_iteration_and_those_before_it_leave_out_what_is_missing() -
     nan = math.nan
     assert trailing_means([1.0, 3.0, nan, 5.0, 9.0], near=2) == [1.0, 2.0, 3.0, 5.0, 7.0]
     assert math.isnan(trailing_means([nan, 1.0], near=2)[0])
+
+
+def test_finished_runs_join_the_table_and_curves_are_kept(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "language_model.csv").write_text("run,seed,worth/sampled\nrloo,0,0.1\nrloo_and_prm,0,0.2\n")
+    for run, logged in {
+        "sft/base": "worth/sampled,lr\n0.25,1\n",
+        "rl/rloo": "worth/sampled,worth/x\n,\n0.5,nan\n",
+    }.items():
+        folder = tmp_path / "runs" / run / "seed-0"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text(logged)
+        (folder / "done.json").write_text('{"seconds": 1.0}')
+    (tmp_path / "runs" / "rl" / "prm_only" / "seed-0").mkdir(parents=True)  # not done
+    collect(tmp_path / "runs", results)
+    with (results / "language_model.csv").open(newline="") as file:
+        rows = {row["run"]: row["worth/sampled"] for row in csv.DictReader(file)}
+    assert rows == {"rloo": "0.5", "rloo_and_prm": "0.2", "sft": "0.25"}
+    assert [path.name for path in results.glob("language_model_*.csv")] == ["language_model_rloo.csv"]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,22 +138,32 @@ def overlays(
 
 def collect(output: Path, stage: str) -> set[tuple[str, str]]:
     """Adds the finished runs of a stage to results/<stage>.csv; returns (run, seed) of everything that is there."""
-    path = RESULTS / f"{stage}.csv"
+    return add_rows(RESULTS / f"{stage}.csv", output / stage, KEPT)
+
+
+def add_rows(
+    path: Path, runs: Path, kept: tuple[str, ...], names: Mapping[str, str] | None = None
+) -> set[tuple[str, str]]:
+    """Adds the finished runs of a sweep's folder to a table; returns (run, seed) of everything that is there.
+
+    kept: beginnings of the figures' names. names: what runs are called in the table, where it is not their arm.
+    """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     if path.is_file():
         with path.open(newline="") as file:
             rows = {(row["run"], row["seed"]): dict(row) for row in csv.DictReader(file)}
-    for marker in sorted((output / stage).glob("*/seed-*/done.json")):
-        name, seed = marker.parts[-3], marker.parts[-2].removeprefix("seed-")
-        figures = result(Run(name, int(seed), (), marker.parent))
+    for marker in sorted(runs.glob("*/seed-*/done.json")):
+        arm, seed = marker.parts[-3], marker.parts[-2].removeprefix("seed-")
+        name = (names or {}).get(arm, arm)
+        figures = result(Run(arm, int(seed), (), marker.parent))
         assert figures is not None
-        kept = {key: f"{value:.5g}" for key, value in figures.items() if key.startswith(KEPT) and value == value}
-        rows[name, seed] = {"run": name, "seed": seed} | kept
+        shown = {key: f"{value:.5g}" for key, value in figures.items() if key.startswith(kept) and value == value}
+        rows[name, seed] = {"run": name, "seed": seed} | shown
     if rows:
-        RESULTS.mkdir(exist_ok=True)
-        names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        path.parent.mkdir(exist_ok=True)
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows[key] for key in sorted(rows))
     return set(rows)

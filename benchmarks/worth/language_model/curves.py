@@ -1,15 +1,23 @@
-"""Draws the runs of the language model over iterations: results/language_model_<arm>.csv, their metrics.csv, as curves.png.
+"""Collects finished runs of the language model into results/, and draws them over iterations as language_model.png.
 
-python benchmarks/worth/language_model/curves.py
+    python benchmarks/worth/language_model/curves.py [FOLDER]    # of the runs, by default outputs/language_model
+
+results/language_model.csv has their figures, language_model_<arm>.csv the metrics.csv of those that are drawn.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from benchmarks.worth.study import add_rows
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
@@ -36,7 +44,22 @@ def trailing_means(values: Sequence[float], near: int = NEAR) -> list[float]:
     return [fmean(window) if window else math.nan for window in windows]
 
 
+def collect(runs: Path, results: Path = RESULTS) -> None:
+    """Adds the finished runs below <runs>/sft and <runs>/rl to the table, and copies what is drawn."""
+    for stage in ("sft", "rl"):
+        add_rows(results / "language_model.csv", runs / stage, ("worth/",), {"base": "sft"})
+    for arm in ARMS:
+        for marker in (runs / "rl" / arm).glob("seed-0/done.json"):
+            shutil.copyfile(marker.with_name("metrics.csv"), results / f"language_model_{arm}.csv")
+
+
 def main() -> None:
+    """Collects and draws."""
+    collect(Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/language_model"))
+    draw()
+
+
+def draw() -> None:
     """Writes the figure."""
     import matplotlib as mpl
 
