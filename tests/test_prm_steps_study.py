@@ -23,11 +23,11 @@ def test_settings_are_told_apart_by_name_and_change_what_they_name() -> None:
     assert whole["trainer"]["max_steps"] == 5
 
 
-def test_first_largest_and_last_loss(tmp_path: Path) -> None:
+def test_first_second_largest_and_last_loss(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("prm/ranking_loss,other\n2.197225,1\n,2\n30.5,3\n1.5,4\n")
     assert losses(tmp_path) == [2.197225, 30.5, 1.5]
     rows = table({"up": losses(tmp_path), "down": [math.log(9), 1.0]}).splitlines()[2:]
-    assert rows == ["| `up` | 2.20 | 30.50 | 1.50 | no |", "| `down` | 2.20 | 2.20 | 1.00 | yes |"]
+    assert rows == ["| `up` | 2.20 | 30.50 | 30.50 | 1.50 |", "| `down` | 2.20 | 1.00 | 2.20 | 1.00 |"]
 
 
 def test_means_of_an_iteration_and_those_before_it_leave_out_what_is_missing() -> None:
