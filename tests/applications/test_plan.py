@@ -152,6 +152,16 @@ def test_batch_of_a_module() -> None:
     assert batch.rows == 125  # whole prompts of at most 128 rows
 
 
+def test_the_peak_is_of_this_process_alone() -> None:
+    """A parent that has taken 2 GB."""
+    child = "from repirl.applications.plan import resident; print(resident())"
+    parent = (
+        f"import subprocess, sys; taken = b'x' * 2**31; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    )
+    said = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout
+    assert 1e7 < float(said) < 1.5e9
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     start = Path(__file__).parents[2] / "configs" / "quickstart.yaml"

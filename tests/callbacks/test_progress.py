@@ -128,7 +128,10 @@ def test_what_ends_a_run_has_the_last_word(folder: Path, fit: Callable[..., tupl
 
 
 def test_a_fit_in_a_terminal_leaves_one_line(folder: Path) -> None:
-    status, written = in_terminal(command("--trainer.max_steps=3", *VALIDATED), cwd=folder, env=environment())
+    # A terminal's line is drawn ten times a second: validation has to last longer than that on a fast machine too.
+    longer = ["--data.val.count=600", "--trainer.limit_val_batches=100"]
+    words = command("--trainer.max_steps=3", *VALIDATED, *longer)
+    status, written = in_terminal(words, cwd=folder, env=environment())
     assert status == 0, written
     shown = on_screen(written)
     assert [line for line in shown if "fit " in line] == [shown[-2]]

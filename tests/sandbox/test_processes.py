@@ -66,6 +66,7 @@ sandbox = Sandbox(workers=2, bubblewrap={layer})
 def run(*programs): sandbox.run_many([Job(program, CodeTests("asserts", "pass"), 1000.0) for program in programs])
 print("starting", flush=True)
 run("0", "1")
+if {starting}: sys.stdin.read()
 loader = os.fork()  # as a data loader does: a process that lives on, with copies of all descriptors
 if not loader:
     sys.stdin.read()
@@ -86,6 +87,7 @@ def adopted() -> Iterator[Callable[[], list[int]]]:
 @pytest.mark.parametrize("moment", ["starting", "starting, later", "idle", "busy", "busy, again"])
 def test_a_trainer_killed_with_9_leaves_nothing(adopted, moment, layer):
     code = TRAINER.replace("{layer}", str(layer)).replace("{busy}", str("busy" in moment))
+    code = code.replace("{starting}", str("starting" in moment))  # has no loader, however far it got
     environment = {**os.environ, "PYTHONPATH": str(Path(repirl.__file__).parents[1])}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     trainer = subprocess.Popen([sys.executable, "-c", code], text=True, env=environment, **pipes)

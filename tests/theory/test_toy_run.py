@@ -173,17 +173,19 @@ def test_policy_prm_and_sft_end_at_the_experts_and_a_fast_prm_is_not_followed() 
     assert mass > 0.9
 
 
-@pytest.mark.parametrize("prm", [True, False])
-def test_shipped_defaults_make_answers_right_and_the_prm_keeps_them_the_experts(prm: bool) -> None:
+def test_shipped_defaults_make_answers_right_and_the_prm_keeps_them_the_experts() -> None:
     """Rewards and rhythm as `Advantage`, `Surrogate` and `Schedule` have them. The start writes a b .37 of the time.
 
-    What experts never write is right too if it has a b. Outcomes alone end there, and the process reward away from there.
+    What experts never write is right too if it has a b. Outcomes alone end there; the process reward draws the policy back,
+    in time and in seven seeds of eight (docs/theory.md), so that the better of two is asked.
     """
 
     def right(model: Policy) -> float:
         return sum(math.exp(log_probability(model, one)) for one in RESPONSES if B in one)
 
-    module = trained(150, verifier=HasB("b"), **({} if prm else {"prm": None}))
     assert right(wide_policy().load()) < 0.4
-    assert right(module.policy) > 0.9
-    assert writable(module.policy) > 0.8 if prm else writable(module.policy) < 0.1  # .92 and .0006, from .29
+    both = [trained(400, verifier=HasB("b"), seed=seed).policy for seed in (0, 1)]
+    alone = [trained(400, verifier=HasB("b"), seed=seed, prm=None).policy for seed in (0, 1)]
+    assert min(map(right, [*both, *alone])) > 0.9
+    assert max(map(writable, both)) > 0.8  # .97 and .90, from .29
+    assert max(map(writable, alone)) < 0.1  # 1e-4 and 1e-5
