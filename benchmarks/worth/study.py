@@ -192,7 +192,8 @@ def main() -> int:
     parser.add_argument("--seeds", default="30-37", help="such as 0-4 or 1,2,5 (default: 30-37, the confirmation's)")
     parser.add_argument("--tune", action="store_true", help="every rate, not the chosen one")
     parser.add_argument("--cells", help="comma-separated (default: both; of remedies few_experts)")
-    parser.add_argument("--arms", help=f"of rl and of remedies (default: all that were planned); of rl also {FURTHER}")
+    further = ", ".join(FURTHER)
+    parser.add_argument("--arms", help=f"of rl and of remedies (default: all that were planned); of rl also {further}")
     parser.add_argument(
         "--iterations", type=int, help="a reduced form: so many, and few problems; results/ stays as it is"
     )
