@@ -64,6 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "schedule": Schedule(2, 2, 1, 2),
         "surrogate": Surrogate(kl_coef=0.05),
         "micro_batch_tokens": 40,
+        "prm_optimizer": partial(torch.optim.SGD, lr=0.01),  # its gradient's norm is 35: larger steps multiply rounding
     },
     "majority and certainty": {"outcomes": "majority", "advantage": Advantage(certainty_coef=1.0)},
     "ahead": {"schedule": Schedule(rollouts_ahead=1)},  # the first iteration only samples
@@ -141,9 +142,7 @@ def train(name: str, devices: int, strategy: Strategy | None = None) -> dict[str
             prm=PRM(kind=DRAWN_LINEAR),
             verifier=EvenDigits(),
             rollout=remembering,
-            policy_optimizer=SMALL_SGD,
-            prm_optimizer=SMALL_SGD,
-            **SETTINGS[name],
+            **{"policy_optimizer": SMALL_SGD, "prm_optimizer": SMALL_SGD} | SETTINGS[name],
         )
     # Each process has its own seed: the weights that start differently must be made equal by the strategy.
     own = int(os.environ.get("LOCAL_RANK", "0"))
